@@ -1,0 +1,66 @@
+# Every target does its own set-up: a fresh Debian with Python 3.11, git and make is enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MEMBERS := libs/cauce libs/contracts apps/accounts apps/mailing apps/music_discovery
+
+.PHONY: help setup demo up infra accounts mailing music-discovery discovery test check format bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock scripts/setup.sh $(addsuffix /pyproject.toml,$(MEMBERS))
+	@PYTHON=$(PYTHON) VENV=$(VENV) scripts/setup.sh $(MEMBERS)
+
+setup: $(READY) ## Create .venv with the locked dependencies
+
+demo: $(READY) ## Play the article's story on real servers and show what happened
+	@$(BIN)/python -m demo
+
+up: $(READY) ## The whole system, staying up (Ctrl-C drains)
+	@$(BIN)/cauce dev
+
+infra: $(READY) ## Only the servers: Valkey, PostgreSQL, the mail sink
+	@$(BIN)/cauce dev --only-servers
+
+accounts: $(READY) ## accounts-ms in this terminal
+	@exec $(BIN)/python -m accounts
+
+mailing: $(READY) ## mailing-ms in this terminal
+	@exec $(BIN)/python -m mailing
+
+music-discovery: $(READY) ## music-discovery-ms in this terminal
+	@exec $(BIN)/python -m music_discovery
+
+discovery: music-discovery
+
+test: $(READY) ## All tests, on real servers which the tests start themselves
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Format, lint, types, layers
+	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
+	@echo '· lint';   $(BIN)/ruff check --quiet .
+	@echo '· types';  $(BIN)/basedpyright --level error
+	@echo '· layers'; $(BIN)/lint-imports --no-cache
+	@echo 'check: all passed'
+
+format: $(READY) ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+bench: $(READY) ## The benchmarks, beside their peers, as ratios
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.lock
+	@$(BIN)/python benchmarks/dispatch.py
+
+lock: $(READY) ## Renew requirements.lock (needs uv on PATH)
+	uv lock --upgrade
+	uv export --quiet --all-packages --all-groups --no-emit-workspace --no-emit-project --no-header --no-annotate --format requirements-txt -o requirements.lock
+	@touch $(READY)
+
+clean: ## Remove .venv and the data of the embedded servers
+	rm -rf $(VENV) .cauce
