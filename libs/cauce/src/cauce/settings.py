@@ -26,13 +26,11 @@ from difflib import SequenceMatcher, get_close_matches
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from types import new_class
-from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin
+from typing import Final, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from .errors import ConfigurationError
 
@@ -287,8 +285,10 @@ def _load(settings: type[SettingsT], sources: _Sources) -> tuple[SettingsT, dict
             given[one.name] = found
     problems = [*sources.problems, *_misspelt(declared, sources)]
     try:
-        loaded = _from_values_only(settings)(
-            **{one.key: given[one.name].value for one in declared if one.name in given}
+        loaded = settings.__new__(settings)
+        # Not settings(...): BaseSettings would read the environment once more, empty variables included.
+        BaseModel.__init__(
+            loaded, **{one.key: given[one.name].value for one in declared if one.name in given}
         )
     except ValidationError as error:
         problems += _wrong_values(error, declared, given)
@@ -296,29 +296,6 @@ def _load(settings: type[SettingsT], sources: _Sources) -> tuple[SettingsT, dict
     if problems:
         raise ConfigurationError(problems)
     return loaded, given
-
-
-def _from_values_only(settings: type[SettingsT]) -> type[SettingsT]:
-    """The class without pydantic-settings' own sources: what we read is all there is."""
-    if not issubclass(settings, BaseSettings):
-        return settings
-
-    def settings_customise_sources(
-        cls: type[BaseSettings],  # noqa: ARG001  # pydantic-settings calls it by these names
-        settings_cls: type[BaseSettings],  # noqa: ARG001
-        init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
-
-    members: dict[str, Any] = {
-        "__module__": settings.__module__,
-        "__qualname__": settings.__qualname__,
-        "__doc__": settings.__doc__,
-        "settings_customise_sources": classmethod(settings_customise_sources),
-    }
-    made = new_class(settings.__name__, (settings,), exec_body=lambda body: body.update(members))
-    return cast("type[SettingsT]", made)
 
 
 def _misspelt(declared: Iterable[_Declared], sources: _Sources) -> Iterator[str]:
@@ -366,7 +343,8 @@ def _meant(name: str, known: Iterable[str]) -> str | None:
     """The setting that `name` is probably a misspelling of.
 
     Long shared prefixes make unrelated names look alike (MUSIC_DISCOVERY_NAME, MUSIC_DISCOVERY_HOST), so the
-    words that differ must be alike as well. A name with *more* words is somebody else's (REDIS_HOST_REPLICA).
+    words that differ must be alike as well. A name with more words is somebody else's (REDIS_HOST_REPLICA),
+    and so is one with fewer in front (DATABASE_URL beside SHOP_DATABASE_URL).
     """
     written = name.upper()
     if _SET_BY_CONTAINERS.search(written):
@@ -377,9 +355,10 @@ def _meant(name: str, known: Iterable[str]) -> str | None:
             del ours[0], theirs[0]
         while ours and theirs and ours[-1] == theirs[-1]:
             del ours[-1], theirs[-1]
-        if theirs and not ours:
-            continue
-        if not theirs or SequenceMatcher(None, "_".join(theirs), "_".join(ours)).ratio() >= 0.65:
+        if ours and theirs:
+            if SequenceMatcher(None, "_".join(theirs), "_".join(ours)).ratio() >= 0.65:
+                return candidate
+        elif candidate.startswith(written):
             return candidate
     return None
 
@@ -432,7 +411,10 @@ def _expected(one: _Declared, detail: ErrorDetails, value: str) -> str:
         nearest = get_close_matches(value, one.choices, n=1)
         return f"not one of {', '.join(one.choices)}." + (f" Did you mean {nearest[0]}?" if nearest else "")
     if detail["type"] in _EXPECTED:
-        text = _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
+        limits = {
+            name: f"{limit:g}" for name, limit in detail.get("ctx", {}).items() if isinstance(limit, float)
+        }
+        text = _EXPECTED[detail["type"]].format(**(detail.get("ctx", {}) | limits))
     else:
         text = _own_words(detail)
     if value.startswith("tcp://") and one.name.endswith("_PORT"):
