@@ -1,0 +1,5 @@
+"""A project's servers and services on one machine, for development, demonstrations and tests.
+
+`cauce dev` is the command; `cauce.dev.system.DevSystem` is the same thing as a library;
+`cauce.dev.servers` holds the single servers. Linux and macOS; on Windows use WSL.
+"""
