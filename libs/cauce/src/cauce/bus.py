@@ -1,0 +1,258 @@
+"""The two ports application code publishes to, and the bus inside one process.
+
+Listeners run in turn, in this order: those that named the event (by class or exact name) as they were registered,
+then those that hear it by pattern, as they were registered.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from cauce.context import Context
+from cauce.envelope import Emission, Envelope, current_emission
+from cauce.errors import ConfigurationError, ListenersFailedError, PublishError, did_you_mean
+from cauce.events import DomainEvent, Event, IntegrationEvent, describe, find_field_problems
+from cauce.listeners import Listener, Parameter, listeners_in
+from cauce.names import is_pattern
+
+__all__ = ["Bus", "DomainEventBus", "IntegrationEventBus", "collect", "in_order", "not_an_event"]
+
+
+class DomainEventBus(Protocol):
+    """What code inside a service asks for to say that something happened."""
+
+    async def publish(self, event: DomainEvent, /) -> None:
+        """Tell this service's listeners. When it returns, those that run at publish have run."""
+        ...
+
+
+class IntegrationEventBus(Protocol):
+    """What code inside a service asks for to tell other services."""
+
+    async def publish(self, event: IntegrationEvent, /) -> Envelope:
+        """Accept the event for sending, as part of the running transaction. The envelope holds its id.
+
+        Nothing has left the process when it returns: the event goes out after the commit, or never.
+        """
+        ...
+
+
+def collect(things: Iterable[object], problems: list[str]) -> list[Listener]:
+    """The listeners of all `things`, in order; whatever is wrong with them or their events goes to `problems`."""
+    found = [listener for thing in things for listener in listeners_in(thing, problems)]
+    problems.extend(_doubles(found))
+    problems.extend(_field_problems(found))
+    return found
+
+
+def _doubles(listeners: Sequence[Listener]) -> Iterator[str]:
+    heard: set[tuple[object, ...]] = set()
+    names: dict[str, Listener] = {}
+    for listener in listeners:
+        for target in listener.registration.targets:
+            label = target if isinstance(target, str) else target.__name__
+            if (listener.key, target) in heard:
+                yield f"{listener.name} is registered twice for {label} · {listener.where}"
+            heard.add((listener.key, target))
+        other = names.setdefault(listener.name, listener)
+        if other.key != listener.key:
+            yield (
+                f"two listeners are called {listener.name}: {other.where} and {listener.where}; "
+                'give one a name of its own: @on(…, name="…")'
+            )
+
+
+def _field_problems(listeners: Sequence[Listener]) -> Iterator[str]:
+    targets = (target for listener in listeners for target in listener.registration.targets)
+    for event_type in dict.fromkeys(target for target in targets if not isinstance(target, str)):
+        for problem in find_field_problems(event_type):
+            yield f"{event_type.__name__}: {problem}"
+
+
+def in_order(listeners: Iterable[Listener], event_type: type[Event]) -> list[Listener]:
+    """Those that hear `event_type`: by name first, then by pattern, each as registered."""
+    found = [(listener, listener.hears(event_type)) for listener in listeners]
+    return [
+        *(listener for listener, how in found if how == "exactly"),
+        *(listener for listener, how in found if how == "by_pattern"),
+    ]
+
+
+def unheard_names(listeners: Iterable[Listener], known: Iterable[type[Event]]) -> Iterator[str]:
+    """Exact names in `@on` that no known event bears: a typo, nearly always."""
+    names = {describe(event_type).name for event_type in known}
+    for listener in listeners:
+        for target in listener.registration.targets:
+            if isinstance(target, str) and not is_pattern(target) and target not in names:
+                yield f"{listener.name} hears {target!r}, and no event has that name.{did_you_mean(target, names)}"
+
+
+def not_an_event(thing: object) -> str:
+    name = type(thing).__name__
+    return f"publish({name}): {name} is not an event. Derive it from DomainEvent or IntegrationEvent."
+
+
+_Call: TypeAlias = Callable[[Any], Any]
+_MAX_PLANS = 4096
+
+
+class Bus:
+    """Domain events between the modules of one process, without a transaction, a store or a broker.
+
+    `things` are modules, decorated functions, or objects with decorated methods. Every listener is independent: all
+    run, in turn, and the errors of those that failed are raised together as ListenersFailedError. Listeners may ask
+    for a Context or an Envelope; whoever needs a Transaction needs a Service.
+
+    Raises ConfigurationError with everything that is wrong with the listeners.
+    """
+
+    __slots__ = ("_async_plans", "_listeners", "_sync_plans", "_things", "source")
+
+    def __init__(self, things: Iterable[object] = (), *, source: str = "bus") -> None:
+        self.source = source
+        self._things: list[object] = []
+        self._listeners: list[Listener] = []
+        self._sync_plans: dict[type, tuple[_Call, ...]] = {}
+        self._async_plans: dict[type, tuple[tuple[_Call, bool], ...]] = {}
+        self.subscribe(*things)
+
+    def subscribe(self, *things: object) -> None:
+        """Add listeners; those already there stay before them. On ConfigurationError nothing was added."""
+        problems: list[str] = []
+        everything = [*self._things, *things]
+        listeners = collect(everything, problems)
+        for listener in listeners:
+            problems.extend(_needs_a_service(listener))
+        if problems:
+            raise ConfigurationError(problems, where="the listeners")
+        self._things = everything
+        self._listeners = listeners
+        self._sync_plans.clear()
+        self._async_plans.clear()
+
+    def emit(self, event: DomainEvent) -> None:
+        """Call the listeners here and now, from plain code. All must be plain functions (PublishError otherwise)."""
+        try:
+            calls = self._sync_plans[type(event)]
+        except KeyError:
+            calls = self._plan_sync(event)
+        emission = Emission(event, current_emission.get(), self.source)
+        token = current_emission.set(emission)
+        errors: list[Exception] | None = None
+        try:
+            for call in calls:
+                try:
+                    call(event)
+                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                    errors = [*(errors or ()), error]
+        finally:
+            current_emission.reset(token)
+        if errors:
+            raise ListenersFailedError(describe(type(event)).name, errors)
+
+    async def publish(self, event: DomainEvent, /) -> None:
+        """Await the listeners, one after the other. Their errors are raised together when all have run."""
+        try:
+            calls = self._async_plans[type(event)]
+        except KeyError:
+            calls = self._plan_async(event)
+        emission = Emission(event, current_emission.get(), self.source)
+        token = current_emission.set(emission)
+        errors: list[Exception] | None = None
+        try:
+            for call, is_async in calls:
+                try:
+                    if is_async:
+                        await call(event)
+                    else:
+                        call(event)
+                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                    errors = [*(errors or ()), error]
+        finally:
+            current_emission.reset(token)
+        if errors:
+            raise ListenersFailedError(describe(type(event)).name, errors)
+
+    def _plan_sync(self, event: object) -> tuple[_Call, ...]:
+        listeners = self._listeners_for(event)
+        for listener in listeners:
+            if listener.is_async or listener.registration.blocking:
+                how = "is async" if listener.is_async else "blocks"
+                raise PublishError(f"{listener.name} {how}, and emit() cannot wait for it. Use: await bus.publish(…)")
+        if len(self._sync_plans) >= _MAX_PLANS:
+            self._sync_plans.clear()
+        plan = (*_stamp_first(listeners), *(_bound(listener) for listener in listeners))
+        self._sync_plans[type(event)] = plan
+        return plan
+
+    def _plan_async(self, event: object) -> tuple[tuple[_Call, bool], ...]:
+        listeners = self._listeners_for(event)
+        if len(self._async_plans) >= _MAX_PLANS:
+            self._async_plans.clear()
+        stamp = tuple((call, False) for call in _stamp_first(listeners))
+        plan = (*stamp, *((_bound(one), one.is_async or one.registration.blocking) for one in listeners))
+        self._async_plans[type(event)] = plan
+        return plan
+
+    def _listeners_for(self, event: object) -> list[Listener]:
+        if not isinstance(event, Event):
+            raise PublishError(not_an_event(event))
+        if not isinstance(event, DomainEvent):
+            raise PublishError(
+                f"{type(event).__name__} is an integration event: it is for other services, and a Bus ends with this "
+                "process. Publish it in a service's transaction."
+            )
+        describe(type(event))
+        return in_order(self._listeners, type(event))
+
+
+def _needs_a_service(listener: Listener) -> Iterator[str]:
+    if listener.registration.kind is IntegrationEvent:
+        yield f"{listener.name} hears integration events, which arrive over a transport; give it to a Service"
+    for parameter in listener.parameters:
+        if parameter.type not in (Context, Envelope) and not parameter.optional:
+            yield (
+                f"{listener.name} needs {parameter.name!r} ({getattr(parameter.type, '__name__', parameter.type)}), "
+                "which a Bus cannot provide; give it to a Service"
+            )
+
+
+def _stamp_first(listeners: Sequence[Listener]) -> tuple[_Call, ...]:
+    """When somebody asks for the envelope, the time is taken before anybody runs."""
+    asked = any(parameter.type in (Context, Envelope) for listener in listeners for parameter in listener.parameters)
+    return (_stamp,) if asked else ()
+
+
+def _stamp(_: object) -> None:
+    emission = current_emission.get()
+    if emission is not None:
+        _ = emission.envelope
+
+
+def _bound(listener: Listener) -> _Call:
+    call: _Call = listener.call
+    wanted = [parameter for parameter in listener.parameters if parameter.type in (Context, Envelope)]
+    if wanted:
+        call = _with_circumstances(listener, wanted)
+    if listener.registration.blocking:
+        plain = call
+
+        async def in_a_thread(event: object) -> None:
+            await asyncio.to_thread(plain, event)
+
+        return in_a_thread
+    return call
+
+
+def _with_circumstances(listener: Listener, wanted: Sequence[Parameter]) -> _Call:
+    call = listener.call
+
+    def with_circumstances(event: object) -> Any:
+        emission = current_emission.get()
+        assert emission is not None, "set by emit() and publish()"  # noqa: S101
+        envelope = emission.envelope
+        context = Context(envelope=envelope, listener=listener.name)
+        given = {one.name: context if one.type is Context else envelope for one in wanted}
+        return call(event, **given)
+
+    return with_circumstances

@@ -1,0 +1,128 @@
+"""What surrounds an event: who said it, when, under which name, and in which conversation.
+
+Listeners get it on request (a parameter of type Envelope or Context); it is never mixed into the payload. The
+article's five attributes are here as `id`, `occurred_on`, `source` (its `service`), `name` and `payload`.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Raw, Struct
+from uuid_utils import uuid7
+
+from cauce.events import Event, describe
+
+__all__ = ["Clock", "Emission", "Envelope", "NewId", "current_emission", "current_envelope", "new_id", "utc_now"]
+
+MAX_ID_LENGTH = 128
+
+Clock = Callable[[], datetime]
+NewId = Callable[[], str]
+
+
+def new_id() -> str:
+    """A fresh event id: UUIDv7 text, so ids made later sort later."""
+    return str(uuid7())
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """An event and its circumstances. Ids that were read from a wire are opaque text of at most 128 characters.
+
+    Raises ValueError for an empty or longer id, and for a time without a zone.
+    """
+
+    id: str
+    source: str
+    """The service that said it."""
+    name: str
+    version: int
+    occurred_on: datetime
+    """Aware; taken when the event was published."""
+    payload: Event | Raw
+    """The event itself; `Raw` bytes only between a wire and the service that decodes them."""
+    correlation_id: str
+    """The conversation: the id of the first event of a chain, copied unchanged."""
+    causation_id: str | None = None
+    """The id of the event whose listener published this one; None for the first of a chain."""
+    key: str | None = None
+    key_seq: int | None = None
+    incarnation: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.id) <= MAX_ID_LENGTH:
+            raise ValueError(f"an event id has 1 to {MAX_ID_LENGTH} characters, this one has {len(self.id)}")
+        if self.occurred_on.tzinfo is None:
+            raise ValueError("occurred_on must be aware: datetime.now(UTC), not datetime.now()")
+
+    @staticmethod
+    def of(
+        event: Event,
+        *,
+        source: str = "",
+        cause: "Envelope | None" = None,
+        id: str | None = None,  # noqa: A002  # the envelope's own word
+        occurred_on: datetime | None = None,
+    ) -> "Envelope":
+        """The envelope of an event that happens now, because of `cause`. DefinitionError if it has no name.
+
+        An integration event's declared source wins over `source`, which is that of the running service.
+        """
+        described = describe(type(event))
+        own_id = id or new_id()
+        return Envelope(
+            id=own_id,
+            source=described.source or source,
+            name=described.name,
+            version=described.version,
+            occurred_on=occurred_on or utc_now(),
+            payload=event,
+            correlation_id=cause.correlation_id if cause else own_id,
+            causation_id=cause.id if cause else None,
+            key=None if described.key is None else str(getattr(event, described.key)),
+            traceparent=cause.traceparent if cause else None,
+            tracestate=cause.tracestate if cause else None,
+        )
+
+
+class Emission(Struct, gc=False):
+    """One publishing of one event: its envelope, made once and only when somebody needs it.
+
+    An id and a time cost more than calling a listener, and most domain events are never asked for either. The
+    emission is what a nested publish finds as its cause, in this task, in tasks started from it and in threads.
+    """
+
+    event: Event
+    outer: "Emission | None" = None
+    source: str = ""
+    made: Envelope | None = None
+
+    @property
+    def envelope(self) -> Envelope:
+        made = self.made
+        if made is None:
+            cause = self.outer.envelope if self.outer is not None else None
+            made = self.made = Envelope.of(self.event, source=self.source, cause=cause)
+        return made
+
+
+current_emission: ContextVar[Emission | None] = ContextVar("cauce_emission", default=None)
+
+
+def current_envelope() -> Envelope | None:
+    """The envelope of the event being handled here, in this task or one started from it; None outside a listener."""
+    emission = current_emission.get()
+    return None if emission is None else emission.envelope
+
+
+def handling(envelope: Envelope) -> Any:
+    """Mark this context as handling `envelope`; give the result to `current_emission.reset`."""
+    event: Any = envelope.payload
+    return current_emission.set(Emission(event, None, envelope.source, envelope))

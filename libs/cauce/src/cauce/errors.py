@@ -1,0 +1,107 @@
+"""Every error Cauce raises, split by what the caller can do about it.
+
+    CauceError
+    ├── DefinitionError                fix code: an event class or a listener says something impossible
+    ├── ConfigurationError             fix configuration: everything wrong at start, in one message
+    ├── PublishError                   fix code: this event cannot be published here
+    ├── ConcurrentUseError             fix code: one transaction, two tasks at once
+    ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
+    ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
+    ├── TransportUnavailableError      retry: the broker did not confirm
+    └── ListenersFailedError           several listeners, several causes (an ExceptionGroup)
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Self
+
+__all__ = [
+    "CauceError",
+    "CommitUnknownError",
+    "ConcurrentUseError",
+    "ConfigurationError",
+    "DecodeError",
+    "DefinitionError",
+    "ListenersFailedError",
+    "PublishError",
+    "TransportUnavailableError",
+    "did_you_mean",
+]
+
+
+class CauceError(Exception):
+    """The root: `except CauceError` catches whatever this library raises on purpose."""
+
+
+class DefinitionError(CauceError, TypeError):
+    """An event class or a listener is written in a way that cannot work. Nothing was registered."""
+
+
+class ConfigurationError(CauceError):
+    """The service cannot start like this; all that is wrong is in `problems`. Nothing was started."""
+
+    def __init__(self, problems: Iterable[str], *, where: str = "the configuration") -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'' if count == 1 else 's'} in {where}:"
+        super().__init__("\n".join([head, *(f"  · {problem}" for problem in self.problems)]))
+
+
+class PublishError(CauceError):
+    """This event cannot be published here; nothing was published."""
+
+
+class ConcurrentUseError(CauceError):
+    """A transaction was used by two tasks at once; the second use had no effect."""
+
+
+class DecodeError(CauceError):
+    """Bytes from the wire do not fit the event type they name. `path` says where, JSONPath-like (`$.email`)."""
+
+    def __init__(self, name: str, *, path: str, expectation: str) -> None:
+        self.name = name
+        self.path = path
+        self.expectation = expectation
+        super().__init__(f"{name} · {path}: {expectation}")
+
+
+class CommitUnknownError(CauceError):
+    """The connection broke while committing: the change may be there or not, and only the database knows.
+
+    No after-commit listener ran and nothing was handed to the transport by this process. Answer 503 and let
+    the caller repeat the request with the same idempotency key.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The connection to the database was lost while committing, so the outcome is unknown. "
+            "Repeat the request with the same idempotency key."
+        )
+
+
+class TransportUnavailableError(CauceError):
+    """The broker did not confirm within its time limit. It may hold all of the batch or none of it."""
+
+
+class ListenersFailedError(CauceError, ExceptionGroup[Exception]):
+    """Independent listeners failed; the others ran. `exceptions` are theirs, in the order of the listeners."""
+
+    def __new__(cls, event_name: str, errors: Sequence[Exception]) -> Self:
+        noun = "a listener" if len(errors) == 1 else f"{len(errors)} listeners"
+        self = super().__new__(cls, f"{noun} of {event_name} failed", errors)
+        self.event_name = event_name
+        return self
+
+    event_name: str
+
+    def __init__(self, event_name: str, errors: Sequence[Exception]) -> None:
+        super().__init__(self.message, errors)
+
+    def derive(self, excs: Sequence[Exception], /) -> "ListenersFailedError":  # pyright: ignore[reportIncompatibleMethodOverride]  # split() keeps the type
+        return ListenersFailedError(self.event_name, excs)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known word, or nothing. Ready to be appended to a message."""
+    nearest = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

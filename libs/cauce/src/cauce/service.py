@@ -1,0 +1,426 @@
+"""The composition: modules, a store and a transport as one running service.
+
+    service = Service("mailing-ms", modules=[welcome], store=SqlAlchemyStore(engine), transport=RedisPubSub(url))
+    async with service: ...                       # alone
+    app = FastAPI(lifespan=service.lifespan)      # or beside a web application
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import ModuleType, TracebackType
+from typing import Any, Self, overload
+
+from cauce.after_commit import AfterCommitQueue
+from cauce.bus import collect, in_order, not_an_event, unheard_names
+from cauce.cancellation import to_the_end
+from cauce.consumer import Consumer, log_failure
+from cauce.context import Context
+from cauce.dependencies import Dependencies, Factory, Resolver
+from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, new_id, utc_now
+from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
+from cauce.events import DomainEvent, Event, IntegrationEvent, describe, find_field_problems
+from cauce.levels import Levels
+from cauce.listeners import Listener
+from cauce.names import is_pattern
+from cauce.outage import Outage
+from cauce.store import Store
+from cauce.stores.memory import MemoryStore
+from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
+from cauce.transport import Delivery, Subscription, Transport
+
+__all__ = ["Observer", "Service"]
+
+log = logging.getLogger("cauce.service")
+
+Observer = Callable[[str, Envelope, str], None]
+"""Told what happens (`published`, `handled`, `failed` …), to which envelope, and in which listener ("" if none)."""
+
+_FIRST_ANSWER_S = 2.0
+"""How long a start waits for the broker's first answer; a broker that is down does not stop a service."""
+
+
+class Service:
+    """A running part of a system, with its own state, that tells others what happened.
+
+    `modules`: modules, decorated functions, or objects with decorated methods. `publishes`: the integration events it
+    may publish. `provide`: what listeners need, by type, made per transaction; `resolver` asks a container for the
+    rest. `clock` and `new_id` are for tests.
+
+    Raises ConfigurationError with everything that is wrong. Nothing is connected before `async with service`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        modules: Sequence[object] = (),
+        store: Store | None = None,
+        transport: Transport | None = None,
+        publishes: Sequence[type[IntegrationEvent]] = (),
+        provide: Mapping[type[Any], Factory] | None = None,
+        resolver: Resolver | None = None,
+        clock: Clock = utc_now,
+        new_id: NewId = new_id,
+        drain_limit_s: float = 15.0,
+    ) -> None:
+        self.name = name
+        self.store: Store = store if store is not None else MemoryStore()
+        self.transport = transport
+        self.clock = clock
+        self.new_id = new_id
+        self.counters: Counter[str] = Counter()
+        self.dependencies = Dependencies(
+            provide or {}, resolver, transaction_types=(Transaction,), session_type=self.store.session_type
+        )
+        problems: list[str] = []
+        self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
+        self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
+        self._known = _known_events(modules, self.listeners, publishes)
+        problems.extend(self._problems())
+        if problems:
+            raise ConfigurationError(problems, where=f"the service {name!r}")
+        self._plans: dict[type[DomainEvent], Plan] = {}
+        self._observers: list[Observer] = []
+        self._drain_limit_s = drain_limit_s
+        self._loops: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._crash: BaseException | None = None
+        heard = self._heard_integration_events()
+        self._subscription = self._subscribe(heard)
+        self.outage = Outage(name, log)
+        self._queue = self._new_queue()
+        self._consumer = Consumer(
+            types={name: one for one in heard for name in (describe(one).name, *describe(one).earlier_names)},
+            listeners={one: in_order(self.listeners, one) for one in heard},
+            handle=self._handle,
+            count=self._count,
+        )
+
+    # Running
+
+    async def __aenter__(self) -> Self:
+        """Start. Returns once the broker has acknowledged every subscription, or has been found unavailable."""
+        if self._loops is not None:
+            raise CauceError(f"the service {self.name} is running already")
+        self._stop = asyncio.Event()
+        self._crash = None
+        self._queue = self._new_queue()
+        self._loops = asyncio.get_running_loop().create_task(self._run(), name=f"cauce {self.name}")
+        if self._subscription and self.transport is not None:
+            await self.outage.first_report(limit_s=_FIRST_ANSWER_S)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """Drain: stop hearing, finish what runs (for `drain_limit_s` at most), give the connections back."""
+        loops, self._loops = self._loops, None
+        self._stop.set()
+        if loops is not None:
+            await to_the_end(asyncio.wait({loops}))
+        await to_the_end(self._close())
+        if self._crash is not None:
+            raise self._crash
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[dict[str, Any]]:
+        """The service as the lifespan of an ASGI application: `FastAPI(lifespan=service.lifespan)`."""
+        async with self:
+            yield {"cauce_service": self}
+
+    @property
+    def hears(self) -> frozenset[str]:
+        """The canonical names and the patterns of the integration events it listens to."""
+        return frozenset({describe(one).name for one in self._heard_integration_events()}) | set(
+            self._subscription.patterns
+        )
+
+    @property
+    def running(self) -> bool:
+        return self._loops is not None and not self._stop.is_set() and self._crash is None
+
+    def readiness(self) -> dict[str, str]:
+        """What is not ready, and why; empty when the service can do its whole work."""
+        if self._crash is not None:
+            return {self.name: f"crashed: {type(self._crash).__name__}"}
+        if not self.running:
+            return {self.name: "stopping" if self._stop.is_set() else "not started"}
+        if self.transport is not None and self._subscription and self.outage.reason is not None:
+            return {self.transport.name: self.outage.reason}
+        return {}
+
+    async def check(self) -> dict[str, str]:
+        """Readiness, and the database asked (within two seconds)."""
+        found = self.readiness()
+        if problem := await self.store.problem():
+            found["database"] = problem
+        return found
+
+    async def idle(self, *, limit_s: float = 5.0) -> None:
+        """Wait until nothing accepted is unfinished: for tests and for the drain. TimeoutError after `limit_s`."""
+        async with asyncio.timeout(limit_s):
+            while self.unfinished:
+                await asyncio.sleep(0.001)
+
+    @property
+    def unfinished(self) -> int:
+        return self._queue.unfinished + self._consumer.unfinished
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Be told what happens in this service, until the returned function is called. Must not block or raise."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    # Publishing
+
+    def transaction(self, *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """One unit of work: commits when the block ends, rolls back when an exception leaves it.
+
+        Raises CommitUnknownError if the connection broke while committing; then nobody was told anything.
+        """
+        return self._transaction(read_only=read_only)
+
+    @overload
+    async def publish(self, event: DomainEvent, /, *, outside: bool = False) -> None: ...
+    @overload
+    async def publish(self, event: IntegrationEvent, /, *, outside: bool = False) -> None: ...
+    async def publish(self, event: Event, /, *, outside: bool = False) -> None:
+        """Publish without a transaction of the caller's.
+
+        A domain event: every listener runs, each in a transaction of its own; errors are raised together as
+        ListenersFailedError. An integration event is refused (PublishError) unless `outside=True` says that no change
+        belongs to it.
+        """
+        if isinstance(event, DomainEvent):
+            await self._publish_to_independent_listeners(event)
+        elif isinstance(event, IntegrationEvent):
+            if not outside:
+                raise PublishError(
+                    f"publish({type(event).__name__}) ran outside a transaction, so it could be sent for a change that "
+                    "rolls back. Wrap it: async with service.transaction() as tx: await tx.publish(…), or say outside=True"
+                )
+            async with self.transaction() as tx:
+                await tx.publish(event)
+        else:
+            raise PublishError(not_an_event(event))
+
+    # What a transaction asks its service (transaction.Rules)
+
+    def plan(self, event_type: type[DomainEvent]) -> Plan:
+        plan = self._plans.get(event_type)
+        if plan is None:
+            describe(event_type)
+            heard = in_order(self.listeners, event_type)
+            plan = self._plans[event_type] = Plan(
+                in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
+                after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
+                envelope_wanted=bool(self._observers) or any(_asks_for_envelope(one) for one in heard),
+            )
+        return plan
+
+    def check_publishable(self, event_type: type[IntegrationEvent]) -> None:
+        described = describe(event_type)
+        name = event_type.__name__
+        if described.source != self.name:
+            raise PublishError(f"{name} belongs to {described.source}; this is {self.name}, which cannot speak for it")
+        if event_type not in self.publishes:
+            known = [one.__name__ for one in self.publishes]
+            raise PublishError(
+                f"{self.name} does not say that it publishes {name}.{did_you_mean(name, known)} "
+                f"Add it to the service: publishes=[{', '.join([*known, name])}]"
+            )
+
+    def note_published(self, envelope: Envelope | Emission) -> None:
+        self.counters["published"] += 1
+        if self._observers:
+            self._tell("published", envelope if isinstance(envelope, Envelope) else envelope.envelope)
+
+    # Inside
+
+    def _problems(self) -> Iterator[str]:
+        for listener in self.listeners:
+            yield from self.dependencies.problems(listener)
+        yield from unheard_names(self.listeners, self._known)
+        by_name: dict[str, type[Event]] = {}
+        for event_type in self._known:
+            described = describe(event_type)
+            for name in (described.name, *described.earlier_names):
+                other = by_name.setdefault(name, event_type)
+                if other is not event_type:
+                    yield f"two event classes are called {name!r}: {_path(other)} and {_path(event_type)}"
+        for event_type in self.publishes:
+            for problem in find_field_problems(event_type):
+                yield f"{event_type.__name__}: {problem}"
+            if (source := describe(event_type).source) != self.name:
+                yield f"publishes {event_type.__name__}, which belongs to {source!r}.{did_you_mean(str(source), [self.name])}"
+        hears = any(listener.registration.kind is IntegrationEvent for listener in self.listeners)
+        if self.transport is None and (self.publishes or hears):
+            yield "it hears or publishes integration events and has no transport: transport=RedisPubSub(url)"
+
+    def _heard_integration_events(self) -> list[type[IntegrationEvent]]:
+        return [
+            event_type
+            for event_type in self._known
+            if issubclass(event_type, IntegrationEvent) and in_order(self.listeners, event_type)
+        ]
+
+    def _subscribe(self, heard: Sequence[type[IntegrationEvent]]) -> Subscription:
+        patterns = tuple(
+            dict.fromkeys(
+                target
+                for listener in self.listeners
+                if listener.registration.kind is IntegrationEvent
+                for target in listener.registration.targets
+                if isinstance(target, str) and is_pattern(target)
+            )
+        )
+        names = {name for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
+        return Subscription(names=frozenset(names), patterns=patterns)
+
+    def _new_queue(self) -> AfterCommitQueue:
+        return AfterCommitQueue(
+            transport=self.transport, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
+        )
+
+    async def _run(self) -> None:
+        """Every loop of the service, until it is told to stop; a loop that crashes takes the service down, loudly."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
+                hearing = [tasks.create_task(self.outage.run())]
+                if self.transport is not None and self._subscription:
+                    hearing.append(
+                        tasks.create_task(self.transport.run(self._subscription, self._consumer.deliver, self.outage))
+                    )
+                await self._stop.wait()
+                for loop in hearing:
+                    loop.cancel()
+                try:
+                    await self.idle(limit_s=self._drain_limit_s)
+                except TimeoutError:
+                    log.error("%s: %d events were still being handled; they are lost", self.name, self.unfinished)
+                for loop in loops:
+                    loop.cancel()
+        except BaseExceptionGroup as group:
+            self._crash = group.exceptions[0]
+            log.critical("%s: crashed: %s", self.name, self._crash, exc_info=self._crash)
+            self.outage.stopped()
+
+    async def _close(self) -> None:
+        if self.transport is not None:
+            await self.transport.close()
+        await self.store.close()
+
+    @asynccontextmanager
+    async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
+        levels: Levels[Pending] = Levels()
+        tx = Transaction(self, self.store.begin(levels, read_only=read_only), levels, read_only=read_only)
+        try:
+            yield tx
+        except BaseException:
+            await tx.rollback()
+            self._queue.accept(tx.take_committed())
+            raise
+        await to_the_end(self._commit(tx))
+
+    async def _commit(self, tx: Transaction) -> None:
+        try:
+            known = await tx.commit()
+        except BaseException:
+            await tx.rollback()
+            raise
+        if known:
+            self._queue.accept(tx.take_committed())
+
+    async def _publish_to_independent_listeners(self, event: DomainEvent) -> None:
+        plan = self.plan(type(event))
+        emission = Emission(event, current_emission.get(), self.name)
+        if plan.envelope_wanted:
+            _ = emission.envelope
+        self.note_published(emission)
+        errors: list[Exception] = []
+        token = current_emission.set(emission)
+        try:
+            for listener in (*plan.in_transaction, *plan.after_commit):
+                try:
+                    await self._call(listener, emission)
+                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                    errors.append(error)
+        finally:
+            current_emission.reset(token)
+        if errors:
+            raise ListenersFailedError(describe(type(event)).name, errors)
+
+    async def _run_after_commit(self, due: AfterCommit) -> None:
+        token = current_emission.set(due.emission)
+        try:
+            for listener in due.listeners:
+                try:
+                    await self._call(listener, due.emission)
+                except Exception as error:  # noqa: BLE001, PERF203  # the transaction is committed; nobody waits
+                    self._count("failed")
+                    log_failure(log, listener, due.emission.envelope, error)
+        finally:
+            current_emission.reset(token)
+
+    async def _handle(self, listener: Listener, emission: Emission, delivery: Delivery) -> None:
+        await self._call(listener, emission, channel=delivery.channel, headers=delivery.headers)
+
+    async def _call(self, listener: Listener, emission: Emission, **circumstances: Any) -> None:
+        """One listener in a transaction of its own, opened only if it needs one."""
+        try:
+            if self.dependencies.needs_transaction(listener):
+                async with self.transaction() as tx:
+                    await call_listener(listener, emission, self.dependencies, tx, **circumstances)
+            else:
+                await call_listener(listener, emission, self.dependencies, None, **circumstances)
+        except Exception:
+            self._tell("failed", emission, listener.name)
+            raise
+        self._tell("handled", emission, listener.name)
+
+    def _tell(self, what: str, emission: Emission | Envelope, listener: str = "") -> None:
+        if self._observers:
+            envelope = emission if isinstance(emission, Envelope) else emission.envelope
+            for observer in list(self._observers):
+                observer(what, envelope, listener)
+
+    def _lost(self, envelopes: Iterable[Envelope]) -> None:
+        for envelope in envelopes:
+            self._count("lost")
+            self.outage.lost(envelope.id)
+            self._tell("lost", envelope)
+
+    def _count(self, what: str) -> None:
+        self.counters[what] += 1
+
+
+def _known_events(
+    modules: Iterable[object], listeners: Iterable[Listener], publishes: Iterable[type[IntegrationEvent]]
+) -> tuple[type[Event], ...]:
+    """Event classes this service can meet: those it names, and those its modules can see."""
+    found: dict[type[Event], None] = {}
+    for listener in listeners:
+        for target in listener.registration.targets:
+            if not isinstance(target, str):
+                found[target] = None
+    found.update(dict.fromkeys(publishes))
+    for module in modules:
+        if isinstance(module, ModuleType):
+            for value in vars(module).values():
+                if isinstance(value, type) and issubclass(value, Event) and value.__dict__.get("__cauce__"):
+                    found[value] = None
+    return tuple(found)
+
+
+def _asks_for_envelope(listener: Listener) -> bool:
+    return listener.registration.when == "after_commit" or any(
+        parameter.type in (Context, Envelope) for parameter in listener.parameters
+    )
+
+
+def _path(event_type: type[Event]) -> str:
+    return f"{event_type.__module__}.{event_type.__qualname__}"

@@ -1,0 +1,209 @@
+"""A service's own database through the user's SQLAlchemy session: PostgreSQL or SQLite."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, SessionTransaction
+
+from cauce.cancellation import to_the_end
+from cauce.errors import CommitUnknownError, ConfigurationError
+from cauce.levels import Levels
+
+__all__ = ["SqlAlchemyStore", "create_engine"]
+
+_READ_ONLY = "cauce_read_only"
+_SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
+"""Committed means on the disk (2 = FULL), and writers wait for each other instead of failing."""
+
+
+def create_engine(url: str, **options: Any) -> AsyncEngine:
+    """An engine with the settings Cauce's promises need; `options` go to `create_async_engine`.
+
+    SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
+    read-only (a deferred one that turns writer fails at once instead of waiting). PostgreSQL: pooled connections are
+    tested before use and dead peers are noticed. On both, parameters never appear in errors or logs.
+
+    Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise ConfigurationError(
+            ["the database URL cannot be read; expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASS@HOST/DB"]
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigurationError([f"database {backend!r} is not supported: use sqlite+aiosqlite or postgresql+psycopg"])
+    if backend == "sqlite":
+        engine = create_async_engine(parsed, hide_parameters=True, **options)
+        _prepare_sqlite(engine)
+        return engine
+    arguments: dict[str, Any] = options.pop("connect_args", {})
+    if parsed.get_driver_name() == "psycopg":
+        arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
+    return create_async_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=arguments, **options)
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
+        cursor = connection.cursor()
+        for pragma, wanted in _SQLITE_PRAGMAS.items():
+            cursor.execute(f"PRAGMA {pragma} = {wanted}")
+            cursor.execute(f"PRAGMA {pragma}")
+            if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
+                raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        if connection.get_execution_options().get(_READ_ONLY, False):
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def returned(connection: Any, _record: object) -> None:
+        if connection is not None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA query_only = 0")
+            cursor.close()
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", begun)
+    event.listen(engine.sync_engine, "checkin", returned)
+
+
+class SqlAlchemyStore:
+    """Units of work over AsyncSessions of one engine, or of a session factory of your own.
+
+    A factory whose sessions join an outer transaction (the usual rolled-back test fixture) is served too: nothing is
+    known to be committed then, so nothing that waits for a commit happens.
+    """
+
+    session_type: type[AsyncSession] = AsyncSession
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        sessions: async_sessionmaker[AsyncSession] | None = None,
+        *,
+        commit_limit_s: float = 15.0,
+    ) -> None:
+        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown."""
+        self.engine = engine
+        self._sessions = sessions or async_sessionmaker(engine, expire_on_commit=False)
+        self._commit_limit_s = commit_limit_s
+
+    @property
+    def name(self) -> str:
+        return self.engine.dialect.name
+
+    def begin(self, levels: Levels[Any], *, read_only: bool) -> "_Work":
+        session = self._sessions()
+        if read_only and isinstance(session.bind, AsyncEngine):
+            session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
+            session.sync_session.bind = session.bind.sync_engine
+        return _Work(session, levels, commit_limit_s=self._commit_limit_s)
+
+    async def problem(self) -> str | None:
+        try:
+            async with asyncio.timeout(2), self.engine.connect() as connection:
+                await connection.execution_options(**{_READ_ONLY: True})
+                await connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            return f"the database does not answer ({type(error).__name__})"
+        return None
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+class _Work:
+    def __init__(self, session: AsyncSession, levels: Levels[Any], *, commit_limit_s: float) -> None:
+        self._session = session
+        self._levels = levels
+        self._commit_limit_s = commit_limit_s
+        _watch(session.sync_session, levels)
+
+    @property
+    def session(self) -> AsyncSession:
+        return self._session
+
+    async def commit(self) -> bool:
+        try:
+            known = await to_the_end(self._commit())
+        finally:
+            await to_the_end(self._session.close())
+        return known
+
+    async def _commit(self) -> bool:
+        session = self._session
+        if not session.in_transaction():
+            self._levels.transaction_ended(committed=True)  # nothing was written
+            return True
+        try:
+            await session.flush()
+        except BaseException:
+            await session.rollback()
+            raise
+        joined = _joins_an_outer_transaction(session.sync_session)
+        try:
+            async with asyncio.timeout(self._commit_limit_s):
+                await session.commit()
+        except TimeoutError:
+            await session.invalidate()
+            raise CommitUnknownError from None
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise CommitUnknownError from error
+            raise
+        return not joined
+
+    async def rollback(self) -> None:
+        # Closing rolls back; a connection that broke is dropped by the pool.
+        await to_the_end(self._session.close())
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        return self._savepoint()
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncGenerator[None]:
+        async with self._session.begin_nested():
+            yield
+
+
+def _watch(session: Session, levels: Levels[Any]) -> None:
+    """Follow the session's transactions, including savepoints the user's code makes by itself."""
+    committed: set[int] = set()
+
+    def created(_session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            levels.opened(id(transaction))
+
+    def after_commit(session: Session) -> None:
+        # Also fired when a savepoint is released, so note which of them it was.
+        current = session.get_nested_transaction() or session.get_transaction()
+        committed.add(id(current))
+
+    def ended(_session: Session, transaction: SessionTransaction) -> None:
+        kept = id(transaction) in committed
+        committed.discard(id(transaction))
+        if transaction.nested:
+            levels.ended(id(transaction), kept=kept)
+        elif transaction.parent is None:
+            levels.transaction_ended(committed=kept)
+
+    event.listen(session, "after_transaction_create", created)
+    event.listen(session, "after_commit", after_commit)
+    event.listen(session, "after_transaction_end", ended)
+
+
+def _joins_an_outer_transaction(session: Session) -> bool:
+    """Whether a commit of this session would only release a savepoint of somebody's connection."""
+    bind = session.bind
+    return isinstance(bind, Connection) and bind.in_transaction()

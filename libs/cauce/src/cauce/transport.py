@@ -1,0 +1,96 @@
+"""The port beneath integration events: what a service needs of a broker.
+
+One promise for every adapter: `publish` returns once the broker has taken the batch, in order; `run` delivers
+until it is cancelled and heals itself. What differs (does the broker remember?) is said by `durable`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+from zlib import crc32
+
+from cauce.envelope import Envelope
+
+__all__ = ["LANES", "BrokerId", "Deliver", "Delivery", "Lane", "Status", "Subscription", "Transport", "lane_of"]
+
+Lane = NewType("Lane", int)
+BrokerId = NewType("BrokerId", str)
+
+LANES = 16
+
+
+def lane_of(envelope: Envelope) -> Lane:
+    """The lane of an envelope: same key, same lane, for ever; without a key, the lane of its id."""
+    return Lane(crc32((envelope.key if envelope.key is not None else envelope.id).encode()) % LANES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a service wants to hear: exact names (canonical and earlier ones) and dotted patterns."""
+
+    names: frozenset[str]
+    patterns: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.patterns)
+
+
+async def _nothing_to_acknowledge() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One message as it came. `envelope` is None when it is no event, and then `problem` says why."""
+
+    channel: str
+    raw: bytes
+    envelope: Envelope | None
+    problem: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    ack: Callable[[], Awaitable[None]] = _nothing_to_acknowledge
+    """To be awaited once the message is handled, also when a listener failed."""
+
+
+Deliver = Callable[[Delivery], Awaitable[None]]
+"""Returns once the service's bounded queue has taken the delivery: waiting here is the back-pressure."""
+
+
+class Status(Protocol):
+    """Where a transport reports how it is; readiness and the log are made from it."""
+
+    def up(self) -> None: ...
+    def down(self, reason: str, *, retry_in_s: float) -> None: ...
+
+
+class Transport(Protocol):
+    """Moves envelopes between processes, in order inside a lane."""
+
+    @property
+    def name(self) -> str:
+        """What people call the broker: `redis`."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """Whether an event outlives a subscriber's absence. False means at most once, said at every start."""
+        ...
+
+    async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
+        """Return once the broker has taken the whole batch, in this order.
+
+        Raises TransportUnavailableError when that is not confirmed within the adapter's own limit: the broker
+        may have taken all of it or none.
+        """
+        ...
+
+    async def run(self, subscription: Subscription, deliver: Deliver, status: Status) -> None:
+        """Deliver until cancelled: connect, subscribe, report `up` once the broker has acknowledged everything.
+
+        Trouble with the broker is reported as `down` and retried for ever; only bad configuration raises.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connections back. Safe to call twice, and after `run` was cancelled."""
+        ...
