@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-MEMBERS := libs/cauce libs/contracts apps/accounts apps/mailing apps/music_discovery
+MEMBERS := libs/cauce libs/contracts libs/seedwork apps/accounts apps/mailing apps/music_discovery
 
 .PHONY: help setup demo up infra accounts mailing music-discovery discovery test check format bench lock clean
 

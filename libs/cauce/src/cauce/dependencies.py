@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Dependencies", "Factory", "Resolver"]
 
-Factory: TypeAlias = "Callable[[Transaction], object]"
+Factory: TypeAlias = Callable[["Transaction"], object]
 """Makes one thing for one transaction. Called at most once in it."""
 
-Resolver: TypeAlias = "Callable[[type[Any], Transaction], object | Awaitable[object]]"
+Resolver: TypeAlias = Callable[[type[Any], "Transaction"], object | Awaitable[object]]
 """The door to a container: asked for every type that `provide` does not name; raises LookupError if it cannot."""
 
 

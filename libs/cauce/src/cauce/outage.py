@@ -1,82 +1,166 @@
-"""A broker's good and bad times, told in few lines: the first failure, one summary a minute, the return.
+"""What the log says while the broker is away: little, but enough.
 
-An outage of an hour is about sixty lines, whatever the number of tries and lost events. Every lost event is counted;
-the first few are named.
+One line when it begins, one a minute while it lasts, one when it is over. Lost events are named five times,
+then counted. A broker that comes and goes every second costs no more lines than one that stays away.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-__all__ = ["Outage"]
+__all__ = ["Line", "Outage", "OutageLog"]
 
 _SUMMARY_EVERY_S = 60.0
-_NAMED = 5
-"""How many lost events one outage names before it only counts them."""
+_NEW_REASON_AFTER_S = 10.0
+_BEGINNINGS_A_MINUTE = 3
+_NAMED_LOSSES = 5
+_NOT_YET = "not subscribed yet"
+
+
+class Line(NamedTuple):
+    level: int
+    text: str
+
+
+class OutageLog:
+    """Turns reports into log lines. Holds no clock: `now` is seconds on any clock that does not jump.
+
+    A reason may end with a hint after an arrow, `no Redis at 127.0.0.1:6379 (refused) → is it running?`,
+    which is put at the end of the line. At most 3 outages a minute are announced; the others are counted and
+    told with the next one, or announced once they last.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._since: float | None = None
+        self._announced: str | None = None  # the reason the log gave last
+        self._last_line = 0.0
+        self._attempts = 0
+        self._unannounced = 0
+        self._beginnings: deque[float] = deque(maxlen=_BEGINNINGS_A_MINUTE)
+        self._named: deque[float] = deque(maxlen=_NAMED_LOSSES)
+        self._named_in_outage = 0
+        self._lost = 0
+        self._lost_untold = 0
+
+    def down(self, now: float, reason: str, *, retry_in_s: float) -> list[Line]:
+        """One failed attempt."""
+        if self._since is None:
+            self._since, self._announced, self._attempts = now, None, 0
+        self._attempts += 1
+        if self._announced is None:
+            if _full_within_a_minute(self._beginnings, now):
+                return []
+            self._beginnings.append(now)
+        else:
+            quiet_s = now - self._last_line
+            changed = reason != self._announced and quiet_s >= _NEW_REASON_AFTER_S
+            if not changed and quiet_s < _SUMMARY_EVERY_S:
+                return []
+        return self._tell_outage(now, reason, f" Trying again in {retry_in_s:.1f} s.")
+
+    def up(self, now: float) -> list[Line]:
+        """Connected and subscribed. Silent if that is no news."""
+        if self._since is None:
+            return []
+        since, self._since = self._since, None
+        self._named_in_outage = 0
+        if self._announced is None:
+            self._unannounced += 1
+            return []
+        return [self._line(now, logging.INFO, f"back after {_duration(now - since)}{self._losses(', ')}")]
+
+    def lost(self, now: float, event_id: str) -> list[Line]:
+        """One event nobody will hear."""
+        self._lost += 1
+        if self._named_in_outage >= _NAMED_LOSSES or _full_within_a_minute(self._named, now):
+            self._lost_untold += 1
+            return []
+        self._named.append(now)
+        self._named_in_outage += 1
+        last = self._named_in_outage == _NAMED_LOSSES
+        rest = ". Further ones are only counted" if last else ""
+        text = f"{self._who}: event {event_id} is lost: the broker did not take it{rest}"
+        return [Line(logging.WARNING, text)]
+
+    def due(self, now: float) -> list[Line]:
+        """To be asked now and then: losses that no other line has told."""
+        if self._since is None and self._lost_untold and now - self._last_line >= _SUMMARY_EVERY_S:
+            return [self._line(now, logging.WARNING, self._losses("").lstrip())]
+        return []
+
+    def stopped(self, now: float) -> list[Line]:
+        """The service stops listening: say how it stood, and begin anew."""
+        since, self._since = self._since, None
+        self._named_in_outage = 0
+        if since is not None and self._announced is not None:
+            text = f"stopped; the broker has been away for {_duration(now - since)}{self._losses(', ')}"
+            return [self._line(now, logging.WARNING, text)]
+        if self._lost_untold:
+            return [self._line(now, logging.WARNING, self._losses(""))]
+        return []
+
+    def _tell_outage(self, now: float, reason: str, retry: str) -> list[Line]:
+        self._announced = reason
+        what, _, hint = reason.partition(" → ")
+        assert self._since is not None  # noqa: S101  # for the type checker
+        lasting = ""
+        if self._attempts > 1:
+            attempts = f"{self._attempts} attempts in {_duration(now - self._since)}"
+            lasting = f" {attempts}{self._losses(', ', told=False)}."
+        if self._unannounced:
+            lasting += f" {self._unannounced} short outages before."
+            self._unannounced = 0
+        arrow = f" → {hint}" if hint else ""
+        return [self._line(now, logging.WARNING, f"{what}.{lasting}{retry}{arrow}")]
+
+    def _losses(self, separator: str, *, told: bool = True) -> str:
+        """How many were lost since the last `back`, if any; `told` starts the next count."""
+        lost = self._lost
+        self._lost_untold = 0
+        if told:
+            self._lost = 0
+        return f"{separator}{_events(lost)} lost" if lost else ""
+
+    def _line(self, now: float, level: int, text: str) -> Line:
+        self._last_line = now
+        return Line(level, f"{self._who}: {text}")
 
 
 class Outage:
-    """A transport's Status for one service: what readiness answers and what the log says.
+    """The Status a service hands its transport: keeps the reason for readiness, and writes the log."""
 
-    The decisions are plain method calls with an injected clock (`monotonic`, seconds); `run` only adds the ticking.
-    """
-
-    def __init__(self, service: str, log: logging.Logger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._service = service
+    def __init__(self, who: str, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = OutageLog(who)
         self._log = log
-        self._now = monotonic
-        self._since: float | None = None
-        self._said_at = 0.0
-        self._lost = 0
-        self._lost_unsaid = 0
+        self._clock = clock
+        self._reason: str | None = _NOT_YET
         self._reported = asyncio.Event()
-        self.reason: str | None = "not connected yet"
-        """Why the broker cannot be used now; None while it can."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the service is not subscribed, in a few words; None while it is."""
+        return self._reason
 
     def up(self) -> None:
-        """Connected, and every subscription acknowledged."""
-        if self._since is not None:
-            lost = f", {self._lost} events lost meanwhile" if self._lost else ""
-            self._log.warning("%s: the broker is back after %.0f s%s", self._service, self._now() - self._since, lost)
-        self._since = self.reason = None
-        self._lost = self._lost_unsaid = 0
+        self._reason = None
         self._reported.set()
+        self._write(self._lines.up(self._clock()))
 
     def down(self, reason: str, *, retry_in_s: float) -> None:
-        """Not usable: `reason` says what was tried and what came of it. Repeats are summarised once a minute."""
-        self.reason = reason
-        if self._since is None:
-            self._since = self._said_at = self._now()
-            self._log.warning("%s: %s Trying again in %.1f s.", self._service, _sentence(reason), retry_in_s)
-        self.tick()
+        self._reason = reason.partition(" → ")[0]
         self._reported.set()
+        self._write(self._lines.down(self._clock(), reason, retry_in_s=retry_in_s))
 
     def lost(self, event_id: str) -> None:
-        """An event the broker did not take."""
-        self._lost += 1
-        if self._lost <= _NAMED:
-            self._log.error("%s: event %s is lost: the broker did not take it", self._service, event_id)
-        else:
-            self._lost_unsaid += 1
-
-    def tick(self) -> None:
-        """Say the summary if one is due."""
-        now = self._now()
-        if self._since is not None and now - self._said_at >= _SUMMARY_EVERY_S:
-            self._said_at = now
-            self._log.warning(
-                "%s: %s Down for %.0f s, still trying; %d events lost so far.",
-                self._service, _sentence(self.reason or ""), now - self._since, self._lost,
-            )  # fmt: skip
-            self._lost_unsaid = 0
-
-    def stopped(self) -> None:
-        """The service stops: no more waiting for a first report."""
-        self._reported.set()
+        """Also while the broker seems to be there: it may refuse a publisher and serve a subscriber."""
+        self._write(self._lines.lost(self._clock(), event_id))
 
     async def first_report(self, *, limit_s: float) -> None:
-        """Wait for the first `up` or `down`, at most `limit_s`."""
+        """Return at the first report, good or bad, or after `limit_s`."""
         try:
             async with asyncio.timeout(limit_s):
                 await self._reported.wait()
@@ -84,11 +168,36 @@ class Outage:
             return
 
     async def run(self) -> None:
-        """Tick until cancelled."""
-        while True:
-            await asyncio.sleep(1)
-            self.tick()
+        """Write what is due, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(5.0)
+                self._write(self._lines.due(self._clock()))
+        finally:
+            self.stopped()
+
+    def stopped(self) -> None:
+        """The transport no longer runs. A second call does nothing more."""
+        self._reason = _NOT_YET
+        self._reported.clear()
+        self._write(self._lines.stopped(self._clock()))
+
+    def _write(self, lines: Iterable[Line]) -> None:
+        for level, text in lines:
+            self._log.log(level, "%s", text)
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+def _full_within_a_minute(moments: deque[float], now: float) -> bool:
+    return len(moments) == moments.maxlen and now - moments[0] < _SUMMARY_EVERY_S
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count} events"
