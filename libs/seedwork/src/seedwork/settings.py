@@ -1,0 +1,107 @@
+"""The settings every service has, and the one function that chooses the transport from them.
+
+A service's own settings inherit from these and are read by `cauce.settings.load`.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Final, Literal
+from urllib.parse import quote
+
+from cauce.events import IntegrationEvent
+from cauce.transport import Transport
+from cauce.transports.memory import MemoryTransport
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "transport_from"]
+
+TRANSPORTS: Final = ("redis-pubsub", "memory")
+NOT_YET: Final = ("redis-streams", "nats", "rabbitmq")
+
+
+def _transport(value: str) -> str:
+    if value in TRANSPORTS:
+        return value
+    if value in NOT_YET:
+        raise ValueError(f"not yet; there are {' and '.join(TRANSPORTS)}")
+    nearest = get_close_matches(value, TRANSPORTS, n=1)
+    raise ValueError(
+        f"not one of {', '.join(TRANSPORTS)}." + (f" Did you mean {nearest[0]}?" if nearest else "")
+    )
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://")):
+        raise ValueError("expected redis://[:password@]host:port, or rediss:// for TLS")
+    return value
+
+
+def _database_url(value: str) -> str:
+    expected = "expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        raise ValueError(expected) from None
+    if url.drivername in ("postgresql", "postgres"):
+        raise ValueError("name the driver: postgresql+psycopg://…")
+    if url.drivername == "sqlite":
+        raise ValueError("name the driver: sqlite+aiosqlite:///FILE")
+    if url.drivername not in ("sqlite+aiosqlite", "postgresql+psycopg"):
+        raise ValueError(expected)
+    return value
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+"""A SQLAlchemy URL of one of the two databases, with an asyncio driver."""
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+class LogSettings(BaseSettings):
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console for people, json for machines"
+    )
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
+    ] = Field("INFO", description="the least level that is logged")
+
+
+class BrokerSettings(BaseSettings):
+    """The article's names (REDIS_HOST, REDIS_PORT, REDIS_PASS); REDIS_URL overrides the three."""
+
+    redis_host: str = Field("localhost", description="the broker's host")
+    redis_port: int = Field(6379, ge=1, le=65535, description="the broker's port")
+    redis_pass: SecretStr | None = Field(None, description="the broker's password")
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        None, repr=False, description="overrides host, port and password; rediss:// for TLS"
+    )
+    events_transport: Annotated[str, AfterValidator(_transport)] = Field(
+        "redis-pubsub",
+        description="how integration events travel: redis-pubsub (at most once), memory (one process)",
+    )
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's address, password included: for connecting, not for showing."""
+        if self.redis_url:
+            return self.redis_url
+        password = f":{quote(self.redis_pass.get_secret_value(), safe='')}@" if self.redis_pass else ""
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{password}{host}:{self.redis_port}"
+
+
+def transport_from(settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]) -> Transport:
+    """The transport these settings name (the article's `getMicroserviceOptions()`). Connects to nothing.
+
+    `nest_names`: under which name a NestJS peer of the article hears an event, where that is not its own.
+    """
+    if settings.events_transport == "memory":
+        return MemoryTransport()
+    from cauce.transports.redis_pubsub import RedisPubSub  # its driver is needed only here
+
+    return RedisPubSub(settings.broker_url, nest_names=nest_names)
