@@ -49,6 +49,8 @@ class AfterCommitQueue:
         """Never waits, never raises: the transaction is committed, and its caller is done."""
         for item in pending:
             if isinstance(item, AfterCommit):
+                if not item.listeners:
+                    continue
                 if len(self._inside) >= self._bound:
                     self._count("after_commit_dropped")
                     log.error("the after-commit queue is full (%d): %r was dropped", self._bound, type(item.emission.event))

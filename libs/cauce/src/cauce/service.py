@@ -217,7 +217,7 @@ class Service:
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
-                envelope_wanted=bool(self._observers) or any(_asks_for_envelope(one) for one in heard),
+                envelope_wanted=any(_asks_for_envelope(one) for one in heard),
             )
         return plan
 
@@ -232,11 +232,6 @@ class Service:
                 f"{self.name} does not say that it publishes {name}.{did_you_mean(name, known)} "
                 f"Add it to the service: publishes=[{', '.join([*known, name])}]"
             )
-
-    def note_published(self, envelope: Envelope | Emission) -> None:
-        self.counters["published"] += 1
-        if self._observers:
-            self._tell("published", envelope if isinstance(envelope, Envelope) else envelope.envelope)
 
     # Inside
 
@@ -322,7 +317,7 @@ class Service:
             yield tx
         except BaseException:
             await tx.rollback()
-            self._queue.accept(tx.take_committed())
+            self._published(tx.take_committed(), known=True)  # what the block had committed by itself
             raise
         await to_the_end(self._commit(tx))
 
@@ -332,15 +327,25 @@ class Service:
         except BaseException:
             await tx.rollback()
             raise
+        self._published(tx.take_committed(), known=known)
+
+    def _published(self, pending: Sequence[Pending], *, known: bool) -> None:
+        """Published for good. What waits for the commit goes on only if the commit is known."""
+        for item in pending:
+            self._count("published")
+            self._tell("published", item if isinstance(item, Envelope) else item.emission)
+            if isinstance(item, AfterCommit):
+                for listener in item.heard_by:
+                    self._tell("handled", item.emission, listener.name)
         if known:
-            self._queue.accept(tx.take_committed())
+            self._queue.accept(pending)
 
     async def _publish_to_independent_listeners(self, event: DomainEvent) -> None:
         plan = self.plan(type(event))
         emission = Emission(event, current_emission.get(), self.name)
         if plan.envelope_wanted:
             _ = emission.envelope
-        self.note_published(emission)
+        self._published([AfterCommit(emission, (), ())], known=False)
         errors: list[Exception] = []
         token = current_emission.set(emission)
         try:

@@ -38,9 +38,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class AfterCommit:
-    """A domain event whose after-commit listeners are due if the transaction commits."""
+    """A published domain event: who heard it in the transaction, and who is due once that commits."""
 
     emission: Emission
+    heard_by: tuple[Listener, ...]
     listeners: tuple[Listener, ...]
 
 
@@ -58,7 +59,6 @@ class Rules(Protocol):
 
     def plan(self, event_type: type[DomainEvent]) -> Plan: ...
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None: ...
-    def note_published(self, envelope: Envelope | Emission) -> None: ...
 
 
 class Transaction:
@@ -124,9 +124,7 @@ class Transaction:
             emission.made = Envelope.of(
                 event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
             )
-        rules.note_published(emission)
-        if plan.after_commit:
-            self._levels.add(AfterCommit(emission, plan.after_commit))
+        self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit))
         token = current_emission.set(emission)
         try:
             for listener in plan.in_transaction:
@@ -138,7 +136,6 @@ class Transaction:
         rules = self._rules
         rules.check_publishable(type(event))
         envelope = Envelope.of(event, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock())
-        rules.note_published(envelope)
         self._levels.add(envelope)
         return envelope
 
