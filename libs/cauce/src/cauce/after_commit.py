@@ -53,7 +53,9 @@ class AfterCommitQueue:
                     continue
                 if len(self._inside) >= self._bound:
                     self._count("after_commit_dropped")
-                    log.error("the after-commit queue is full (%d): %r was dropped", self._bound, type(item.emission.event))
+                    log.error(
+                        "the after-commit queue is full (%d): %r was dropped", self._bound, type(item.emission.event)
+                    )
                 else:
                     self._inside.append(item)
                     self._wake.set()
@@ -110,7 +112,7 @@ class AfterCommitQueue:
                 await self._transport.publish(lane, batch[start:end])
             except TransportUnavailableError:
                 self._lost(batch[start:end])
-            except Exception as error:  # noqa: BLE001  # an adapter's bug must not end the queue
+            except Exception as error:  # an adapter's bug must not end the queue
                 log.error("the transport failed: %s", error, exc_info=error)
                 self._lost(batch[start:end])
             else:

@@ -143,7 +143,7 @@ class Bus:
             for call in calls:
                 try:
                     call(event)
-                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                except Exception as error:  # independent listeners: the rest still run
                     errors = [*(errors or ()), error]
         finally:
             current_emission.reset(token)
@@ -166,7 +166,7 @@ class Bus:
                         await call(event)
                     else:
                         call(event)
-                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                except Exception as error:  # independent listeners: the rest still run
                     errors = [*(errors or ()), error]
         finally:
             current_emission.reset(token)

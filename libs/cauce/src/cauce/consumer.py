@@ -138,7 +138,7 @@ class Consumer:
             for listener in self._listeners.get(job.event_type, ()):
                 try:
                     await self._handle(listener, job.emission, job.delivery)
-                except Exception as error:  # noqa: BLE001, PERF203  # one listener's error is not the others'
+                except Exception as error:  # one listener's error is not the others'
                     self._count("failed")
                     log_failure(log, listener, job.emission.envelope, error)
                 else:
@@ -156,13 +156,13 @@ class Consumer:
 async def _acknowledge(delivery: Delivery) -> None:
     try:
         await delivery.ack()
-    except Exception as error:  # noqa: BLE001  # the broker's trouble is reported by the transport
+    except Exception as error:  # the broker's trouble is reported by the transport
         log.warning("%s: could not be acknowledged: %s", delivery.channel, error)
 
 
 def log_failure(log: logging.Logger, listener: Listener, envelope: Envelope, error: Exception) -> None:
     """One line with who, what, why and where, and the traceback beneath it."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119
+    place = f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     log.error("%s failed on %s %s: %s%s", listener.name, envelope.name, envelope.id, reason, place, exc_info=error)

@@ -1,14 +1,14 @@
 """Every error Cauce raises, split by what the caller can do about it.
 
-    CauceError
-    ├── DefinitionError                fix code: an event class or a listener says something impossible
-    ├── ConfigurationError             fix configuration: everything wrong at start, in one message
-    ├── PublishError                   fix code: this event cannot be published here
-    ├── ConcurrentUseError             fix code: one transaction, two tasks at once
-    ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
-    ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
-    ├── TransportUnavailableError      retry: the broker did not confirm
-    └── ListenersFailedError           several listeners, several causes (an ExceptionGroup)
+CauceError
+├── DefinitionError                fix code: an event class or a listener says something impossible
+├── ConfigurationError             fix configuration: everything wrong at start, in one message
+├── PublishError                   fix code: this event cannot be published here
+├── ConcurrentUseError             fix code: one transaction, two tasks at once
+├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
+├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
+├── TransportUnavailableError      retry: the broker did not confirm
+└── ListenersFailedError           several listeners, several causes (an ExceptionGroup)
 """
 
 from collections.abc import Iterable, Sequence

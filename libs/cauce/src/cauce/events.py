@@ -159,12 +159,11 @@ def _problems(described: EventType, *, named: bool, versioned: bool) -> Iterable
     from cauce.immutable import secret_looking
 
     for field_name in fields:
-        if word := secret_looking(field_name):
-            if field_name not in described.not_secret:
-                yield (
-                    f"the field {field_name!r} looks like a secret ({word!r}), and events are stored and logged. Leave it "
-                    f'out, or state why it is none: not_secret={{"{field_name}": "because …"}}'
-                )
+        if (word := secret_looking(field_name)) and field_name not in described.not_secret:
+            yield (
+                f"the field {field_name!r} looks like a secret ({word!r}), and events are stored and logged. Leave it "
+                f'out, or state why it is none: not_secret={{"{field_name}": "because …"}}'
+            )
     yield from find_field_problems(cls)
 
 

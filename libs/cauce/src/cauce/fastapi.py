@@ -1,9 +1,9 @@
 """The unit of work as FastAPI dependencies.
 
-    app = FastAPI(lifespan=service.lifespan)
+app = FastAPI(lifespan=service.lifespan)
 
-    @app.post("/users", status_code=201)
-    async def create(body: NewUser, tx: Tx) -> UserView: ...
+@app.post("/users", status_code=201)
+async def create(body: NewUser, tx: Tx) -> UserView: ...
 """
 
 from collections.abc import AsyncGenerator

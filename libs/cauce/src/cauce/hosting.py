@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,8 +47,8 @@ def run(
     """
     try:
         sockets = {
-            "http": _listen(service, host, port, "http") if app is not None and port is not None else None,
-            "health": _listen(service, health_host, health_port, "health") if health_port is not None else None,
+            "http": _listen(host, port, "http") if app is not None and port is not None else None,
+            "health": _listen(health_host, health_port, "health") if health_port is not None else None,
         }
         return asyncio.run(_serve(service, app, sockets["http"], sockets["health"], grace_s))
     except ConfigurationError as error:
@@ -56,13 +56,17 @@ def run(
         return EXIT_CONFIGURATION
 
 
-def _listen(service: Service, host: str, port: int, what: str) -> socket.socket:
+def _listen(host: str, port: int, what: str) -> socket.socket:
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512)
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
+        )
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigurationError(
-            [f"its {what} port {host}:{port} cannot be opened ({reason.lower()}). Stop what uses it, or choose another."]
+            [
+                f"the {what} port {host}:{port} cannot be opened ({reason.lower()}). Stop what uses it, or choose another."
+            ]
         ) from None
 
 
@@ -113,23 +117,24 @@ async def _serve(
             if http is not None:
                 public = _server(app, grace_s, lifespan="on")
                 serving = tasks.create_task(public.serve(sockets=[http]))
-                await _until(lambda: public.started or serving.done())
+                while not public.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
+                    await asyncio.sleep(0.01)
                 _announce(service, http, health)
-                await _until(lambda: stopping.is_set() or serving.done() or not service.running)
+                await _first_of(stopping.wait(), service.stopped(), asyncio.wait({serving}))
                 limit.reschedule(loop.time() + grace_s)
                 public.should_exit = True
                 await serving
             else:
                 async with service:
                     _announce(service, None, health)
-                    await _until(lambda: stopping.is_set() or not service.running)
+                    await _first_of(stopping.wait(), service.stopped())
                     limit.reschedule(loop.time() + grace_s)
             for server in servers:
                 server.should_exit = True
     except TimeoutError:
         log.error("%s: did not drain within %.0f s", service.name, grace_s)
         return EXIT_CRASHED
-    except Exception as error:  # noqa: BLE001  # the last door: said, and turned into an exit code
+    except Exception as error:  # the last door: said, and turned into an exit code
         log.critical("%s: stopped by an error: %s", service.name, error, exc_info=error)
         return EXIT_CRASHED
     if not stopping.is_set():
@@ -139,14 +144,18 @@ async def _serve(
     return EXIT_OK
 
 
-async def _until(condition: Any) -> None:
-    while not condition():
-        await asyncio.sleep(0.02)
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = {asyncio.get_running_loop().create_task(wait) for wait in waits}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _announce(service: Service, http: socket.socket | None, health: socket.socket | None) -> None:
     """The start-up log: what it hears, what it says, with what, and where to find it."""
-    heard = sorted({name for name in service.hears}) or ["no integration event"]
+    heard = sorted(service.hears) or ["no integration event"]
     log.info("%s hears %s", service.name, ", ".join(heard))
     if service.publishes:
         log.info("%s publishes %s", service.name, ", ".join(describe(one).name for one in service.publishes))

@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast
 from uuid import UUID
@@ -31,7 +32,22 @@ _INSTEAD = {
 }
 
 _SECRET_WORDS = frozenset(
-    "password passwd passphrase pwd hash secret token pin otp credential credentials apikey cvv cvc".split()
+    [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "hash",
+        "secret",
+        "token",
+        "pin",
+        "otp",
+        "credential",
+        "credentials",
+        "apikey",
+        "cvv",
+        "cvc",
+    ]
 )
 _SECRET_PAIRS = frozenset({("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key")})
 
@@ -42,7 +58,7 @@ def secret_looking(field_name: str) -> str | None:
     for word in words:
         if word in _SECRET_WORDS:
             return word
-    for pair in zip(words, words[1:], strict=False):
+    for pair in pairwise(words):
         if pair in _SECRET_PAIRS:
             return " ".join(pair)
     return None

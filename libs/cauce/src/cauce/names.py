@@ -8,7 +8,7 @@ A pattern is a dotted name in which a whole segment may be `*` (exactly one segm
 from collections.abc import Callable
 from functools import lru_cache
 
-__all__ = ["is_pattern", "matches", "matcher"]
+__all__ = ["is_pattern", "matcher", "matches"]
 
 Matcher = Callable[[str], bool]
 

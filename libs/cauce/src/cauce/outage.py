@@ -179,7 +179,7 @@ class Outage:
     def stopped(self) -> None:
         """The transport no longer runs. A second call does nothing more."""
         self._reason = _NOT_YET
-        self._reported.clear()
+        self._reported = asyncio.Event()
         self._write(self._lines.stopped(self._clock()))
 
     def _write(self, lines: Iterable[Line]) -> None:
@@ -192,7 +192,7 @@ def _full_within_a_minute(moments: deque[float], now: float) -> bool:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 10:
+    if seconds < 3:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"

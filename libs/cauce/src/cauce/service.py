@@ -1,8 +1,8 @@
 """The composition: modules, a store and a transport as one running service.
 
-    service = Service("mailing-ms", modules=[welcome], store=SqlAlchemyStore(engine), transport=RedisPubSub(url))
-    async with service: ...                       # alone
-    app = FastAPI(lifespan=service.lifespan)      # or beside a web application
+service = Service("mailing-ms", modules=[welcome], store=SqlAlchemyStore(engine), transport=RedisPubSub(url))
+async with service: ...                       # alone
+app = FastAPI(lifespan=service.lifespan)      # or beside a web application
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from types import ModuleType, TracebackType
-from typing import Any, Self, overload
+from typing import Any, Literal, Self, overload
 
 from cauce.after_commit import AfterCommitQueue
 from cauce.bus import collect, in_order, not_an_event, unheard_names
@@ -31,12 +32,23 @@ from cauce.stores.memory import MemoryStore
 from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
 from cauce.transport import Delivery, Subscription, Transport
 
-__all__ = ["Observer", "Service"]
+__all__ = ["Happening", "Observer", "Service"]
 
 log = logging.getLogger("cauce.service")
 
-Observer = Callable[[str, Envelope, str], None]
-"""Told what happens (`published`, `handled`, `failed` …), to which envelope, and in which listener ("" if none)."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """Something a service did with an event."""
+
+    what: Literal["published", "handled", "failed", "lost"]
+    service: str
+    envelope: Envelope
+    listener: str = ""
+    error: Exception | None = None
+
+
+Observer = Callable[[Happening], None]
 
 _FIRST_ANSWER_S = 2.0
 """How long a start waits for the broker's first answer; a broker that is down does not stop a service."""
@@ -138,6 +150,11 @@ class Service:
             self._subscription.patterns
         )
 
+    async def stopped(self) -> None:
+        """Wait until the service has stopped, by being told to or by a crash."""
+        if self._loops is not None:
+            await asyncio.wait({self._loops})
+
     @property
     def running(self) -> bool:
         return self._loops is not None and not self._stop.is_set() and self._crash is None
@@ -162,7 +179,7 @@ class Service:
     async def idle(self, *, limit_s: float = 5.0) -> None:
         """Wait until nothing accepted is unfinished: for tests and for the drain. TimeoutError after `limit_s`."""
         async with asyncio.timeout(limit_s):
-            while self.unfinished:
+            while self.unfinished:  # noqa: ASYNC110  # three queues; only the drain and tests wait for all of them
                 await asyncio.sleep(0.001)
 
     @property
@@ -352,7 +369,7 @@ class Service:
             for listener in (*plan.in_transaction, *plan.after_commit):
                 try:
                     await self._call(listener, emission)
-                except Exception as error:  # noqa: BLE001, PERF203  # independent listeners: the rest still run
+                except Exception as error:  # independent listeners: the rest still run
                     errors.append(error)
         finally:
             current_emission.reset(token)
@@ -365,7 +382,7 @@ class Service:
             for listener in due.listeners:
                 try:
                     await self._call(listener, due.emission)
-                except Exception as error:  # noqa: BLE001, PERF203  # the transaction is committed; nobody waits
+                except Exception as error:  # the transaction is committed; nobody waits
                     self._count("failed")
                     log_failure(log, listener, due.emission.envelope, error)
         finally:
@@ -382,16 +399,23 @@ class Service:
                     await call_listener(listener, emission, self.dependencies, tx, **circumstances)
             else:
                 await call_listener(listener, emission, self.dependencies, None, **circumstances)
-        except Exception:
-            self._tell("failed", emission, listener.name)
+        except Exception as error:
+            self._tell("failed", emission, listener.name, error)
             raise
         self._tell("handled", emission, listener.name)
 
-    def _tell(self, what: str, emission: Emission | Envelope, listener: str = "") -> None:
+    def _tell(
+        self,
+        what: Literal["published", "handled", "failed", "lost"],
+        about: Emission | Envelope,
+        listener: str = "",
+        error: Exception | None = None,
+    ) -> None:
         if self._observers:
-            envelope = emission if isinstance(emission, Envelope) else emission.envelope
+            envelope = about if isinstance(about, Envelope) else about.envelope
+            happening = Happening(what=what, service=self.name, envelope=envelope, listener=listener, error=error)
             for observer in list(self._observers):
-                observer(what, envelope, listener)
+                observer(happening)
 
     def _lost(self, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:

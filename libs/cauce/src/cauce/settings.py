@@ -158,9 +158,7 @@ def _declared(settings: type[BaseModel]) -> list[_Declared]:
             names = [alias] if isinstance(alias, str) else []
         key = names[0] if names else attribute
         names = names or [prefix + attribute]
-        declared.append(
-            _Declared(attribute=attribute, key=key, names=tuple(name.upper() for name in names), info=info)
-        )
+        declared.append(_Declared(attribute=attribute, key=key, names=tuple(name.upper() for name in names), info=info))
     return declared
 
 
@@ -243,9 +241,7 @@ def _parse(path: Path, shown: str) -> tuple[dict[str, _Given], list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return {}, [
-            f"{ENV_FILE}={shown}: no such file. Correct it, or leave {ENV_FILE} empty for no state file."
-        ]
+        return {}, [f"{ENV_FILE}={shown}: no such file. Correct it, or leave {ENV_FILE} empty for no state file."]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         return {}, [f"{shown} cannot be read: {why}"]
@@ -259,9 +255,7 @@ def _parse(path: Path, shown: str) -> tuple[dict[str, _Given], list[str]]:
         if match is None:  # the line is not repeated: it may be half of a secret
             problems.append(f"{origin}: not a NAME=value line")
         elif match[1] in given:
-            problems.append(
-                f"{match[1]} ({origin}) is there twice, first in {given[match[1]].origin}. Delete one."
-            )
+            problems.append(f"{match[1]} ({origin}) is there twice, first in {given[match[1]].origin}. Delete one.")
         else:
             given[match[1]] = _Given(_unquoted(match[2]), origin)
     return given, problems
@@ -287,9 +281,7 @@ def _load(settings: type[SettingsT], sources: _Sources) -> tuple[SettingsT, dict
     try:
         loaded = settings.__new__(settings)
         # Not settings(...): BaseSettings would read the environment once more, empty variables included.
-        BaseModel.__init__(
-            loaded, **{one.key: given[one.name].value for one in declared if one.name in given}
-        )
+        BaseModel.__init__(loaded, **{one.key: given[one.name].value for one in declared if one.name in given})
     except ValidationError as error:
         problems += _wrong_values(error, declared, given)
         raise ConfigurationError(problems) from None  # pydantic's own text repeats the values, secrets too
@@ -314,11 +306,7 @@ def _misspelt(declared: Iterable[_Declared], sources: _Sources) -> Iterator[str]
             continue
         nearest = _meant(name, known)
         if nearest or complete:
-            hint = (
-                f"Did you mean {nearest}?"
-                if nearest
-                else "Delete the line, or see the names in: cauce config"
-            )
+            hint = f"Did you mean {nearest}?" if nearest else "Delete the line, or see the names in: cauce config"
             yield f"{name} ({given.origin}) is not a setting. {hint}"
 
 
@@ -366,9 +354,7 @@ def _meant(name: str, known: Iterable[str]) -> str | None:
 # --- saying what is wrong -----------------------------------------------------------------------------------
 
 
-def _wrong_values(
-    error: ValidationError, declared: Iterable[_Declared], given: Mapping[str, _Given]
-) -> Iterator[str]:
+def _wrong_values(error: ValidationError, declared: Iterable[_Declared], given: Mapping[str, _Given]) -> Iterator[str]:
     by_key = {key: one for one in declared for key in (one.key, one.attribute, *one.names)}
     told: set[str] = set()
     for detail in error.errors(include_url=False):
@@ -411,9 +397,7 @@ def _expected(one: _Declared, detail: ErrorDetails, value: str) -> str:
         nearest = get_close_matches(value, one.choices, n=1)
         return f"not one of {', '.join(one.choices)}." + (f" Did you mean {nearest[0]}?" if nearest else "")
     if detail["type"] in _EXPECTED:
-        limits = {
-            name: f"{limit:g}" for name, limit in detail.get("ctx", {}).items() if isinstance(limit, float)
-        }
+        limits = {name: f"{limit:g}" for name, limit in detail.get("ctx", {}).items() if isinstance(limit, float)}
         text = _EXPECTED[detail["type"]].format(**(detail.get("ctx", {}) | limits))
     else:
         text = _own_words(detail)

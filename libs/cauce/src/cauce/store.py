@@ -1,9 +1,7 @@
 """The port to a service's own database: one unit of work at a time."""
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
-
-from typing import Any
+from typing import Any, Protocol
 
 from cauce.levels import Levels
 

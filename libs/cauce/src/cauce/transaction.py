@@ -1,6 +1,6 @@
 """The unit of work: what is written and what is published stand or fall together.
 
-    use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT ─▶ after-commit listeners, other services
+use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT ─▶ after-commit listeners, other services
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from cauce.store import UnitOfWork
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["AfterCommit", "Plan", "Pending", "Rules", "Transaction"]
+__all__ = ["AfterCommit", "Pending", "Plan", "Rules", "Transaction"]
 
 T = TypeVar("T")
 

@@ -34,7 +34,9 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
         parsed = make_url(url)
     except SQLAlchemyError:
         raise ConfigurationError(
-            ["the database URL cannot be read; expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASS@HOST/DB"]
+            [
+                "the database URL cannot be read; expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASS@HOST/DB"
+            ]
         ) from None
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
