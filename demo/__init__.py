@@ -1,0 +1,1 @@
+"""The article's story, played on real servers."""

@@ -1,0 +1,217 @@
+"""The article's story, step by step, through the public doors only: HTTP, the logs, the mail sink, the broker."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import httpx
+from cauce.dev.system import DevSystem
+from redis.asyncio import Redis
+
+from demo.telling import Seen, Telling
+
+__all__ = ["Story"]
+
+T = TypeVar("T")
+
+USER_ID = "12345678-1234-1234-1234-123456789abc"
+USER_CREATED = "com.clonespotify.accounts.users.integration.user-created"
+FAVORITES_UPDATED = "com.clonespotify.discovery.user-music-catalog.integration.favorites-updated"
+ARTICLES_BODY = """{
+  "id": "12345678-1234-1234-1234-123456789abc",
+  "username": "john_doe",
+  "password": "password123",
+  "email": "john.doe@example.com"
+}"""
+PLAYLIST_ID = "aaaaaaaa-0000-4000-8000-000000000001"
+LIMIT_S = 10.0
+
+
+class Story:
+    """Every step writes a line of the table; the story goes on when one fails, so that the table is whole."""
+
+    def __init__(self, system: DevSystem, telling: Telling) -> None:
+        self._system = system
+        self._tell = telling
+        self._rows: list[Seen] = []
+        self._accounts = system.services["accounts"].address or ""
+        self._discovery = system.services["music-discovery"].address or ""
+        self._mails_url = f"{system.environment['CAUCE_MAILS_URL']}/mails"
+        self._http = httpx.AsyncClient(timeout=LIMIT_S)
+
+    async def play(self) -> bool:
+        async with self._http:
+            await self._sign_up()
+            await self._heard_in_three_services()
+            await self._welcome_mail()
+            await self._empty_catalog()
+            await self._the_same_again()
+            await self._playlist()
+            await self._favorites()
+        self._tell.table(self._rows)
+        return all(row.ok for row in self._rows)
+
+    async def _sign_up(self) -> None:
+        self._tell.heading("1 · Somebody signs up: the article's curl, as printed")
+        url = f"{self._accounts}/users"
+        self._tell.quote(f"curl -X POST -H \"Content-Type: application/json\" -d '{ARTICLES_BODY}' {url}")
+        status, body = await _curl(url, ARTICLES_BODY, self._http)
+        self._tell.step(f"{status} {body}")
+        wanted = {"id": USER_ID, "username": "john_doe", "email": "john.doe@example.com"}
+        self._row(
+            "the sign-up is answered 201, without the password", f"{status}", _json(body) == wanted and status == 201
+        )
+
+    async def _heard_in_three_services(self) -> None:
+        self._tell.heading("2 · The event in the logs of all three services")
+        for service, text in (
+            ("accounts", USER_ID),
+            ("mailing", f"Event received: {USER_CREATED} from accounts-ms"),
+            ("music-discovery", f"Event received: {USER_CREATED} from accounts-ms"),
+        ):
+            try:
+                line = await self._system.line(service, text, within_s=LIMIT_S)
+            except TimeoutError as error:
+                line = ""
+                self._tell.step(str(error))
+            self._tell.step(f"{service:<16} {line.strip()}")
+            self._row(f"{service}: the event is in the log", "logged" if line else "no such line", bool(line))
+
+    async def _welcome_mail(self) -> None:
+        self._tell.heading("3 · The welcome mail, as the mail server received it")
+        mails = await self._until(self._mails, lambda mails: bool(mails))
+        for mail in mails:
+            for name in ("To", "Subject", "Message-ID"):
+                self._tell.step(f"{name}: {_header(mail, name)}")
+            self._tell.quote(str(mail["text"]).strip())
+        recipients = [recipient for mail in mails for recipient in mail["recipients"]]
+        self._row("one welcome mail to john.doe@example.com", f"{recipients}", recipients == ["john.doe@example.com"])
+
+    async def _empty_catalog(self) -> None:
+        self._tell.heading("4 · The empty catalog")
+        catalog = await self._until(self._catalog, lambda found: "playlists" in found)
+        self._tell.quote(json.dumps(catalog, ensure_ascii=False))
+        empty = catalog.get("playlists") == [] and catalog.get("user", {}).get("username") == "john_doe"
+        self._row("an empty catalog for john_doe", f"{len(catalog.get('playlists', [0]))} playlists", empty)
+
+    async def _the_same_again(self) -> None:
+        self._tell.heading("5 · The same curl again")
+        status, body = await _curl(f"{self._accounts}/users", ARTICLES_BODY, self._http)
+        self._tell.step(f"{status} {body}")
+        mails = await self._mails()
+        self._row(
+            "the same sign-up again is answered 409, no second mail",
+            f"{status}, {len(mails)} mail",
+            (status, len(mails)) == (409, 1),
+        )
+
+    async def _playlist(self) -> None:
+        self._tell.heading("6 · A playlist becomes public, is renamed, becomes private")
+        catalog_id = (await self._catalog()).get("id")
+        for name, public, expected in (
+            ("Verano", True, ["Verano"]),
+            ("Verano en Madrid", True, ["Verano en Madrid"]),
+            ("Verano en Madrid", False, []),
+        ):
+            songs = [{"id": "bbbbbbbb-0000-4000-8000-000000000001", "title": "Entre dos aguas"}]
+            playlist = {"id": PLAYLIST_ID, "name": name, "isPublic": public, "songs": songs}
+            await self._http.put(
+                f"{self._discovery}/user-catalog/playlists", json={"userCatalogId": catalog_id, "playlist": playlist}
+            )
+            found = [one["name"] for one in await self._public_playlists()]
+            kind = "public" if public else "private"
+            self._tell.step(f"{kind} playlist {name!r} → GET /playlists: {found}")
+            self._row(f"GET /playlists after the {kind} {name!r}", f"{found}", found == expected)
+
+    async def _favorites(self) -> None:
+        self._tell.heading("7 · Favorites: a domain event inside, an integration event outside")
+        heard = await self._heard_outside(FAVORITES_UPDATED, self._change_favorites)
+        self._tell.quote(heard or "nothing was heard")
+        packet: dict[str, Any] = _json(heard) or {}
+        data: dict[str, Any] = packet.get("data", {})
+        payload: dict[str, Any] = data.get("payload", {})
+        ok = data.get("service") == "music-discovery-ms" and payload.get("userId") == USER_ID
+        self._row("the favorites reach other services", str(data.get("name", "nothing")), ok)
+
+    async def _change_favorites(self) -> None:
+        body = {
+            "userId": USER_ID,
+            "favorites": {"songs": ["Entre dos aguas"], "artists": ["Paco de Lucía"], "albums": []},
+        }
+        await self._http.put(f"{self._discovery}/user-catalog/favorites", json=body)
+
+    async def _heard_outside(self, channel: str, act: Callable[[], Awaitable[None]]) -> str:
+        """What a NestJS service subscribed to `channel` would receive while `act` happens."""
+        environment = self._system.environment
+        redis: Any = Redis(  # its stubs leave the shape of messages open
+            host=environment["REDIS_HOST"], port=int(environment["REDIS_PORT"]), password=environment.get("REDIS_PASS")
+        )
+        async with redis, redis.pubsub() as pubsub:
+            await pubsub.subscribe(channel)
+            await pubsub.get_message(timeout=LIMIT_S)  # the broker's acknowledgement
+            await act()
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=LIMIT_S)
+        return str(message["data"], "utf-8") if message else ""
+
+    async def _mails(self) -> list[dict[str, Any]]:
+        return (await self._http.get(self._mails_url)).json()
+
+    async def _catalog(self) -> dict[str, Any]:
+        return (await self._http.get(f"{self._discovery}/user-catalog/user/{USER_ID}")).json()
+
+    async def _public_playlists(self) -> list[dict[str, Any]]:
+        return (await self._http.get(f"{self._discovery}/playlists")).json()["items"]
+
+    async def _until(self, ask: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
+        """Ask again until the answer is good; the last answer after LIMIT_S."""
+        answer = await ask()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while not good(answer):
+                    await asyncio.sleep(0.05)
+                    answer = await ask()
+        except TimeoutError:
+            pass
+        return answer
+
+    def _row(self, expected: str, seen: str, ok: bool) -> None:
+        self._rows.append(Seen(expected, seen, ok))
+
+
+async def _curl(url: str, body: str, http: httpx.AsyncClient) -> tuple[int, str]:
+    """The article's command with the real curl; where there is none, the same request."""
+    if shutil.which("curl") is None:
+        answer = await http.post(url, content=body, headers={"Content-Type": "application/json"})
+        return answer.status_code, answer.text
+    words = [
+        "curl",
+        "-s",
+        "-w",
+        "\n%{http_code}",
+        "-X",
+        "POST",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        body,
+        url,
+    ]
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(LIMIT_S):
+        output, _ = await process.communicate()
+    text, _, status = output.decode().rpartition("\n")
+    return int(status or 0), text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _header(mail: dict[str, Any], name: str) -> str:
+    headers: dict[str, Any] = dict(mail["headers"])
+    return next((str(value) for key, value in headers.items() if key.lower() == name.lower()), "")
