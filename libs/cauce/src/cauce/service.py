@@ -121,7 +121,7 @@ class Service:
         self._crash = None
         self._queue = self._new_queue()
         self._loops = asyncio.get_running_loop().create_task(self._run(), name=f"cauce {self.name}")
-        if self._subscription and self.transport is not None:
+        if self.transport is not None:
             await self.outage.first_report(limit_s=_FIRST_ANSWER_S)
         return self
 
@@ -165,7 +165,7 @@ class Service:
             return {self.name: f"crashed: {type(self._crash).__name__}"}
         if not self.running:
             return {self.name: "stopping" if self._stop.is_set() else "not started"}
-        if self.transport is not None and self._subscription and self.outage.reason is not None:
+        if self.transport is not None and self.outage.reason is not None:
             return {self.transport.name: self.outage.reason}
         return {}
 
@@ -303,7 +303,7 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
-                if self.transport is not None and self._subscription:
+                if self.transport is not None:  # also when it only publishes: readiness names the broker
                     hearing.append(
                         tasks.create_task(self.transport.run(self._subscription, self._consumer.deliver, self.outage))
                     )
