@@ -1,23 +1,27 @@
 """Cauce: domain events inside a service, integration events between services, one way to write them."""
 
-from cauce.bus import Bus, DomainEventBus, IntegrationEventBus
-from cauce.context import Context
-from cauce.envelope import Envelope, current_envelope
-from cauce.errors import (
-    CauceError,
-    CommitUnknownError,
-    ConcurrentUseError,
-    ConfigurationError,
-    DecodeError,
-    DefinitionError,
-    ListenersFailedError,
-    PublishError,
-    TransportUnavailableError,
-)
-from cauce.events import DomainEvent, IntegrationEvent
-from cauce.listeners import on
-from cauce.service import Service
-from cauce.transaction import Transaction
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cauce.bus import Bus, DomainEventBus, IntegrationEventBus
+    from cauce.context import Context
+    from cauce.envelope import Envelope, current_envelope
+    from cauce.errors import (
+        CauceError,
+        CommitUnknownError,
+        ConcurrentUseError,
+        ConfigurationError,
+        DecodeError,
+        DefinitionError,
+        ListenersFailedError,
+        PublishError,
+        TransportUnavailableError,
+    )
+    from cauce.events import DomainEvent, IntegrationEvent
+    from cauce.listeners import on
+    from cauce.service import Service
+    from cauce.transaction import Transaction
 
 __all__ = [
     "Bus",
@@ -41,3 +45,36 @@ __all__ = [
     "current_envelope",
     "on",
 ]
+
+# Looked up on first use, so that what needs one part (the command line, a contract) does not wait for all.
+_HOME = {
+    "Bus": "cauce.bus",
+    "DomainEventBus": "cauce.bus",
+    "IntegrationEventBus": "cauce.bus",
+    "Context": "cauce.context",
+    "Envelope": "cauce.envelope",
+    "current_envelope": "cauce.envelope",
+    "CauceError": "cauce.errors",
+    "CommitUnknownError": "cauce.errors",
+    "ConcurrentUseError": "cauce.errors",
+    "ConfigurationError": "cauce.errors",
+    "DecodeError": "cauce.errors",
+    "DefinitionError": "cauce.errors",
+    "ListenersFailedError": "cauce.errors",
+    "PublishError": "cauce.errors",
+    "TransportUnavailableError": "cauce.errors",
+    "DomainEvent": "cauce.events",
+    "IntegrationEvent": "cauce.events",
+    "on": "cauce.listeners",
+    "Service": "cauce.service",
+    "Transaction": "cauce.transaction",
+}
+
+if not TYPE_CHECKING:  # a type checker would take any name for granted
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value

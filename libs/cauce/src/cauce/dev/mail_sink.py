@@ -42,7 +42,7 @@ class Intake:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
 
-    async def handle_DATA(self, server: SMTP, session: "Session", envelope: "Envelope") -> str:  # noqa: N802, ARG002
+    async def handle_DATA(self, server: SMTP, session: "Session", envelope: "Envelope") -> str:  # noqa: N802
         content = envelope.original_content or b""
         self._mailbox.add(envelope.mail_from or "", list(envelope.rcpt_tos), content, at=datetime.now(UTC))
         return f"250 OK: kept as mail {self._mailbox.received}"
@@ -54,7 +54,7 @@ class View:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -149,9 +149,7 @@ def _article(mail: Mail) -> str:
         received_at=escape(str(said["received_at"])),
         message_id=escape(str(said["message_id"] or "none")),
         text=f"<pre>{escape(str(text))}</pre>" if text is not None else "",
-        html=f'<iframe sandbox title="HTML part" srcdoc="{escape(str(html))}"></iframe>'
-        if html is not None
-        else "",
+        html=f'<iframe sandbox title="HTML part" srcdoc="{escape(str(html))}"></iframe>' if html is not None else "",
         raw=escape(str(said["raw"])),
     )
 
@@ -188,9 +186,7 @@ async def serve(*, smtp_port: int, http_port: int, host: str = "127.0.0.1") -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cauce.dev.mail_sink", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m cauce.dev.mail_sink", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--smtp-port", type=int, default=1025, metavar="PORT")
     parser.add_argument("--http-port", type=int, default=8025, metavar="PORT")
     arguments = parser.parse_args()

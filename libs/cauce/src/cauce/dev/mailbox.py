@@ -72,9 +72,7 @@ class Mailbox:
             Mail(number=self._received, received_at=at, sender=sender, recipients=tuple(recipients), raw=raw)
         )
         self._bytes += len(raw)
-        while len(self._mails) > self._most_mails or (
-            self._bytes > self._most_bytes and len(self._mails) > 1
-        ):
+        while len(self._mails) > self._most_mails or (self._bytes > self._most_bytes and len(self._mails) > 1):
             self._bytes -= len(self._mails.popleft().raw)
 
     def clear(self) -> None:

@@ -36,9 +36,7 @@ def choose_port(preferred: int | None = None) -> int:
     for port in random.sample(_CHOICE, 200):
         if is_free(port):
             return port
-    raise DevError(
-        f"None of 200 ports tried between {_CHOICE.start} and {_CHOICE.stop} on 127.0.0.1 is free."
-    )
+    raise DevError(f"None of 200 ports tried between {_CHOICE.start} and {_CHOICE.stop} on 127.0.0.1 is free.")
 
 
 def holder_of(port: int) -> str | None:

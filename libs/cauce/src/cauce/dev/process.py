@@ -103,10 +103,14 @@ class Process:
         self.kill()
         return in_time
 
-    def kill(self) -> None:
-        """SIGKILL for the whole group, now; returns when the process is gone."""
+    def abort(self) -> None:
+        """SIGKILL for the whole group without waiting; `stop` or `kill` must still be called."""
         with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group, now; returns when the process is gone."""
+        self.abort()
         self._child.wait(5)
         self._release()
 

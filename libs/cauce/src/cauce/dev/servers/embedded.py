@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ class EmbeddedServer(ABC):
 
     The first `start()` prefers the ports of the previous run and takes others when they are taken; a later
     `start()` of the same object insists on the same ports, since clients know them. All methods block for a
-    short, bounded time and are not meant for two threads at once. The server never outlives this process.
+    short, bounded time, from any thread, one at a time. The server never outlives this process.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,8 @@ class EmbeddedServer(ABC):
         self._ports: dict[str, int] = {}
         self._process: Process | None = None
         self._lock = FileLock(folder / "lock")
+        self._turn = threading.RLock()
+        self._aborted = threading.Event()
 
     # What a server adds
 
@@ -103,8 +106,33 @@ class EmbeddedServer(ABC):
 
         Raises DevError or one of its kinds; nothing runs then.
         """
-        if self.running:
-            return
+        with self._turn:
+            self._aborted.clear()
+            if not self.running:
+                self._start()
+
+    def stop(self) -> None:
+        """Stop cleanly, by force after `stop_within_s`; data are kept. Stopping twice does nothing more."""
+        with self._turn:
+            if self._process:
+                self._process.signal(signal.SIGCONT)
+                self._process.stop(grace_s=self.stop_within_s)
+            self._discard()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL). Data are kept as far as the server had written them."""
+        self.abort()
+        with self._turn:
+            self._discard()
+
+    def abort(self) -> None:
+        """Make a start that is under way in another thread fail soon, and kill what it has started."""
+        self._aborted.set()
+        process = self._process
+        if process:
+            process.signal(signal.SIGKILL)
+
+    def _start(self) -> None:
         self._discard()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.acquire(
@@ -128,21 +156,8 @@ class EmbeddedServer(ABC):
                         raise
             self.kept.keep_ports(self._ports)
         except BaseException:
-            self.kill()
+            self._discard()
             raise
-
-    def stop(self) -> None:
-        """Stop cleanly, by force after `stop_within_s`; data are kept. Stopping twice does nothing more."""
-        if self._process:
-            self._process.signal(signal.SIGCONT)
-            self._process.stop(grace_s=self.stop_within_s)
-        self._discard()
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL). Data are kept as far as the server had written them."""
-        if self._process:
-            self._process.kill()
-        self._discard()
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing is answered, as behind a dead network."""
@@ -168,17 +183,14 @@ class EmbeddedServer(ABC):
             if not is_free(port):
                 holder = holder_of(port)
                 raise PortInUseError(
-                    f"Port {port} of {self.name} is in use{f' by {holder}' if holder else ''}. "
-                    "Stop what listens there."
+                    f"Port {port} of {self.name} is in use{f' by {holder}' if holder else ''}. Stop what listens there."
                 )
 
     def _launch(self) -> None:
         self.prepare()
         if self.log_file.exists():
             os.replace(self.log_file, self.log_file.with_suffix(".log.previous"))
-        output = os.open(
-            self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        output = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._process = Process(
                 self.command(),
@@ -198,12 +210,13 @@ class EmbeddedServer(ABC):
     def _wait_until_it_answers(self, process: Process) -> None:
         deadline = time.monotonic() + self._start_within_s
         while not self.answers():
+            if self._aborted.is_set():
+                raise DevError(f"The start of {self.name} was given up.")
             code = process.exit_code()
             if code is not None:
                 process.kill()
                 raise ProcessDiedError(
-                    f"{self.name} ended while starting ({describe_exit(code)}). "
-                    f"Its last words:\n{self.last_words()}",
+                    f"{self.name} ended while starting ({describe_exit(code)}). Its last words:\n{self.last_words()}",
                     name=self.name,
                     exit_code=code,
                 )

@@ -23,9 +23,7 @@ class Kept:
         if not self._path.exists():
             return
         try:
-            self._values = cast(
-                "dict[str, dict[str, str]]", json.loads(self._path.read_text(encoding="utf-8"))
-            )
+            self._values = cast("dict[str, dict[str, str]]", json.loads(self._path.read_text(encoding="utf-8")))
         except ValueError:
             raise DevError(
                 f"{self._path} is not readable as JSON. Restore it, or remove the folder {self._path.parent} "

@@ -133,15 +133,11 @@ class PostgresServer(EmbeddedServer):
         role = role or name
         for word in (name, role):
             if not _NAME.fullmatch(word):
-                raise ValueError(
-                    f"{word!r} is no name for a database: use a-z, 0-9 and _, at most 63 of them."
-                )
+                raise ValueError(f"{word!r} is no name for a database: use a-z, 0-9 and _, at most 63 of them.")
         password = self.kept.secret(f"role {role}")
         with self._connect() as connection:
             # The verifier is computed here, so the password itself never travels or reaches a log.
-            verifier = connection.pgconn.encrypt_password(
-                password.encode(), role.encode(), b"scram-sha-256"
-            ).decode()
+            verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
             known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
             verb = "ALTER" if known else "CREATE"
             connection.execute(f"{verb} ROLE {role} LOGIN PASSWORD '{verifier}'".encode())
@@ -227,9 +223,7 @@ class PostgresServer(EmbeddedServer):
             output.seek(0)
             said = output.read().decode(errors="replace")
         if done.returncode != 0:
-            raise DevError(
-                f"{Path(command[0]).name} failed (exit code {done.returncode}):\n{said.strip()[-2000:]}"
-            )
+            raise DevError(f"{Path(command[0]).name} failed (exit code {done.returncode}):\n{said.strip()[-2000:]}")
         return said
 
 
@@ -238,12 +232,8 @@ def _programs_within_reach(programs: Path, account: Account) -> Path:
     if account.can_enter(programs):
         return programs
     install = programs.parent
-    libraries = install.parent.with_name(
-        f"{install.parent.name}.libs"
-    )  # beside the wheel's package; RPATH leads there
-    version = hashlib.sha256(f"{programs} {(programs / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[
-        :16
-    ]
+    libraries = install.parent.with_name(f"{install.parent.name}.libs")  # beside the wheel's package; RPATH leads there
+    version = hashlib.sha256(f"{programs} {(programs / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:16]
     copy = _PROGRAMS_FOR_ALL / f"postgres-{version}"
     in_copy = copy / install.parent.name / install.name / programs.name
     if not in_copy.is_dir():

