@@ -5,6 +5,7 @@ no memory, no acknowledgement, no replay. Every replica of a service hears every
 """
 
 import asyncio
+import os
 import random
 import re
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from cauce.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.errors import ConfigurationError, TransportUnavailableError
@@ -70,6 +72,16 @@ class RedisPubSub:
         self._clock = clock
         self._new_id = new_id
         self._publisher = _Publisher(self._server, limit_s=publish_limit_s)
+
+    @classmethod
+    def from_environment(cls) -> "RedisPubSub":
+        """For programs that read no settings of their own: REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASS."""
+        url = os.environ.get("REDIS_URL")
+        if not url:
+            password = os.environ.get("REDIS_PASS", "")
+            login = f":{quote(password, safe='')}@" if password else ""
+            url = f"redis://{login}{os.environ.get('REDIS_HOST') or 'localhost'}:{os.environ.get('REDIS_PORT') or 6379}"
+        return cls(url)
 
     async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
         """Return once the server has taken the batch, in order; how many heard it is not known.
