@@ -1,5 +1,7 @@
 """What accounts-ms tells the other services. Payloads are plain data; the password never leaves accounts-ms."""
 
+from collections.abc import Mapping
+
 from cauce import IntegrationEvent
 
 __all__ = ["NEST_NAMES", "SOURCE", "UserCreated", "UserDeleted", "UserUpdated"]
@@ -50,5 +52,5 @@ class UserDeleted(
     id: str
 
 
-NEST_NAMES = {UserCreated: _ARTICLE_USER_CREATED}
+NEST_NAMES: Mapping[type[IntegrationEvent], str] = {UserCreated: _ARTICLE_USER_CREATED}
 """The names under which a NestJS listener of the article hears these events over Pub/Sub."""

@@ -2,23 +2,22 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
-
 from cauce import IntegrationEvent
+from msgspec import Meta, Struct
 
 __all__ = ["SOURCE", "Favorites", "UserFavoritesUpdated"]
 
 SOURCE = "music-discovery-ms"
 
-Title = Annotated[str, Meta(min_length=1)]
+MusicId = Annotated[str, Meta(min_length=1)]
 
 
 class Favorites(Struct, frozen=True, kw_only=True):
     """Ids of what the user likes, in the user's order."""
 
-    songs: tuple[Title, ...] = ()
-    artists: tuple[Title, ...] = ()
-    albums: tuple[Title, ...] = ()
+    songs: tuple[MusicId, ...] = ()
+    artists: tuple[MusicId, ...] = ()
+    albums: tuple[MusicId, ...] = ()
 
 
 class UserFavoritesUpdated(
@@ -27,6 +26,7 @@ class UserFavoritesUpdated(
     version=1,
     key="user_id",
     source=SOURCE,
+    rename="camel",
 ):
     """The user's favorites, whole, as they now are."""
 

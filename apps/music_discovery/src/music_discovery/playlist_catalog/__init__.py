@@ -1,0 +1,1 @@
+"""The playlists that everybody may find."""

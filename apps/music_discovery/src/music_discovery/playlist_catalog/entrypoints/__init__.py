@@ -1,0 +1,1 @@
+"""How the world reaches the public playlists: over HTTP and by events."""

@@ -1,0 +1,1 @@
+"""What both modules may know: the domain events they talk in, and nothing else."""

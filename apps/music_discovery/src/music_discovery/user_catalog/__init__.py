@@ -1,0 +1,1 @@
+"""Each user's own music: their playlists and what they like."""

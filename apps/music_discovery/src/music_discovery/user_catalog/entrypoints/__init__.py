@@ -1,0 +1,1 @@
+"""How the world reaches the users' catalogs: over HTTP and by events."""
