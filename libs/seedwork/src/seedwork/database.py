@@ -101,9 +101,7 @@ def _blocking_engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = (
-        None  # we begin ourselves: the driver would leave DDL outside the transaction
-    )
+    connection.isolation_level = None  # we begin ourselves: the driver would leave DDL outside the transaction
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()

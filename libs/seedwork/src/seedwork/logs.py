@@ -54,7 +54,7 @@ def configure(settings: LogSettings, *, out: TextIO | None = None) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if settings.log_format == "json" else "%H:%M:%S", utc=True),
         structlog.processors.StackInfoRenderer(),
         _mask_secrets,
     ]

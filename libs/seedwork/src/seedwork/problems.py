@@ -61,9 +61,7 @@ class Problem(Exception):  # noqa: N818  # the word of RFC 9457
 class FieldError(BaseModel):
     """One thing wrong with the request."""
 
-    place: str = Field(
-        serialization_alias="in", examples=["body"], description="body, path, query, header or cookie"
-    )
+    place: str = Field(serialization_alias="in", examples=["body"], description="body, path, query, header or cookie")
     path: str = Field(
         examples=["/email"], description="JSON Pointer into the body, or the parameter's name; empty: all"
     )
@@ -189,9 +187,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     errors = [_field_error(one) for one in found[:_MAX_ERRORS]]
     more = len(found) - len(errors)
     detail = f"{errors[0].path or errors[0].place}: {errors[0].detail}" if len(errors) == 1 else None
-    detail = (
-        detail or f"{len(found)} fields are wrong{f'; the first {len(errors)} are listed' if more else ''}."
-    )
+    detail = detail or f"{len(found)} fields are wrong{f'; the first {len(errors)} are listed' if more else ''}."
     return problem_response(422, detail=detail, errors=errors)
 
 

@@ -28,9 +28,7 @@ def _transport(value: str) -> str:
     if value in NOT_YET:
         raise ValueError(f"not yet; there are {' and '.join(TRANSPORTS)}")
     nearest = get_close_matches(value, TRANSPORTS, n=1)
-    raise ValueError(
-        f"not one of {', '.join(TRANSPORTS)}." + (f" Did you mean {nearest[0]}?" if nearest else "")
-    )
+    raise ValueError(f"not one of {', '.join(TRANSPORTS)}." + (f" Did you mean {nearest[0]}?" if nearest else ""))
 
 
 def _redis_url(value: str) -> str:
@@ -63,12 +61,10 @@ def _upper(value: object) -> object:
 
 
 class LogSettings(BaseSettings):
-    log_format: Literal["console", "json"] = Field(
-        "console", description="console for people, json for machines"
+    log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+        "INFO", description="the least level that is logged"
     )
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
-    ] = Field("INFO", description="the least level that is logged")
 
 
 class BrokerSettings(BaseSettings):
