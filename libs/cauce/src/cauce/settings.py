@@ -195,6 +195,7 @@ class _Sources:
     folder: Path
     file: Mapping[str, _Given] = field(default_factory=dict[str, _Given])
     problems: tuple[str, ...] = ()
+    generated: bool = False  # by `cauce dev`, for all services: a name one of them lacks is nobody's mistake
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None, folder: Path | None) -> "_Sources":
@@ -210,7 +211,7 @@ class _Sources:
         else:
             path = folder / named
         file, problems = _parse(path, _relative(path, folder))
-        return cls(environment, folder, file, tuple(problems))
+        return cls(environment, folder, file, tuple(problems), generated=_written_by_cauce_dev(path))
 
     def get(self, name: str) -> _Given | None:
         if value := self.environment.get(name):
@@ -232,6 +233,15 @@ def _upward(folder: Path) -> Iterator[Path]:
 def _relative(path: Path, folder: Path) -> str:
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _written_by_cauce_dev(path: Path) -> bool:
+    from cauce.dev.state_file import MARK
+
+    try:
+        return path.read_text(encoding="utf-8").startswith(MARK)
+    except (OSError, UnicodeDecodeError):  # told by _parse
+        return False
 
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
@@ -302,7 +312,7 @@ def _misspelt(declared: Iterable[_Declared], sources: _Sources) -> Iterator[str]
                 f"(If it is another program's: {IGNORE_ENV}={name})"
             )
     for name, given in sources.file.items():
-        if name in known or name in sources.ignored:
+        if sources.generated or name in known or name in sources.ignored:
             continue
         nearest = _meant(name, known)
         if nearest or complete:

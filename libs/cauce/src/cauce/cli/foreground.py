@@ -34,7 +34,7 @@ async def run_in_foreground(folder: Path, *, only_servers: bool) -> int:
     system = DevSystem(project, only_servers=only_servers, report=terminal)
     stop.install(on_second=lambda: _kill(system, terminal))
     try:
-        return await _run(project, system, terminal, stop)
+        return await _run(system, terminal, stop)
     except ConfigurationError as error:
         terminal.failure(str(error))
         return 2
@@ -45,9 +45,8 @@ async def run_in_foreground(folder: Path, *, only_servers: bool) -> int:
         stop.uninstall()
 
 
-async def _run(project: Project, system: DevSystem, terminal: Terminal, stop: "_Stop") -> int:
+async def _run(system: DevSystem, terminal: Terminal, stop: "_Stop") -> int:
     started = time.monotonic()
-    terminal.heading(f"{project.name}: starting (Ctrl-C stops)")
     with suppress(asyncio.CancelledError):
         # The signal cancels this task wherever it is, so that a start can be interrupted as well.
         async with system:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cauce.dev.errors import PortInUseError
-from cauce.dev.ports import holder_of, is_free
+from cauce.dev.ports import choose_port, holder_of, is_free
 from cauce.dev.project import Project, ServiceSpec, expand
 from cauce.errors import ConfigurationError, did_you_mean
 
@@ -78,14 +78,16 @@ def require_free_ports(project: Project, environment: Mapping[str, str]) -> None
     """
     lines: list[str] = []
     wanted: dict[int, str] = {}
-    for service, host, port, variable in _ports(project, environment):
+    ports = list(_ports(project, environment))
+    taken = {port for _, _, port, _ in ports}
+    for service, host, port, variable in ports:
         owner = wanted.setdefault(port, service.name)
         if owner != service.name:
             raise ConfigurationError([f"{owner} and {service.name} both want port {port}."], where="the services")
         if is_free(port, "127.0.0.1" if host in ("localhost", "0.0.0.0") else host):
             continue
         holder = holder_of(port)
-        other = f", or give {service.name} another port: {variable}={_free_after(port)}" if variable else ""
+        other = f", or give {service.name} another port: {variable}={_free_port_beside(taken)}" if variable else ""
         line = (
             f"Port {port} is in use{f' by {holder}' if holder else ''}, and {service.name} needs it. "
             f"Stop what listens there{other}."
@@ -119,5 +121,6 @@ def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[tuple[S
                 yield service, host, port, named[1] if named else None
 
 
-def _free_after(port: int) -> int:
-    return next((other for other in range(port + 1, min(port + 1_000, 65_536)) if is_free(other)), port + 1)
+def _free_port_beside(taken: set[int]) -> int:
+    candidates = range(max(taken) + 1, 65_536)
+    return next((port for port in candidates if is_free(port)), choose_port())

@@ -99,7 +99,8 @@ class DevService:
         code = self.exit_code()
         if code is not None:
             raise ProcessDiedError(
-                f"{self.name} ended unasked ({describe_exit(code)}). Its last lines:\n{self.last_words()}",
+                f"{self.name} ended unasked ({describe_exit(code)}); everything was stopped. "
+                f"Its last lines:\n{self.last_words()}",
                 name=self.name,
                 exit_code=code,
             )

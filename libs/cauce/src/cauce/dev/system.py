@@ -173,6 +173,7 @@ class DevSystem:
         self.elsewhere = plan.elsewhere
         if not self._only_servers:
             require_free_ports(self.project, self._given)
+        self._report.progress(self.project.name, "starting (Ctrl-C stops)", done=False)
         self._state_file.remove()  # one that a killed run left behind tells of servers that are gone
         for name in plan.servers:
             self.servers[name] = self._make_server(name)
@@ -242,10 +243,16 @@ class DevSystem:
         """Raise as soon as something ends that nobody asked to end."""
         while True:
             for name in list(self._watched):
-                if name in self.servers:
-                    self._server_must_run(name)
-                else:
-                    self._service(name).must_run()
+                try:
+                    if name in self.servers:
+                        self._server_must_run(name)
+                    else:
+                        self._service(name).must_run()
+                except ProcessDiedError as died:
+                    self._report.progress(
+                        name, f"ended unasked ({describe_exit(died.exit_code)}): stopping everything", done=False
+                    )
+                    raise
             await asyncio.sleep(0.1)
 
     def _server_must_run(self, name: str) -> None:
@@ -253,7 +260,7 @@ class DevSystem:
         code = server.exit_code()
         if code is not None:
             raise ProcessDiedError(
-                f"The server {name} ended unasked ({describe_exit(code)}). Its last words:\n"
+                f"The server {name} ended unasked ({describe_exit(code)}); everything was stopped. Its last words:\n"
                 f"{server.last_words()}\nThe whole log: {server.log_file}",
                 name=name,
                 exit_code=code,

@@ -49,7 +49,8 @@ class Terminal:
 
     def failure(self, text: str) -> None:
         """What went wrong, on standard error, its first line marked."""
-        self._write(sys.stderr, f"{self._paint('✗', _RED)} {text}")
+        safe = "\n".join(map(_printable, text.split("\n")))
+        self._write(sys.stderr, f"{self._paint('✗', _RED)} {safe}")
 
     def say(self, text: str) -> None:
         self._write(self._output, text)

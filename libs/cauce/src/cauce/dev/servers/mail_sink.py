@@ -15,7 +15,7 @@ __all__ = ["MailSinkServer"]
 class MailSinkServer(EmbeddedServer):
     """Takes every mail, delivers none, shows them over HTTP. They live in memory: a restart forgets them."""
 
-    name: ClassVar[str] = "mail sink"
+    name: ClassVar[str] = "mail-sink"
     port_names: ClassVar[Sequence[str]] = ("smtp", "http")
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
