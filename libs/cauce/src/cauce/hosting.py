@@ -45,6 +45,9 @@ def run(
     `app` is an ASGI application whose lifespan is the service's; without one the service runs alone. A port in use is
     a configuration mistake: one line that names it. `grace_s` bounds the whole drain.
     """
+    if not logging.getLogger().handlers:
+        # A program that configured no logging still hears what its service has to say.
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         sockets = {
             "http": _listen(host, port, "http") if app is not None and port is not None else None,
