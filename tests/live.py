@@ -1,0 +1,146 @@
+"""The whole system for the system tests: every process real, on ports of its own, stopped at the end."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from cauce.dev.ports import choose_port
+from cauce.dev.project import Project
+from cauce.dev.system import DevSystem
+
+__all__ = ["LiveSystem", "eventually", "live_system"]
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTS = (
+    "ACCOUNTS_PORT",
+    "ACCOUNTS_HEALTH_PORT",
+    "MAILING_HEALTH_PORT",
+    "MUSIC_DISCOVERY_PORT",
+    "MUSIC_DISCOVERY_HEALTH_PORT",
+)
+CLEAN = (
+    "REDIS_",
+    "SMTP_",
+    "MAIL_",
+    "ACCOUNTS_",
+    "MAILING_",
+    "MUSIC_DISCOVERY_",
+    "EVENTS_",
+    "NEST_",
+    "STORE",
+    "LOG_",
+    "CAUCE_",
+)
+
+
+class LiveSystem:
+    """A running system and its public doors. Its loop runs in a thread, so that tests are plain functions."""
+
+    def __init__(self, system: DevSystem, environment: dict[str, str], loop: asyncio.AbstractEventLoop) -> None:
+        self.system = system
+        self.environment = environment
+        self._loop = loop
+        self.http = httpx.Client(timeout=10)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], *, within_s: float = 60) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(within_s)
+
+    @property
+    def accounts(self) -> str:
+        return f"http://127.0.0.1:{self.environment['ACCOUNTS_PORT']}"
+
+    @property
+    def discovery(self) -> str:
+        return f"http://127.0.0.1:{self.environment['MUSIC_DISCOVERY_PORT']}"
+
+    def ready(self, service: str) -> httpx.Response:
+        port = self.environment[f"{service.upper().replace('-', '_')}_HEALTH_PORT"]
+        return self.http.get(f"http://127.0.0.1:{port}/health/ready")
+
+    def counters(self, service: str) -> dict[str, int]:
+        port = self.environment[f"{service.upper().replace('-', '_')}_HEALTH_PORT"]
+        return self.http.get(f"http://127.0.0.1:{port}/counters").json()
+
+    def mails(self, recipient: str = "") -> list[dict[str, Any]]:
+        mails = self.http.get(f"{self.system.environment['CAUCE_MAILS_URL']}/mails").json()
+        return [mail for mail in mails if not recipient or mail["recipients"] == [recipient]]
+
+    def catalog(self, user_id: str) -> dict[str, Any] | None:
+        """The user's catalog, if there is one."""
+        answer = self.http.get(f"{self.discovery}/user-catalog/user/{user_id}")
+        return answer.json() if answer.status_code == 200 else None
+
+    def not_ready(self, service: str) -> dict[str, str]:
+        """What the service says it misses; empty when it is ready."""
+        return self.ready(service).json()["not_ready"]
+
+    def sign_up(self, **user: str) -> httpx.Response:
+        return self.http.post(f"{self.accounts}/users", json=user)
+
+    def lines(self, service: str) -> list[str]:
+        return list(self.system.services[service].lines)
+
+
+@contextmanager
+def live_system(folder: Path, **settings: str) -> Generator[LiveSystem]:
+    """Start the repository's system with its data in `folder`; `settings` are environment variables."""
+    import os
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
+    environment |= {name: str(choose_port()) for name in PORTS} | settings
+    project = replace(Project.read(ROOT / "pyproject.toml"), root=folder)
+    started: threading.Event = threading.Event()
+    stop: list[Callable[[], object]] = []
+    outcome: list[Any] = []
+
+    async def main() -> None:
+        leave = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(leave.set))
+        async with DevSystem(project, environment=environment) as system:
+            outcome.append(LiveSystem(system, environment, loop))
+            started.set()
+            await leave.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # handed to the test below
+            outcome.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run, name="live system")
+    thread.start()
+    try:
+        assert started.wait(120), "the system did not start within two minutes"
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        yield outcome[0]
+    finally:
+        if outcome and isinstance(outcome[0], LiveSystem):
+            outcome[0].http.close()
+        for leave in stop:
+            leave()
+        thread.join(60)
+    if isinstance(outcome[-1], BaseException):
+        raise outcome[-1]
+
+
+def eventually(condition: Callable[[], T | None], *, within_s: float = 15.0, what: str = "") -> T:
+    """The first true answer of `condition`; fails with the last one after `within_s`. For other processes' doings."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
+        time.sleep(0.02)
