@@ -5,6 +5,8 @@
     postgres       `.database()` gives the URL of a fresh database; as many as wanted, dropped after the test
     own_postgres   a PostgreSQL of this test's own
     mail_sink      the session's mail sink, emptied before the test
+    nothing_left   fails the test when a process that it started is still there at its end
+    family         `remaining = family(pid)`: all descendants of a process, to see later that none remained
 
 None survives this process, not even if it is killed.
 """
@@ -12,9 +14,12 @@ None survives this process, not even if it is killed.
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from cauce.dev.servers import MailSinkServer, PostgresServer, ScratchDatabases, ValkeyServer
 
@@ -97,3 +102,46 @@ def mail_sink(session_mail_sink: MailSinkServer) -> MailSinkServer:
     session_mail_sink.start()
     session_mail_sink.clear()
     return session_mail_sink
+
+
+def _still_running(processes: list[psutil.Process], within_s: float = 15.0) -> list[str]:
+    """Who still runs when all should be gone, after waiting for the last of them."""
+    deadline = time.monotonic() + within_s
+    while processes := [process for process in processes if _runs(process)]:
+        if time.monotonic() > deadline:
+            return [_describe(process) for process in processes]
+        time.sleep(0.02)
+    return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _describe(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    return str(process.pid)
+
+
+@pytest.fixture
+def family() -> Callable[[int], Callable[[], list[str]]]:
+    """`remaining = family(pid)` remembers all descendants; `remaining()` waits for their end and names who stays."""
+
+    def remember(pid: int) -> Callable[[], list[str]]:
+        members = psutil.Process(pid).children(recursive=True)
+        return lambda: _still_running(members)
+
+    return remember
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails the test when a process that it started is still there at its end."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    later = psutil.Process().children(recursive=True)
+    if remaining := _still_running([process for process in later if process not in before]):
+        pytest.fail(f"still running: {remaining}")

@@ -226,7 +226,7 @@ class _Reading:
     def _command(self, table: Mapping[str, object], path: tuple[str, ...], name: str) -> tuple[str, ...]:
         text = self._text(table, "command", path)
         if text is None:
-            if "command" not in table:
+            if all(key in _SERVICE_KEYS for key in table) and "command" not in table:  # else it is misspelt
                 self.problem(path, f'{name} has no command, as in command = "python -m {name}".')
             return ()
         try:

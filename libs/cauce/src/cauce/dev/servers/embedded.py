@@ -18,6 +18,9 @@ from cauce.dev.servers.kept import Kept
 
 __all__ = ["EmbeddedServer", "last_lines"]
 
+LOCK_WITHIN_S = 10.0
+"""Longer than what a killed supervisor leaves behind takes to end by itself (two seconds)."""
+
 
 class EmbeddedServer(ABC):
     """A real server on 127.0.0.1 whose data, ports and passwords live in `folder` and survive restarts.
@@ -138,7 +141,7 @@ class EmbeddedServer(ABC):
         self._lock.acquire(
             f"The data of {self.name} in {self.folder} are in use by another server "
             "(started by pid {pid}). Stop that one first.",
-            within_s=10.0,  # what a killed supervisor leaves behind ends by itself within two seconds
+            within_s=LOCK_WITHIN_S,
         )
         try:
             self.kept.load()

