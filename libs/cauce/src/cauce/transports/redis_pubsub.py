@@ -137,6 +137,7 @@ class RedisPubSub:
         connection = await self._server.connect()
         try:
             early = await self._subscribe(connection, routes)
+            self._publisher.try_again()
             status.up()
             for message in early:
                 await self._hand_over(message, routes, deliver)
@@ -244,6 +245,10 @@ class _Publisher:
                 await connection.close()
             raise
         self._connection = connection
+
+    def try_again(self) -> None:
+        """The server answers, as somebody else found out: no more failing at once."""
+        self._silent_until = 0.0
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
