@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from cauce.context import Context
 from cauce.envelope import Emission, Envelope, current_emission
 from cauce.errors import ConfigurationError, ListenersFailedError, PublishError, did_you_mean
-from cauce.events import DomainEvent, Event, IntegrationEvent, describe, find_field_problems
+from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe, find_field_problems
 from cauce.listeners import Listener, Parameter, listeners_in
 from cauce.names import is_pattern
 
@@ -203,6 +203,7 @@ class Bus:
                 "process. Publish it in a service's transaction."
             )
         describe(type(event))
+        check_fields(type(event))
         return in_order(self._listeners, type(event))
 
 

@@ -5,7 +5,6 @@ The class body is the payload; everything else about an event is in its envelope
 """
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Never, TypeAlias, dataclass_transform
@@ -13,12 +12,15 @@ from typing import Any, Literal, Never, TypeAlias, dataclass_transform
 from msgspec import Struct, StructMeta, field
 
 from cauce.errors import DefinitionError, did_you_mean
+from cauce.immutable import field_problems, looks_like_a_secret, secret_looking
 
-__all__ = ["DomainEvent", "Event", "EventType", "IntegrationEvent", "describe", "find_field_problems"]
+__all__ = ["DomainEvent", "Event", "EventType", "IntegrationEvent", "check_fields", "describe", "find_field_problems"]
 
 
 Rename: TypeAlias = Literal["camel", "kebab", "pascal", "lower", "upper"] | None
 """How field names are spelled on the wire; `rename="camel"` is what JavaScript peers expect."""
+
+_RENAMES = ("camel", "kebab", "pascal", "lower", "upper")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class EventType:
     earlier_names: tuple[str, ...]
     """Names the event had before, still accepted from the wire."""
     not_secret: Mapping[str, str]
+    """Fields (dotted paths for nested ones) that only look like secrets, each with the reason."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -60,22 +63,35 @@ class EventMeta(StructMeta):
     ) -> "EventMeta":
         if unknown:
             raise DefinitionError(_unknown_keywords(class_name, unknown))
+        if rename is not None and rename not in _RENAMES:
+            expected = f"rename is one of {', '.join(_RENAMES)}"
+            raise DefinitionError(f"{class_name}: rename={rename!r}: {expected}.{did_you_mean(rename, _RENAMES)}")
         cls: Any = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         cls.__cauce__ = None
+        if cls.__module__ == __name__:
+            return cls
         if isinstance(earlier_names, str):
             raise DefinitionError(f"{class_name}: earlier_names is a tuple of names; write ({earlier_names!r},)")
+        cls.__cauce_not_secret__ = {
+            **{word: why for base in reversed(cls.__mro__[1:]) for word, why in _not_secret_of(base).items()},
+            **(not_secret or {}),
+        }
         described = EventType(
             cls=cls,
-            name=name or "",
+            name="" if name is None else name,
             version=1 if version is None else version,
             key=key,
             source=source,
             earlier_names=tuple(earlier_names),
-            not_secret=dict(not_secret or {}),
+            not_secret=cls.__cauce_not_secret__,
         )
-        if bases[0] is Struct or cls.__module__ == __name__:
-            return cls
-        problems = list(_problems(described, named=name is not None, versioned=version is not None))
+        said = {"version": version, "key": key, "source": source, "earlier_names": described.earlier_names or None}
+        if name is None:
+            problems = list(_problems_of_a_base(word for word, value in said.items() if value is not None))
+        else:
+            problems = list(_problems(described, versioned=version is not None))
+        problems += _secret_problems(described)
+        problems += find_field_problems(cls, allow_unresolved=True)
         if problems:
             raise DefinitionError(f"{class_name}: " + "; ".join(problems))
         if name is not None:
@@ -129,60 +145,78 @@ def _unknown_keywords(class_name: str, unknown: Mapping[str, object]) -> str:
     )
 
 
-def _problems(described: EventType, *, named: bool, versioned: bool) -> Iterable[str]:
+def _not_secret_of(base: type) -> Mapping[str, str]:
+    return base.__dict__.get("__cauce_not_secret__") or {}
+
+
+def _problems_of_a_base(said: Iterable[str]) -> Iterable[str]:
+    """A class without a name is a base for others; whoever says more about it forgot the name."""
+    for word in said:
+        yield f'it says {word}=… and has no name, so it cannot be published; give it one: name="…"'
+
+
+def _problems(described: EventType, *, versioned: bool) -> Iterable[str]:
     cls = described.cls
-    if named:
-        for text in (described.name, *described.earlier_names):
-            if len(text) > _MAX_NAME_LENGTH or not _NAME.fullmatch(text):
-                yield (
-                    f"{text!r} is not an event name: lower-case words joined by '-' or '_', segments joined by '.', "
-                    f"at most {_MAX_NAME_LENGTH} characters, like 'accounts.user-created'"
-                )
-        if issubclass(cls, IntegrationEvent):
-            if not versioned:
-                yield "an integration event is a contract and needs a version: version=1"
-            if not described.source:
-                yield 'an integration event says who publishes it: source="accounts-ms"'
-        if described.version < 1:
-            yield f"version={described.version}: versions count from 1"
+    for text in (described.name, *described.earlier_names):
+        if not _is_name(text):
+            yield (
+                f"{text!r} is not an event name: lower-case words joined by '-' or '_', segments joined by '.', "
+                f"at most {_MAX_NAME_LENGTH} characters, like 'accounts.user-created'"
+            )
+    for text in dict.fromkeys(described.earlier_names):
+        if text == described.name or described.earlier_names.count(text) > 1:
+            yield f"earlier_names repeats {text!r}"
+    if issubclass(cls, IntegrationEvent):
+        if not versioned:
+            yield "an integration event is a contract and needs a version: version=1"
+        if not described.source:
+            yield 'an integration event says who publishes it: source="accounts-ms"'
+    if type(described.version) is not int or described.version < 1:
+        yield f"version={described.version!r}: versions are whole numbers and count from 1"
     fields = cls.__struct_fields__
     if described.key is not None and described.key not in fields:
         yield (
             f"key={described.key!r} is not one of its fields ({', '.join(fields) or 'it has none'})."
             + did_you_mean(described.key, fields)
         )
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= _MAX_NAME_LENGTH and _NAME.fullmatch(text) is not None
+
+
+def _secret_problems(described: EventType) -> Iterable[str]:
+    fields = described.cls.__struct_fields__
     for allowed, reason in described.not_secret.items():
-        if allowed not in fields:
+        if allowed.partition(".")[0] not in fields:
             yield f"not_secret names {allowed!r}, which is not a field.{did_you_mean(allowed, fields)}"
         if not reason.strip():
             yield f"not_secret[{allowed!r}] states no reason"
-    from cauce.immutable import secret_looking
-
     for field_name in fields:
         if (word := secret_looking(field_name)) and field_name not in described.not_secret:
-            yield (
-                f"the field {field_name!r} looks like a secret ({word!r}), and events are stored and logged. Leave it "
-                f'out, or state why it is none: not_secret={{"{field_name}": "because …"}}'
-            )
-    yield from find_field_problems(cls)
+            yield looks_like_a_secret(field_name, word)
 
 
-def find_field_problems(cls: type[Event]) -> Iterable[str]:
+def check_fields(cls: type[Event]) -> None:
+    """Ask again, before the first publishing, what could not be seen when the class was made. DefinitionError."""
+    if problems := list(find_field_problems(cls, allow_unresolved=True)):
+        raise DefinitionError(f"{cls.__name__}: " + "; ".join(problems))
+
+
+def find_field_problems(cls: type[Event], *, allow_unresolved: bool = False) -> Iterable[str]:
     """Fields that are not frozen all the way down, or not plain data in a contract.
 
-    Annotations that cannot be resolved yet (a forward reference) are passed over; a service asks again at start.
+    With `allow_unresolved`, a class with an annotation that cannot be resolved yet (a forward reference) is passed
+    over; a service asks again at start.
     """
-    from cauce.immutable import field_problems
-
     yield from field_problems(
         cls,
-        allow_unresolved=_is_being_made(cls),
-        home=cls.__module__ if issubclass(cls, IntegrationEvent) else None,
-        not_secret=frozenset(described.not_secret) if (described := cls.__dict__.get("__cauce__")) else frozenset(),
+        allow_unresolved=allow_unresolved,
+        homes=_homes(cls) if issubclass(cls, IntegrationEvent) else None,
+        not_secret=frozenset(_not_secret_of(cls)),
     )
 
 
-def _is_being_made(cls: type) -> bool:
-    """Whether the module still runs: its names need not all be there yet."""
-    module = sys.modules.get(cls.__module__)
-    return getattr(module, cls.__qualname__.partition(".")[0], None) is None
+def _homes(cls: type[Event]) -> frozenset[str]:
+    """Where a contract's nested types may be declared: beside it, or beside a base whose fields it inherits."""
+    return frozenset(base.__module__ for base in cls.__mro__ if issubclass(base, Event)) - {__name__}

@@ -5,24 +5,28 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, json
 
-__all__ = ["field_problems", "secret_looking"]
+__all__ = ["field_problems", "looks_like_a_secret", "secret_looking"]
 
-_PLAIN: tuple[type, ...] = (
-    str, int, float, bool, bytes, complex, type(None), datetime, date, time, timedelta, timezone,
-    Decimal, Fraction, UUID, IPv4Address, IPv6Address,
+_JSON: tuple[type, ...] = (
+    str, int, float, bool, bytes, type(None), datetime, date, time, timedelta, Decimal, UUID,
 )  # fmt: skip
+"""Plain data that travels: what the codec writes and reads back as the same type."""
+
+_LOCAL: tuple[type, ...] = (complex, timezone, Fraction, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+"""Immutable too, but not something the codec reads; only for events that stay in the process."""
 
 _INSTEAD = {
     list: "tuple[…, ...]",
@@ -32,51 +36,155 @@ _INSTEAD = {
 }
 
 _SECRET_WORDS = frozenset(
-    [
-        "password",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "hash",
-        "secret",
-        "token",
-        "pin",
-        "otp",
-        "credential",
-        "credentials",
-        "apikey",
-        "cvv",
-        "cvc",
-    ]
+    (
+        *("password", "passwd", "passphrase", "pwd", "contraseña", "contrasena", "pin", "cvv", "cvc"),
+        *("hash", "secret", "token", "jwt", "otp", "totp", "credential", "apikey"),
+    )
 )
 _SECRET_PAIRS = frozenset({("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key")})
+_SECRET_ANYWHERE = ("password", "passwd", "passphrase")
+"""Also without a border between the words, as in `passwordhash`: no other word contains them."""
 
 
 def secret_looking(field_name: str) -> str | None:
-    """The whole word that makes a name look like a secret, if any: `password_hash` yes, `hashtag` and `pink` no."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", field_name)]
-    for word in words:
+    """The whole word that makes a name look like a secret, if any: `passwordHash` and `tokens` yes, `hashtag` and
+    `pinned` no. A plural is the same word."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+", field_name)]
+    singular = [_singular(word) for word in words]
+    for word in singular:
         if word in _SECRET_WORDS:
             return word
-    for pair in pairwise(words):
+        for part in _SECRET_ANYWHERE:
+            if part in word:
+                return part
+    for pair in pairwise(singular):
         if pair in _SECRET_PAIRS:
             return " ".join(pair)
     return None
 
 
+def _singular(word: str) -> str:
+    for end in ("es", "s"):
+        if word.removesuffix(end) in _SECRET_WORDS or word.removesuffix(end) == "key":
+            return word.removesuffix(end)
+    return word
+
+
+def looks_like_a_secret(path: str, word: str) -> str:
+    """The sentence for a field that must go, or say why it is none."""
+    return (
+        f"the field {path!r} looks like a secret ({word!r}), and events are stored and logged. Leave it "
+        f'out, or state why it is none: not_secret={{"{path}": "because …"}}'
+    )
+
+
 def field_problems(
-    cls: type[Any], *, allow_unresolved: bool, home: str | None, not_secret: frozenset[str]
+    cls: type[Any], *, allow_unresolved: bool, homes: frozenset[str] | None, not_secret: frozenset[str]
 ) -> Iterator[str]:
-    """What is wrong with the fields of `cls`, one sentence each. `home`: the one module nested types may be from."""
+    """What is wrong with the fields of `cls`, one sentence each; the class's own field names are not judged here.
+
+    `homes`: set for a contract, which holds plain data and types declared in these modules only. `not_secret`: dotted
+    paths of nested fields that may look like secrets. With `allow_unresolved`, what holds an annotation that cannot be
+    resolved yet is passed over.
+    """
+    walk = _Walk(allow_unresolved=allow_unresolved, homes=homes, not_secret=not_secret, seen={cls})
+    found = [*walk.fields(cls, path="")]
+    yield from found
+    if homes is not None and not found and not walk.unresolved:
+        yield from _codec_problems(cls)
+
+
+def _codec_problems(cls: type[Any]) -> Iterator[str]:
+    """Combinations no codec can tell apart on the wire, such as `str | UUID`."""
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        if not allow_unresolved:
-            yield f"a field's type cannot be resolved ({error}); import it at module level"
-        return
-    for name in _field_names(cls):
-        if name in hints:
-            yield from _check(hints[name], path=name, home=home, not_secret=not_secret, seen={cls})
+        json.Decoder(cls)
+    except TypeError as error:
+        text = " ".join(str(error).split())
+        yield f"it could not be read back from JSON: {text}"
+
+
+@dataclass
+class _Walk:
+    """One walk over a class's annotations. `seen` ends recursion in self-referring types."""
+
+    allow_unresolved: bool
+    homes: frozenset[str] | None
+    not_secret: frozenset[str]
+    seen: set[type[Any]]
+    unresolved: bool = False
+
+    def fields(self, cls: type[Any], *, path: str) -> Iterator[str]:
+        try:
+            hints = typing.get_type_hints(cls, include_extras=True)
+        except Exception as error:  # an annotation is any expression, and evaluating it can raise anything
+            self.unresolved = True
+            if not self.allow_unresolved:
+                where = f"a field's type of {cls.__name__}" if path else "a field's type"
+                yield f"{where} cannot be resolved ({error}); import it at module level, not under TYPE_CHECKING"
+            return
+        for name in _field_names(cls):
+            if name in hints:
+                yield from self.annotation(hints[name], path=f"{path}.{name}" if path else name)
+
+    def annotation(self, hint: Any, *, path: str) -> Iterator[str]:
+        origin = typing.get_origin(hint)
+        arguments = typing.get_args(hint)
+        if origin is Annotated:
+            yield from self.annotation(arguments[0], path=path)
+        elif origin in (Union, types.UnionType):
+            for argument in arguments:
+                yield from self.annotation(argument, path=path)
+        elif origin is Literal or hint is None:
+            return
+        elif hint in (tuple, frozenset, typing.Tuple, typing.FrozenSet):  # noqa: UP006  # people still write them
+            yield f"the field {path!r}: say what is inside, like {(origin or hint).__name__}[str, ...]"
+        elif origin in (tuple, frozenset):
+            for argument in arguments:
+                if argument is not Ellipsis:
+                    yield from self.annotation(argument, path=f"{path}[]")
+        elif isinstance(hint, NewType):
+            yield from self.annotation(hint.__supertype__, path=path)
+        elif isinstance(hint, TypeVar):
+            yield f"the field {path!r}: a type variable says nothing about what is inside; name the type"
+        elif hint is not Any and isinstance(origin or hint, type):
+            yield from self.klass(origin or hint, path=path)
+        else:
+            yield f"the field {path!r}: {_shown(hint)} is not a type an event can hold; name a concrete, immutable one"
+
+    def klass(self, cls: type[Any], *, path: str) -> Iterator[str]:
+        for mutable, instead in _INSTEAD.items():
+            if issubclass(cls, mutable):
+                yield f"the field {path!r} is mutable ({cls.__name__}); use {instead}"
+                return
+        if cls in _JSON:
+            return
+        if cls in _LOCAL or issubclass(cls, PurePath):
+            if self.homes is not None:
+                yield f"the field {path!r} has the type {cls.__name__}, which JSON cannot carry; use str"
+            return
+        if self.homes is not None and cls.__module__ not in self.homes:
+            yield (
+                f"the field {path!r} has the type {cls.__name__} of {cls.__module__}; a contract holds plain data and "
+                f"types declared beside it in {' or '.join(sorted(self.homes))}"
+            )
+            return
+        if issubclass(cls, Enum) or cls in self.seen:
+            return
+        if not _is_frozen(cls):
+            yield (
+                f"the field {path!r} has the type {cls.__name__}, which is not known to be immutable; make it a frozen "
+                "Struct or a frozen dataclass"
+            )
+            return
+        self.seen.add(cls)
+        for name in _field_names(cls):
+            if (word := secret_looking(name)) and f"{path}.{name}" not in self.not_secret:
+                yield looks_like_a_secret(f"{path}.{name}", word)
+        yield from self.fields(cls, path=path)
+
+
+def _shown(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or repr(hint)
 
 
 def _field_names(cls: type[Any]) -> Iterable[str]:
@@ -85,75 +193,6 @@ def _field_names(cls: type[Any]) -> Iterable[str]:
     if dataclasses.is_dataclass(cls):
         return [field.name for field in dataclasses.fields(cls)]
     return cast("tuple[str, ...]", getattr(cls, "_fields", ()))
-
-
-def _check(
-    hint: Any, *, path: str, home: str | None, not_secret: frozenset[str], seen: set[type[Any]]
-) -> Iterator[str]:
-    """Walk one annotation. `seen` ends recursion in self-referring types."""
-
-    def walk(inner: Any, where: str = path) -> Iterator[str]:
-        return _check(inner, path=where, home=home, not_secret=not_secret, seen=seen)
-
-    origin = typing.get_origin(hint)
-    arguments = typing.get_args(hint)
-    if origin is Annotated:
-        yield from walk(arguments[0])
-    elif origin in (Union, types.UnionType):
-        for argument in arguments:
-            yield from walk(argument)
-    elif origin is Literal or hint is None:
-        return
-    elif origin in (tuple, frozenset):
-        for argument in arguments:
-            if argument is not Ellipsis:
-                yield from walk(argument, f"{path}[]")
-    elif isinstance(hint, NewType):
-        yield from walk(hint.__supertype__)
-    elif isinstance(hint, TypeVar):
-        yield f"{path}: a type variable says nothing about what is inside; name the type"
-    elif hint in (tuple, frozenset):
-        yield f"{path}: say what is inside, like {hint.__name__}[str, ...]"
-    elif isinstance(origin or hint, type):
-        yield from _check_class(origin or hint, path=path, home=home, not_secret=not_secret, seen=seen)
-    else:
-        yield f"{path}: {hint!r} is not a type an event can hold; name a concrete, immutable one"
-
-
-def _check_class(
-    cls: type[Any], *, path: str, home: str | None, not_secret: frozenset[str], seen: set[type[Any]]
-) -> Iterator[str]:
-    for mutable, instead in _INSTEAD.items():
-        if issubclass(cls, mutable):
-            yield f"the field {path!r} is mutable ({cls.__name__}); use {instead}"
-            return
-    if cls in _PLAIN or issubclass(cls, PurePath):
-        return
-    if home is not None and cls.__module__ != home:
-        yield (
-            f"the field {path!r} has the type {cls.__name__} of {cls.__module__}; a contract holds plain data and types "
-            f"declared beside it in {home}"
-        )
-        return
-    if issubclass(cls, Enum) or cls in seen:
-        return
-    if not _is_frozen(cls):
-        yield (
-            f"the field {path!r} has the type {cls.__name__}, which is not known to be immutable; make it a frozen "
-            f"Struct or a frozen dataclass"
-        )
-        return
-    seen.add(cls)
-    for name in _field_names(cls):
-        if (word := secret_looking(name)) and name not in not_secret:
-            yield f"the field {path}.{name} looks like a secret ({word!r}), and events are stored and logged"
-    try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError:
-        return
-    for name in _field_names(cls):
-        if name in hints:
-            yield from _check(hints[name], path=f"{path}.{name}", home=home, not_secret=not_secret, seen=seen)
 
 
 def _is_frozen(cls: type[Any]) -> bool:

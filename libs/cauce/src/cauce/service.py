@@ -22,7 +22,7 @@ from cauce.context import Context
 from cauce.dependencies import Dependencies, Factory, Resolver
 from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, new_id, utc_now
 from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
-from cauce.events import DomainEvent, Event, IntegrationEvent, describe, find_field_problems
+from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe, find_field_problems
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
@@ -230,6 +230,7 @@ class Service:
         plan = self._plans.get(event_type)
         if plan is None:
             describe(event_type)
+            check_fields(event_type)
             heard = in_order(self.listeners, event_type)
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
