@@ -128,8 +128,9 @@ def live_system(folder: Path, **settings: str) -> Generator[LiveSystem]:
     finally:
         if outcome and isinstance(outcome[0], LiveSystem):
             outcome[0].http.close()
-        for leave in stop:
-            leave()
+        if thread.is_alive():
+            for leave in stop:
+                leave()
         thread.join(60)
     if isinstance(outcome[-1], BaseException):
         raise outcome[-1]
