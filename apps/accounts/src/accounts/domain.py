@@ -123,7 +123,7 @@ def parse_email(text: str) -> Email:
     deliver it.
     """
     try:
-        validated = email_validator.validate_email(text, check_deliverability=False, allow_smtputf8=False)
+        validated = email_validator.validate_email(text, check_deliverability=False, allow_smtputf8=False, strict=True)
     except email_validator.EmailNotValidError as error:
         raise InvalidValueError(str(error)) from None
     if validated.ascii_email is None or len(validated.ascii_email) > EMAIL_MAX:

@@ -100,4 +100,8 @@ def transport_from(settings: BrokerSettings, nest_names: Mapping[type[Integratio
         return MemoryTransport()
     from cauce.transports.redis_pubsub import RedisPubSub  # its driver is needed only here
 
-    return RedisPubSub(settings.broker_url, nest_names=nest_names)
+    return RedisPubSub(
+        settings.broker_url,
+        nest_names=nest_names,
+        if_down="start it (make infra), or correct REDIS_HOST, REDIS_PORT and REDIS_PASS",
+    )
