@@ -147,9 +147,10 @@ class EmbeddedServer(ABC):
             self.kept.load()
             ports_are_known = bool(self._ports)
             for attempts_left in (2, 1, 0):
-                if not ports_are_known:
+                if ports_are_known:
+                    self._require_free_ports()
+                else:
                     self._choose_ports()
-                self._require_free_ports()
                 try:
                     self._launch()
                     break
