@@ -18,6 +18,10 @@ class FileLock:
         self._descriptor: int | None = None
 
     @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
+    @property
     def descriptor(self) -> int:
         if self._descriptor is None:
             raise RuntimeError(f"The lock {self._path} is not held.")

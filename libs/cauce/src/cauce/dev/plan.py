@@ -1,13 +1,13 @@
 """What will be started for a project in this environment, decided before anything is."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cauce.dev.errors import PortInUseError
 from cauce.dev.ports import choose_port, holder_of, is_free
-from cauce.dev.project import Project, ServiceSpec, expand
+from cauce.dev.project import Project, expand
 from cauce.errors import ConfigurationError, did_you_mean
 
 __all__ = ["Plan", "make_plan", "require_free_ports"]
@@ -19,7 +19,8 @@ _NAMED_BY = {
     "valkey": ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"),
     "mail-sink": ("SMTP_HOST", "SMTP_PORT"),
 }
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+# What a URL may call this machine, and where to try the port.
+_LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::1": "::1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,37 +77,49 @@ def require_free_ports(project: Project, environment: Mapping[str, str]) -> None
 
     Raises ConfigurationError when two services want the same port or a URL cannot be read.
     """
+    wanted: dict[int, _Port] = {}
+    for port in _ports(project, environment):
+        before = wanted.get(port.number)
+        if before and before.service != port.service:
+            raise ConfigurationError(
+                [f"{before.service} and {port.service} both want port {port.number}."], where="the services"
+            )
+        if before is None or before.variable is None:
+            wanted[port.number] = port
     lines: list[str] = []
-    wanted: dict[int, str] = {}
-    ports = list(_ports(project, environment))
-    taken = {port for _, _, port, _ in ports}
-    for service, host, port, variable in ports:
-        owner = wanted.setdefault(port, service.name)
-        if owner != service.name:
-            raise ConfigurationError([f"{owner} and {service.name} both want port {port}."], where="the services")
-        if is_free(port, "127.0.0.1" if host in ("localhost", "0.0.0.0") else host):
+    for port in wanted.values():
+        if is_free(port.number, port.host):
             continue
-        holder = holder_of(port)
-        other = f", or give {service.name} another port: {variable}={_free_port_beside(taken)}" if variable else ""
-        line = (
-            f"Port {port} is in use{f' by {holder}' if holder else ''}, and {service.name} needs it. "
+        holder = holder_of(port.number)
+        other = (
+            f", or give {port.service} another port: {port.variable}={_free_beside(wanted)}" if port.variable else ""
+        )
+        lines.append(
+            f"Port {port.number} is in use{f' by {holder}' if holder else ''}, and {port.service} needs it. "
             f"Stop what listens there{other}."
         )
-        if line not in lines:
-            lines.append(line)
     if lines:
         raise PortInUseError("\n".join(lines))
 
 
-def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[tuple[ServiceSpec, str, int, str | None]]:
-    """Every port on this machine that a service's URLs name, with the variable that chooses it."""
+@dataclass(frozen=True, slots=True)
+class _Port:
+    service: str
+    host: str
+    number: int
+    variable: str | None  # that chooses it
+
+
+def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[_Port]:
+    """Every port on this machine that a service's URLs name."""
     for service in project.services.values():
         for template in (service.address, service.ready):
             if template is None:
                 continue
             try:
-                parts = urlsplit(expand(template, environment))
-                host, port = parts.hostname, parts.port
+                url = expand(template, environment)
+                parts = urlsplit(url)
+                host, number = parts.hostname, parts.port
             except KeyError as error:
                 raise ConfigurationError(
                     [f"{service.name}: {template} needs the variable {error.args[0]}, which is not set."],
@@ -114,13 +127,13 @@ def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[tuple[S
                 ) from None
             except ValueError as error:
                 raise ConfigurationError(
-                    [f"{service.name}: {expand(template, environment)}: {error}."], where="the environment"
+                    [f"{service.name}: {template} cannot be read as a URL: {error}."], where="the environment"
                 ) from None
-            if host in _LOOPBACK and port:
+            if host in _LOOPBACK and number:
                 named = re.search(r":\$\{(\w+)[^}]*\}(?:/|$)", template)
-                yield service, host, port, named[1] if named else None
+                yield _Port(service.name, _LOOPBACK[host], number, named[1] if named else None)
 
 
-def _free_port_beside(taken: set[int]) -> int:
+def _free_beside(taken: Collection[int]) -> int:
     candidates = range(max(taken) + 1, 65_536)
     return next((port for port in candidates if is_free(port)), choose_port())

@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,8 +38,7 @@ class DevService:
         self._hear = hear
         self._process: Process | None = None
         self._news = asyncio.Event()
-        self._silent = asyncio.Event()
-        self._silent.set()
+        self._reader: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -67,8 +65,7 @@ class DevService:
             ) from error
         finally:
             os.close(inlet)
-        self._silent.clear()
-        tasks.create_task(self._read(outlet), name=f"output of {self.name}")
+        self._reader = tasks.create_task(self._read(outlet), name=f"output of {self.name}")
 
     async def until_ready(self, *, within_s: float, waiting: Callable[[str], None]) -> None:
         """Return once the ready URL answers 200, at once without one; `waiting` hears every 5 s why not yet.
@@ -155,9 +152,10 @@ class DevService:
         return "\n".join(f"    {line}" for line in list(self.lines)[-count:]) or "    (it said nothing)"
 
     async def _forget(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(2):  # a grandchild in a session of its own may still hold the pipe
-                await self._silent.wait()
+        if self._reader is not None:
+            # A grandchild in a session of its own may hold the pipe open for as long as it likes.
+            await asyncio.wait([self._reader], timeout=2)
+            self._reader.cancel()
         self._process = None
 
     async def _read(self, outlet: int) -> None:
@@ -178,7 +176,6 @@ class DevService:
             if rest:
                 self._say(rest)
             transport.close()
-            self._silent.set()
 
     def _say(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r")

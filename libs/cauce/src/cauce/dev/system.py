@@ -71,7 +71,8 @@ class DevSystem:
         self._report: Report = report or Silence()
         self._state_file = StateFile(project.folder / "dev.env")
         self._lock = FileLock(project.folder / "dev.lock")
-        self._tasks = asyncio.TaskGroup()
+        self._reading = asyncio.TaskGroup()
+        self._watching = asyncio.TaskGroup()
         self._watch: asyncio.Task[None] | None = None
         self._watched: set[str] = set()
 
@@ -92,7 +93,8 @@ class DevSystem:
         return found
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        await self._reading.__aenter__()
+        await self._watching.__aenter__()
         try:
             await self._start_all()
         except BaseException as error:
@@ -134,7 +136,7 @@ class DevSystem:
             service = self._service(name)
             if service.running:
                 return
-            service.launch(self._tasks)
+            service.launch(self._reading)
             await service.until_ready(
                 within_s=self.project.ready_within_s,
                 waiting=lambda reason: self._report.progress(name, f"not ready yet: {reason}", done=False),
@@ -177,7 +179,7 @@ class DevSystem:
         self._state_file.remove()  # one that a killed run left behind tells of servers that are gone
         for name in plan.servers:
             self.servers[name] = self._make_server(name)
-        self._watch = self._tasks.create_task(self._watch_all(), name="watch")
+        self._watch = self._watching.create_task(self._watch_all(), name="watch")
         await _together([self.start(name) for name in self.servers])
         self.variables = {**self._server_variables(), **await self._database_variables(plan)}
         self._state_file.write(self.variables)
@@ -271,6 +273,7 @@ class DevSystem:
         ready, self._watched = self._watched, set()
         if self._watch is not None:
             self._watch.cancel()
+        cause = await _leave(self._watching, error)
         try:
             await _together([self.stop(name) for name in self.services])
             for name in self.servers.keys() - ready:
@@ -278,20 +281,30 @@ class DevSystem:
             await _together([asyncio.to_thread(server.stop) for server in self.servers.values()])
         finally:
             self.abort()  # only if this was cancelled is there anything left
-            self._state_file.remove()
-            self._lock.release()
-        try:
-            await self._tasks.__aexit__(type(error) if error else None, error, None)
-        except BaseExceptionGroup as group:
-            cause = _first(group)
-            if cause is not error:
-                raise cause from None
+            if self._lock.held:
+                self._state_file.remove()
+                self._lock.release()
+        # Last, so that what the services say while they drain is still heard.
+        cause = await _leave(self._reading, cause)
+        if cause is not None and cause is not error:
+            raise cause from None
 
     def _service(self, name: str) -> DevService:
         if name not in self.services:
             known = ", ".join([*self.services, *self.servers])
             raise DevError(f"There is no {name!r} in this system; there are {known}.")
         return self.services[name]
+
+
+async def _leave(group: asyncio.TaskGroup, error: BaseException | None) -> BaseException | None:
+    """Leave a task group entered by hand; what was wrong: `error`, or what a task of the group raised."""
+    try:
+        await group.__aexit__(type(error) if error else None, error, None)
+    except BaseExceptionGroup as failed:
+        return _first(failed)
+    except asyncio.CancelledError as cancelled:
+        return cancelled
+    return error
 
 
 async def _together(steps: Sequence[Awaitable[None]]) -> None:
