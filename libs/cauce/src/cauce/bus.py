@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.context import Context
 from cauce.envelope import Emission, Envelope, current_emission
-from cauce.errors import ConfigurationError, ListenersFailedError, PublishError, did_you_mean
-from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe, find_field_problems
-from cauce.listeners import Listener, Parameter, listeners_in
-from cauce.names import is_pattern
+from cauce.errors import ConfigurationError, ListenersFailedError, PublishError
+from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
+from cauce.listeners import Listener, Parameter
 
-__all__ = ["Bus", "DomainEventBus", "IntegrationEventBus", "collect", "in_order", "not_an_event"]
+__all__ = ["Bus", "DomainEventBus", "IntegrationEventBus", "not_an_event"]
 
 
 class DomainEventBus(Protocol):
@@ -35,56 +35,6 @@ class IntegrationEventBus(Protocol):
         Nothing has left the process when it returns: the event goes out after the commit, or never.
         """
         ...
-
-
-def collect(things: Iterable[object], problems: list[str]) -> list[Listener]:
-    """The listeners of all `things`, in order; whatever is wrong with them or their events goes to `problems`."""
-    found = [listener for thing in things for listener in listeners_in(thing, problems)]
-    problems.extend(_doubles(found))
-    problems.extend(_field_problems(found))
-    return found
-
-
-def _doubles(listeners: Sequence[Listener]) -> Iterator[str]:
-    heard: set[tuple[object, ...]] = set()
-    names: dict[str, Listener] = {}
-    for listener in listeners:
-        for target in listener.registration.targets:
-            label = target if isinstance(target, str) else target.__name__
-            if (listener.key, target) in heard:
-                yield f"{listener.name} is registered twice for {label} · {listener.where}"
-            heard.add((listener.key, target))
-        other = names.setdefault(listener.name, listener)
-        if other.key != listener.key:
-            yield (
-                f"two listeners are called {listener.name}: {other.where} and {listener.where}; "
-                'give one a name of its own: @on(…, name="…")'
-            )
-
-
-def _field_problems(listeners: Sequence[Listener]) -> Iterator[str]:
-    targets = (target for listener in listeners for target in listener.registration.targets)
-    for event_type in dict.fromkeys(target for target in targets if not isinstance(target, str)):
-        for problem in find_field_problems(event_type):
-            yield f"{event_type.__name__}: {problem}"
-
-
-def in_order(listeners: Iterable[Listener], event_type: type[Event]) -> list[Listener]:
-    """Those that hear `event_type`: by name first, then by pattern, each as registered."""
-    found = [(listener, listener.hears(event_type)) for listener in listeners]
-    return [
-        *(listener for listener, how in found if how == "exactly"),
-        *(listener for listener, how in found if how == "by_pattern"),
-    ]
-
-
-def unheard_names(listeners: Iterable[Listener], known: Iterable[type[Event]]) -> Iterator[str]:
-    """Exact names in `@on` that no known event bears: a typo, nearly always."""
-    names = {describe(event_type).name for event_type in known}
-    for listener in listeners:
-        for target in listener.registration.targets:
-            if isinstance(target, str) and not is_pattern(target) and target not in names:
-                yield f"{listener.name} hears {target!r}, and no event has that name.{did_you_mean(target, names)}"
 
 
 def not_an_event(thing: object) -> str:
@@ -121,6 +71,7 @@ class Bus:
         problems: list[str] = []
         everything = [*self._things, *things]
         listeners = collect(everything, problems)
+        problems.extend(problems_between(listeners, known_events(everything, listeners), apart=_once))
         for listener in listeners:
             problems.extend(_needs_a_service(listener))
         if problems:
@@ -205,6 +156,10 @@ class Bus:
         describe(type(event))
         check_fields(type(event))
         return in_order(self._listeners, type(event))
+
+
+def _once(_: Listener) -> None:
+    """Here is no commit, so before and after it are the same."""
 
 
 def _needs_a_service(listener: Listener) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cauce.envelope import Emission, Envelope, current_emission
+from cauce.envelope import Emission, Envelope, current_emission, key_of
 from cauce.errors import DecodeError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.listeners import Listener
@@ -116,9 +116,8 @@ class Consumer:
             self._refuse(delivery, f"{error.path}: {error.expectation}")
             return None
         described = describe(event_type)
-        key = None if described.key is None else str(getattr(event, described.key))
         # Whatever name it came under, from here on it has its own.
-        known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key)
+        known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key_of(event, described))
         return _Job(event_type, Emission(event, None, known.source, known), delivery)
 
     async def _work(self, lane: "asyncio.Queue[_Job]") -> None:

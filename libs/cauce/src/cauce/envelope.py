@@ -7,14 +7,24 @@ article's five attributes are here as `id`, `occurred_on`, `source` (its `servic
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from threading import RLock
 
 from msgspec import Raw, Struct
 from uuid_utils import uuid7
 
-from cauce.events import Event, describe
+from cauce.events import Event, EventType, describe
 
-__all__ = ["Clock", "Emission", "Envelope", "NewId", "current_emission", "current_envelope", "new_id", "utc_now"]
+__all__ = [
+    "Clock",
+    "Emission",
+    "Envelope",
+    "NewId",
+    "current_emission",
+    "current_envelope",
+    "key_of",
+    "new_id",
+    "utc_now",
+]
 
 MAX_ID_LENGTH = 128
 
@@ -34,7 +44,8 @@ def utc_now() -> datetime:
 class Envelope(Struct, frozen=True, kw_only=True):
     """An event and its circumstances. Ids that were read from a wire are opaque text of at most 128 characters.
 
-    Raises ValueError for an empty or longer id, and for a time without a zone.
+    Raises ValueError for an id (its own, correlation's or causation's) that is empty or longer, and for a time
+    without a zone.
     """
 
     id: str
@@ -57,8 +68,14 @@ class Envelope(Struct, frozen=True, kw_only=True):
     tracestate: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.id) <= MAX_ID_LENGTH:
-            raise ValueError(f"an event id has 1 to {MAX_ID_LENGTH} characters, this one has {len(self.id)}")
+        cause = self.causation_id
+        if not (
+            0 < len(self.id) <= MAX_ID_LENGTH
+            and 0 < len(self.correlation_id) <= MAX_ID_LENGTH
+            and (cause is None or 0 < len(cause) <= MAX_ID_LENGTH)
+        ):
+            lengths = ", ".join(str(len(one)) for one in (self.id, self.correlation_id, cause) if one is not None)
+            raise ValueError(f"ids have 1 to {MAX_ID_LENGTH} characters; these have {lengths}")
         if self.occurred_on.tzinfo is None:
             raise ValueError("occurred_on must be aware: datetime.now(UTC), not datetime.now()")
 
@@ -86,10 +103,19 @@ class Envelope(Struct, frozen=True, kw_only=True):
             payload=event,
             correlation_id=cause.correlation_id if cause else own_id,
             causation_id=cause.id if cause else None,
-            key=None if described.key is None else str(getattr(event, described.key)),
+            key=key_of(event, described),
             traceparent=cause.traceparent if cause else None,
             tracestate=cause.tracestate if cause else None,
         )
+
+
+def key_of(event: Event, described: EventType) -> str | None:
+    """The text by which events are kept in order: the key field's value; None if there is none."""
+    value = None if described.key is None else getattr(event, described.key)
+    return None if value is None else str(value)
+
+
+_making = RLock()
 
 
 class Emission(Struct, gc=False):
@@ -107,10 +133,14 @@ class Emission(Struct, gc=False):
     @property
     def envelope(self) -> Envelope:
         made = self.made
-        if made is None:
-            cause = self.outer.envelope if self.outer is not None else None
-            made = self.made = Envelope.of(self.event, source=self.source, cause=cause)
-        return made
+        return self._make() if made is None else made
+
+    def _make(self) -> Envelope:
+        with _making:  # threads started by one listener share the cause: it must not get two ids
+            if self.made is None:
+                cause = self.outer.envelope if self.outer is not None else None
+                self.made = Envelope.of(self.event, source=self.source, cause=cause)
+            return self.made
 
 
 current_emission: ContextVar[Emission | None] = ContextVar("cauce_emission", default=None)
@@ -120,9 +150,3 @@ def current_envelope() -> Envelope | None:
     """The envelope of the event being handled here, in this task or one started from it; None outside a listener."""
     emission = current_emission.get()
     return None if emission is None else emission.envelope
-
-
-def handling(envelope: Envelope) -> Any:
-    """Mark this context as handling `envelope`; give the result to `current_emission.reset`."""
-    event: Any = envelope.payload
-    return current_emission.set(Emission(event, None, envelope.source, envelope))

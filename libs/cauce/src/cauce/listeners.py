@@ -8,14 +8,14 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import FunctionType, MethodType, ModuleType
+from types import MethodType, ModuleType, UnionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from cauce.errors import DefinitionError
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
 from cauce.names import is_pattern
 
-__all__ = ["Kind", "Listener", "Parameter", "Registration", "When", "listeners_in", "on"]
+__all__ = ["Kind", "Listener", "Parameter", "Registration", "When", "listeners_in", "on", "unregistered_classes"]
 
 When: TypeAlias = Literal["in_transaction", "after_commit"]
 Kind: TypeAlias = type[DomainEvent] | type[IntegrationEvent]
@@ -51,6 +51,12 @@ class _On(Generic[E]):
     @overload
     def __call__(self, listener: Callable[Concatenate[S, E, P], R]) -> Callable[Concatenate[S, E, P], R]: ...
     def __call__(self, listener: Callable[..., Any]) -> Callable[..., Any]:
+        wrapper = type(listener).__name__
+        if wrapper in ("staticmethod", "classmethod"):
+            raise DefinitionError(f"@on above @{wrapper} is not seen; write @on(…) beneath it")
+        if isinstance(listener, type) or not callable(getattr(listener, "__get__", None)):
+            label = getattr(listener, "__name__", None) or repr(listener)
+            raise DefinitionError(f"@on is for functions and methods, and {label} is neither")
         earlier: tuple[Registration, ...] = getattr(listener, _MARK, ())
         # Decorators apply from the bottom up; keep the order a reader sees.
         setattr(listener, _MARK, (self._registration, *earlier))
@@ -167,7 +173,7 @@ class Listener:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for two registrations of the same thing."""
+        """Equal for two listeners that are the same function, or the same method of the same object."""
         own: Any = getattr(self.call, "__self__", None)
         return (getattr(self.call, "__func__", self.call), id(own) if own is not None else None)
 
@@ -183,17 +189,39 @@ def listeners_in(thing: object, problems: list[str]) -> list[Listener]:
     return found
 
 
+def unregistered_classes(things: Iterable[object]) -> Iterator[str]:
+    """Classes of the modules with decorated methods and no instance among `things`: they would hear nothing."""
+    everything = list(things)
+    for module in everything:
+        if isinstance(module, ModuleType):
+            for value in dict.fromkeys(_classes_of(module)):
+                marked = any(hasattr(method, _MARK) for method in vars(value).values())
+                if marked and not any(isinstance(thing, value) for thing in everything):
+                    yield (
+                        f"{module.__name__}.{value.__name__} has listeners, and no instance of it is registered: "
+                        f"modules=[…, {value.__name__}(…)]"
+                    )
+
+
+def _classes_of(module: ModuleType) -> Iterator[type[Any]]:
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            yield value
+
+
 def _decorated(thing: object) -> Iterator[Callable[..., Any]]:
     if isinstance(thing, ModuleType):
+        seen_functions: list[object] = []  # an alias of a function is the same listener
         for value in vars(thing).values():
             home = str(getattr(value, "__module__", ""))
             # A listener imported from elsewhere belongs to the module it was written in.
             own = home == thing.__name__ or home.startswith(thing.__name__ + ".")
-            if isinstance(value, FunctionType) and own and hasattr(value, _MARK):
+            if own and _is_marked_function(value) and not any(value is other for other in seen_functions):
+                seen_functions.append(value)
                 yield value
-    elif isinstance(thing, (FunctionType, MethodType)):
+    elif isinstance(thing, MethodType) or _is_marked_function(thing):
         if hasattr(thing, _MARK):
-            yield thing
+            yield cast("Callable[..., Any]", thing)
     elif not isinstance(thing, type):
         seen: set[str] = set()
         for base in reversed(type(thing).__mro__):
@@ -201,6 +229,11 @@ def _decorated(thing: object) -> Iterator[Callable[..., Any]]:
                 if attribute not in seen and hasattr(getattr(type(thing), attribute, None), _MARK):
                     seen.add(attribute)
                     yield cast("Callable[..., Any]", getattr(thing, attribute))
+
+
+def _is_marked_function(value: object) -> bool:
+    """Also what another decorator made of a listener, whatever it is, as long as it can be called."""
+    return callable(value) and not isinstance(value, type) and hasattr(value, _MARK)
 
 
 def _nothing_found(thing: object) -> str:
@@ -217,20 +250,32 @@ def _listeners_of(call: Callable[..., Any], problems: list[str]) -> Iterable[Lis
     where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
     try:
         hints = typing.get_type_hints(function)
-    except NameError as error:
-        problems.append(f"{default_name}: a parameter's type cannot be resolved ({error}) · {where}")
+    except Exception as error:  # an annotation is any expression, and evaluating it can raise anything
+        problems.append(
+            f"{default_name}: a parameter's type cannot be resolved ({error}); import it at module level, not under "
+            f"TYPE_CHECKING · {where}"
+        )
         return
     parameters = list(inspect.signature(call).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
         problems.append(f"{default_name}: a listener's first parameter is the event · {where}")
         return
-    is_async = inspect.iscoroutinefunction(function)
+    problems.extend(
+        f"{default_name}: the parameter {one.name!r} is positional-only, and what a listener needs is given by name; "
+        f"remove the '/' · {where}"
+        for one in parameters[1:]
+        if one.kind is inspect.Parameter.POSITIONAL_ONLY
+    )
+    # A decorator may make a plain function of an async one, and the other way round.
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
     for registration in registrations:
         name = registration.name or default_name
         problems.extend(_event_problems(name, registration, hints.get(parameters[0].name), where))
         if registration.blocking and is_async:
             problems.append(f"{name}: blocking=True is for plain functions; this one is async · {where}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            problems.append(f"{name} is a generator, so calling it would run nothing; remove the yield · {where}")
         yield Listener(
             name=name,
             call=call,
@@ -245,7 +290,16 @@ def _parameters(declared: list[inspect.Parameter], hints: dict[str, Any]) -> Ite
     for parameter in declared:
         if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             optional = parameter.default is not inspect.Parameter.empty
-            yield Parameter(name=parameter.name, type=hints.get(parameter.name), optional=optional)
+            wanted = _without_none(hints.get(parameter.name))
+            yield Parameter(name=parameter.name, type=wanted, optional=optional)
+
+
+def _without_none(hint: Any) -> Any:
+    """`Transaction | None` asks for a Transaction."""
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return options[0] if len(options) == 1 else hint
+    return hint
 
 
 def _event_problems(name: str, registration: Registration, hint: Any, where: str) -> Iterator[str]:
@@ -257,7 +311,6 @@ def _event_problems(name: str, registration: Registration, hint: Any, where: str
         wanted = target if isinstance(target, type) else registration.kind
         if not any(issubclass(wanted, option) for option in accepted):
             label = wanted.__name__ if isinstance(target, type) else repr(target)
-            yield (
-                f"{name} is registered for {label}, and its event parameter is a "
-                f"{' | '.join(option.__name__ for option in accepted)} · {where}"
-            )
+            written_for = " | ".join(option.__name__ for option in accepted)
+            better = "" if isinstance(target, type) or len(accepted) > 1 else f"; name the class: @on({written_for})"
+            yield f"{name} is registered for {label}, and its event parameter is a {written_for}{better} · {where}"

@@ -11,18 +11,19 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 from cauce.after_commit import AfterCommitQueue
-from cauce.bus import collect, in_order, not_an_event, unheard_names
+from cauce.bus import not_an_event
 from cauce.cancellation import to_the_end
+from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.consumer import Consumer, log_failure
 from cauce.context import Context
 from cauce.dependencies import Dependencies, Factory, Resolver
 from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, new_id, utc_now
 from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
-from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe, find_field_problems
+from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
@@ -90,7 +91,7 @@ class Service:
         problems: list[str] = []
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
-        self._known = _known_events(modules, self.listeners, publishes)
+        self._known = known_events(modules, self.listeners, publishes)
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -256,17 +257,8 @@ class Service:
     def _problems(self) -> Iterator[str]:
         for listener in self.listeners:
             yield from self.dependencies.problems(listener)
-        yield from unheard_names(self.listeners, self._known)
-        by_name: dict[str, type[Event]] = {}
-        for event_type in self._known:
-            described = describe(event_type)
-            for name in (described.name, *described.earlier_names):
-                other = by_name.setdefault(name, event_type)
-                if other is not event_type:
-                    yield f"two event classes are called {name!r}: {_path(other)} and {_path(event_type)}"
+        yield from problems_between(self.listeners, self._known, apart=lambda one: one.registration.when)
         for event_type in self.publishes:
-            for problem in find_field_problems(event_type):
-                yield f"{event_type.__name__}: {problem}"
             if (source := describe(event_type).source) != self.name:
                 yield f"publishes {event_type.__name__}, which belongs to {source!r}.{did_you_mean(str(source), [self.name])}"
         hears = any(listener.registration.kind is IntegrationEvent for listener in self.listeners)
@@ -428,29 +420,7 @@ class Service:
         self.counters[what] += 1
 
 
-def _known_events(
-    modules: Iterable[object], listeners: Iterable[Listener], publishes: Iterable[type[IntegrationEvent]]
-) -> tuple[type[Event], ...]:
-    """Event classes this service can meet: those it names, and those its modules can see."""
-    found: dict[type[Event], None] = {}
-    for listener in listeners:
-        for target in listener.registration.targets:
-            if not isinstance(target, str):
-                found[target] = None
-    found.update(dict.fromkeys(publishes))
-    for module in modules:
-        if isinstance(module, ModuleType):
-            for value in vars(module).values():
-                if isinstance(value, type) and issubclass(value, Event) and value.__dict__.get("__cauce__"):
-                    found[value] = None
-    return tuple(found)
-
-
 def _asks_for_envelope(listener: Listener) -> bool:
     return listener.registration.when == "after_commit" or any(
         parameter.type in (Context, Envelope) for parameter in listener.parameters
     )
-
-
-def _path(event_type: type[Event]) -> str:
-    return f"{event_type.__module__}.{event_type.__qualname__}"
