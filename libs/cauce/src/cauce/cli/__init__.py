@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # as in `cauce config | head`
-        sys.stderr.close()
+        from cauce.dev.terminal import send_to_nowhere
+
+        send_to_nowhere(sys.stdout)
         return 0
 
 

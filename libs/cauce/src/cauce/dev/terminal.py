@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "send_to_nowhere"]
 
 _COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95")
 _RED, _GREEN, _DIM, _BOLD = "31", "32", "2", "1"
@@ -70,9 +71,16 @@ class Terminal:
         except UnicodeEncodeError:
             output.write(text.encode("ascii", errors="replace").decode() + "\n")
         except (OSError, ValueError):  # nobody reads any more: the pipe or the terminal is gone
+            send_to_nowhere(output)
             broken, self._broken = self._broken, None
             if broken is not None:
                 broken()
+
+
+def send_to_nowhere(output: TextIO) -> None:
+    """Let everything written to `output` vanish, so that a reader who has gone fails nothing any more."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), output.fileno())
 
 
 def _printable(text: str) -> str:
