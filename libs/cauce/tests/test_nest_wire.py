@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -348,6 +348,32 @@ def test_depth_is_counted_outside_of_texts() -> None:
 
     assert heard(ARTICLE_SHAPE | {"payload": nested}).problem is None
     assert "nested deeper" in (heard(ARTICLE_SHAPE | {"payload": {"one": {"more": nested}}}).problem or "")
+
+
+brackets = st.recursive(
+    st.sampled_from(['"[[[["', '"\\\\"', '"\\""', "1", "[]", "{}"]),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=2).map(lambda items: f"[{','.join(items)}]")
+        | inner.map(lambda item: f'{{"{{":{item}}}')
+    ),
+)
+
+
+@given(inside=brackets, levels=st.integers(0, 40))
+def test_depth_is_that_of_the_deepest_place(inside: str, levels: int) -> None:
+    packet = "[" * levels + inside + "]" * levels
+
+    problem = heard(packet.encode()).problem or ""
+
+    assert problem.startswith("nested deeper") == (depth_of(json.loads(packet)) > MAX_DEPTH)
+
+
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, cast("dict[str, object]", value).values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, cast("list[object]", value)), default=0)
+    return 0
 
 
 def test_the_channel_names_the_event_as_nestjs_routes_by_it() -> None:

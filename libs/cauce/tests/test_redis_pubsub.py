@@ -394,6 +394,46 @@ async def test_a_subscriber_the_broker_cuts_off_comes_back(valkey: ValkeyServer)
     assert heard.ids == ["event-5"]
 
 
+async def test_a_subscriber_too_slow_for_the_broker_is_cut_off_notices_it_and_comes_back(
+    own_valkey: ValkeyServer,
+) -> None:
+    gate = asyncio.Event()
+    heard = Listening()
+
+    async def deliver(delivery: Delivery) -> None:
+        await gate.wait()
+        heard.deliveries.append(delivery)
+
+    transport = quick(own_valkey)
+    async with asyncio.TaskGroup() as tasks, client_of(own_valkey) as redis:
+        await redis.config_set("client-output-buffer-limit", "pubsub 1mb 1mb 1")
+        running = tasks.create_task(transport.run(names("users.user-created"), deliver, heard))
+        await heard.is_subscribed()
+        filler = json.dumps({"data": {"payload": {"id": "x" * 200_000}, "id": "filler"}})
+        while await redis.publish("users.user-created", filler):  # until nobody is there
+            pass
+        gate.set()
+        await until(lambda: heard.ups == 2, "subscribed again")
+        await transport.publish(LANE, [envelope(9)])
+        await until(lambda: "event-9" in heard.ids, "the event")
+        running.cancel()
+    await transport.close()
+
+    assert len(heard.reports) == 1
+
+
+def test_a_closed_transport_may_be_used_again_in_another_event_loop(valkey: ValkeyServer) -> None:
+    transport = quick(valkey)
+
+    async def publish_together() -> None:
+        await asyncio.gather(*(transport.publish(LANE, [envelope(number)]) for number in range(5)))
+        await transport.close()
+        await transport.close()
+
+    asyncio.run(publish_together())
+    asyncio.run(publish_together())
+
+
 async def test_a_silent_but_healthy_connection_stays(valkey: ValkeyServer) -> None:
     transport = quick(valkey, ping_every_s=0.02)
     async with listening(transport, names("users.user-created")) as heard, client_of(valkey) as redis:

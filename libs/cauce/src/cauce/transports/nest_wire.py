@@ -41,9 +41,7 @@ MAX_DEPTH: Final = 32
 """Objects and arrays inside each other, the packet itself included."""
 REPLY_SUFFIX: Final = ".reply"
 
-PatternValue: TypeAlias = (
-    str | int | float | bool | Sequence["PatternValue"] | Mapping[str, "PatternValue"] | None
-)
+PatternValue: TypeAlias = str | int | float | bool | Sequence["PatternValue"] | Mapping[str, "PatternValue"] | None
 Pattern: TypeAlias = str | int | float | Mapping[str, PatternValue]
 """What `@EventPattern` and `@MessagePattern` take."""
 
@@ -130,9 +128,7 @@ def json_text(value: object) -> str:
         return f'"{_time(value)}"'
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
-        return (
-            "{" + ",".join(f"{_string(key)}:{json_text(members[key])}" for key in _in_js_order(members)) + "}"
-        )
+        return "{" + ",".join(f"{_string(key)}:{json_text(members[key])}" for key in _in_js_order(members)) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(json_text(item) for item in cast("Sequence[object]", value)) + "]"
     raise TypeError(f"{type(value).__name__} is not plain data")
@@ -222,9 +218,7 @@ def _route(value: PatternValue, *, depth: int) -> str:
         return _number(value)
     members = value if isinstance(value, Mapping) else {str(i): item for i, item in enumerate(value)}
     if depth > 5 or len(members) > 20:
-        raise ValueError(
-            "NestJS 11.2 and later cut patterns of more than 20 keys or 5 levels; use a shorter one"
-        )
+        raise ValueError("NestJS 11.2 and later cut patterns of more than 20 keys or 5 levels; use a shorter one")
     return "{" + ",".join(_member(key, members[key], depth) for key in sorted(members, key=_collation)) + "}"
 
 
@@ -341,9 +335,7 @@ def _checked(raw: bytes) -> bytes:
     if _SURROGATE_ESCAPE.search(text):
         text = _ESCAPES.sub(lambda found: "\\ufffd" if found["lone"] else found[0], text)
     try:
-        parse_json(
-            text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_int=len, parse_float=len
-        )
+        parse_json(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_int=len, parse_float=len)
     except ValueError:
         raise _NoEventError(f"not JSON ({len(raw)} bytes)") from None
     return text.encode()
@@ -367,7 +359,10 @@ def _no_constant(word: str) -> NoReturn:
     raise ValueError(word)
 
 
-_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+# Possessive, and content with an end of text instead of a closing quote: linear whatever comes in.
+_TEXTS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 
 
 def _beyond_limits(text: bytes) -> str | None:
@@ -375,14 +370,12 @@ def _beyond_limits(text: bytes) -> str | None:
         return f"{len(text)} bytes are more than the limit of {MAX_SIZE}"
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return None
-    depth = 0
-    for bracket in _BRACKET.finditer(text):
-        if bracket[1]:
-            depth += 1
-            if depth > MAX_DEPTH:
-                return f"nested deeper than the limit of {MAX_DEPTH}"
-        elif bracket[0] in (b"]", b"}"):
-            depth -= 1
+    brackets = _TEXTS.sub(b"", text).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):  # each round takes the innermost pairs away
+        brackets = brackets.replace(b"[]", b"")
+    # What is left is too deep, or malformed and then shallow enough for a parser to say so.
+    if b"[]" in brackets or brackets.count(b"[") > MAX_DEPTH:
+        return f"nested deeper than the limit of {MAX_DEPTH}"
     return None
 
 

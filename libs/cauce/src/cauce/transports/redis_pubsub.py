@@ -119,6 +119,7 @@ class RedisPubSub:
                 await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
+        """Give the publishing connection back. A closed transport may be used again, in another event loop too."""
         await self._publisher.close()
 
     # Publishing
@@ -252,6 +253,7 @@ class _Publisher:
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
+        self._turn = asyncio.Lock()
         if connection is not None:
             await connection.close()
 
