@@ -29,6 +29,13 @@ class Received:
     def message(self) -> EmailMessage:
         return message_from_bytes(self.content, policy=email.policy.default)
 
+    @property
+    def to(self) -> list[str]:
+        """The addresses of the To header; the parser leaves UTF-8 of SMTPUTF8 undecoded."""
+        return [
+            address.addr_spec.encode("ascii", "surrogateescape").decode() for address in self.message["To"].addresses
+        ]
+
     def part(self, kind: str) -> str:
         found = self.message.get_body((kind,))
         assert found is not None, f"no {kind} part"

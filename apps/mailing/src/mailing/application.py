@@ -144,12 +144,16 @@ def one_recipient(address: str) -> str:
     Raises MailNotSentError for anything else: a list, a display name, a comment, a control character.
     """
     try:
+        if has_control_characters(address):
+            raise EmailNotValidError
         parsed = validate_email(address, check_deliverability=False)
     except (EmailNotValidError, ValueError):  # its text may repeat the address
         raise MailNotSentError("the user's e-mail is not one valid address") from None
     recipient = parsed.ascii_email or parsed.normalized
-    # What the parser let through is still not trusted to be a single address for every mail server.
-    if recipient.count("@") != 1 or re.search(r'[\s,;:<>()\[\]"\\]', recipient) or has_control_characters(recipient):
+    # What the parser let through is still not trusted to be one address for every mail server, some of which
+    # take a full-width ＠ or ， for the ASCII one.
+    seen_by_others = unicodedata.normalize("NFKC", recipient)
+    if seen_by_others.count("@") != 1 or re.search(r'[\s,;:<>()\[\]"\\]', seen_by_others):
         raise MailNotSentError("the user's e-mail is not one plain address")
     return recipient
 
