@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ def song(title: str) -> dict[str, Any]:
     return {"id": new_id(), "title": title}
 
 
-def playlist(name: str = "Rock", *, public: bool = True, id: str | None = None, songs: tuple[str, ...] = ()) -> Any:
+def playlist(name: str = "Rock", *, public: bool = True, id: str | None = None, songs: tuple[str, ...] = ()) -> Any:  # noqa: A002
     return {"id": id or new_id(), "name": name, "isPublic": public, "songs": [song(title) for title in songs]}
 
 
@@ -97,7 +97,7 @@ def settings_for(url: str, **more: str) -> Settings:
 
 
 @asynccontextmanager
-async def running(url: str) -> AsyncIterator[Discovery]:
+async def running(url: str) -> AsyncGenerator[Discovery]:
     """The service with its tables made, until the block ends."""
     await asyncio.to_thread(database.migrate, url, MIGRATIONS)
     service, app = build(settings_for(url))
@@ -159,3 +159,8 @@ def _new_id() -> Callable[[], str]:
 @pytest.fixture(name="playlist")
 def _playlist() -> Callable[..., Any]:
     return playlist
+
+
+@pytest.fixture(name="running")
+def _running() -> Any:
+    return running

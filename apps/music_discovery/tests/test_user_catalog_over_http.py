@@ -14,7 +14,7 @@ async def test_a_created_catalog_is_empty_and_found_by_its_id_and_by_its_user(di
         },
     )
 
-    expected = {
+    expected: dict[str, Any] = {
         "id": "aaaaaaaa-1234-1234-1234-123456789abc",
         "user": {"id": "12345678-1234-1234-1234-123456789abc", "username": "john_doe"},
         "playlists": [],
@@ -144,99 +144,97 @@ def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in GOOD.items() if key != name}
 
 
-@pytest.mark.parametrize(
-    ("wrong", "path"),
-    [
-        ({"foo": 1}, "/playlist/foo"),
-        (without("id"), "/playlist/id"),
-        (without("name"), "/playlist/name"),
-        (without("isPublic"), "/playlist/isPublic"),
-        (without("songs"), "/playlist/songs"),
-        ({**GOOD, "id": "1"}, "/playlist/id"),
-        ({**GOOD, "name": ""}, "/playlist/name"),
-        ({**GOOD, "name": " \t"}, "/playlist/name"),
-        ({**GOOD, "name": "two\nlines"}, "/playlist/name"),
-        ({**GOOD, "name": "nul\x00"}, "/playlist/name"),
-        ({**GOOD, "name": "line\u2028separator"}, "/playlist/name"),
-        ({**GOOD, "name": "x" * 201}, "/playlist/name"),
-        ({**GOOD, "name": 5}, "/playlist/name"),
-        ({**GOOD, "isPublic": "yes"}, "/playlist/isPublic"),
-        ({**GOOD, "isPublic": 1}, "/playlist/isPublic"),
-        ({**GOOD, "is_public": True}, "/playlist/is_public"),
-        ({**GOOD, "songs": {}}, "/playlist/songs"),
-        ({**GOOD, "songs": ["Uno"]}, "/playlist/songs/0"),
-        ({**GOOD, "songs": [{"id": ID, "title": "Uno"}, {"id": ID}]}, "/playlist/songs/1/title"),
-        ({**GOOD, "songs": [{"id": "1", "title": "Uno"}]}, "/playlist/songs/0/id"),
-        ({**GOOD, "songs": [{"id": ID, "title": ""}]}, "/playlist/songs/0/title"),
-        ({**GOOD, "songs": [{"id": ID, "title": "Uno", "length": 3}]}, "/playlist/songs/0/length"),
-        ([GOOD], "/playlist"),
-        (None, "/playlist"),
-    ],
-)
+WRONG_PLAYLISTS: list[tuple[Any, str]] = [
+    ({"foo": 1}, "/playlist/foo"),
+    (without("id"), "/playlist/id"),
+    (without("name"), "/playlist/name"),
+    (without("isPublic"), "/playlist/isPublic"),
+    (without("songs"), "/playlist/songs"),
+    ({**GOOD, "id": "1"}, "/playlist/id"),
+    ({**GOOD, "name": ""}, "/playlist/name"),
+    ({**GOOD, "name": " \t"}, "/playlist/name"),
+    ({**GOOD, "name": "two\nlines"}, "/playlist/name"),
+    ({**GOOD, "name": "nul\x00"}, "/playlist/name"),
+    ({**GOOD, "name": "line\u2028separator"}, "/playlist/name"),
+    ({**GOOD, "name": "x" * 201}, "/playlist/name"),
+    ({**GOOD, "name": 5}, "/playlist/name"),
+    ({**GOOD, "isPublic": "yes"}, "/playlist/isPublic"),
+    ({**GOOD, "isPublic": 1}, "/playlist/isPublic"),
+    ({**GOOD, "is_public": True}, "/playlist/is_public"),
+    ({**GOOD, "songs": {}}, "/playlist/songs"),
+    ({**GOOD, "songs": ["Uno"]}, "/playlist/songs/0"),
+    ({**GOOD, "songs": [{"id": ID, "title": "Uno"}, {"id": ID}]}, "/playlist/songs/1/title"),
+    ({**GOOD, "songs": [{"id": "1", "title": "Uno"}]}, "/playlist/songs/0/id"),
+    ({**GOOD, "songs": [{"id": ID, "title": ""}]}, "/playlist/songs/0/title"),
+    ({**GOOD, "songs": [{"id": ID, "title": "Uno", "length": 3}]}, "/playlist/songs/0/length"),
+    ([GOOD], "/playlist"),
+    (None, "/playlist"),
+]
+
+
 async def test_a_wrong_nested_playlist_is_refused_with_the_path_and_nothing_is_changed(
-    discovery: Any, playlist: Any, wrong: Any, path: str
+    discovery: Any, playlist: Any
 ) -> None:
     catalog = await discovery.new_catalog()
     await discovery.put(catalog, playlist("Before", id=ID))
     before = (await discovery.catalog(catalog), await discovery.search(), len(discovery.published))
 
-    answer = await discovery.try_to_put(catalog, wrong)
+    for wrong, path in WRONG_PLAYLISTS:
+        answer = await discovery.try_to_put(catalog, wrong)
 
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert path in [error["path"] for error in answer.json()["errors"]]
-    assert (await discovery.catalog(catalog), await discovery.search(), len(discovery.published)) == before
+        assert answer.status_code == 422, wrong
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert path in [error["path"] for error in answer.json()["errors"]]
+        assert (await discovery.catalog(catalog), await discovery.search(), len(discovery.published)) == before
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "at"),
-    [
-        ("PUT", "/user-catalog/playlists", {"userCatalogId": ID}, "/playlist"),
-        ("PUT", "/user-catalog/playlists", {"playlist": GOOD}, "/userCatalogId"),
-        ("PUT", "/user-catalog/playlists", {"userCatalogId": "1", "playlist": GOOD}, "/userCatalogId"),
-        ("PUT", "/user-catalog/playlists", {"userCatalogId": ID, "playlist": GOOD, "more": 1}, "/more"),
-        ("POST", "/user-catalog", {"user": {"id": ID, "username": "john"}}, "/id"),
-        ("POST", "/user-catalog", {"id": ID}, "/user"),
-        ("POST", "/user-catalog", {"id": ID, "user": {"id": ID}}, "/user/username"),
-        ("POST", "/user-catalog", {"id": ID, "user": {"id": ID, "username": " "}}, "/user/username"),
-        ("POST", "/user-catalog", {"id": ID, "user": {"id": ID, "username": "j"}, "playlists": []}, "/playlists"),
-        ("PUT", "/user-catalog/favorites", {"userId": ID}, "/favorites"),
-        ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": "a"}}, "/favorites/songs"),
-        ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": [1]}}, "/favorites/songs/0"),
-        ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": [""]}}, "/favorites/songs/0"),
-        ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"films": []}}, "/favorites/films"),
-    ],
-)
-async def test_a_wrong_body_is_refused_with_the_path(
-    discovery: Any, method: str, path: str, body: Any, at: str
-) -> None:
-    answer = await discovery.http.request(method, path, json=body)
+WRONG_BODIES: list[tuple[str, str, Any, str]] = [
+    ("PUT", "/user-catalog/playlists", {"userCatalogId": ID}, "/playlist"),
+    ("PUT", "/user-catalog/playlists", {"playlist": GOOD}, "/userCatalogId"),
+    ("PUT", "/user-catalog/playlists", {"userCatalogId": "1", "playlist": GOOD}, "/userCatalogId"),
+    ("PUT", "/user-catalog/playlists", {"userCatalogId": ID, "playlist": GOOD, "more": 1}, "/more"),
+    ("POST", "/user-catalog", {"user": {"id": ID, "username": "john"}}, "/id"),
+    ("POST", "/user-catalog", {"id": ID}, "/user"),
+    ("POST", "/user-catalog", {"id": ID, "user": {"id": ID}}, "/user/username"),
+    ("POST", "/user-catalog", {"id": ID, "user": {"id": ID, "username": " "}}, "/user/username"),
+    ("POST", "/user-catalog", {"id": ID, "user": {"id": ID, "username": "j"}, "playlists": []}, "/playlists"),
+    ("PUT", "/user-catalog/favorites", {"userId": ID}, "/favorites"),
+    ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": "a"}}, "/favorites/songs"),
+    ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": [1]}}, "/favorites/songs/0"),
+    ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"songs": [""]}}, "/favorites/songs/0"),
+    ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {"films": []}}, "/favorites/films"),
+]
 
-    assert answer.status_code == 422
-    assert [error["path"] for error in answer.json()["errors"]] == [at]
+
+async def test_a_wrong_body_is_refused_with_the_path(discovery: Any) -> None:
+    for method, path, body, at in WRONG_BODIES:
+        answer = await discovery.http.request(method, path, json=body)
+
+        assert answer.status_code == 422, body
+        assert [error["path"] for error in answer.json()["errors"]] == [at]
     assert discovery.published == []
 
 
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"", 422),
-        (b"{", 400),
-        (b'"text"', 422),
-        (b"[]", 422),
-        (b"\xff", 400),
-        (b'{"userCatalogId": "\\ud800", "playlist": {"name": "\\ud800", "\\ud800": 1}}', 422),
-        (b"[" * 100_000, 400),
-        (b" " * (1024 * 1024 + 1), 413),
-    ],
-)
-async def test_a_body_that_is_no_such_json_is_answered_4xx(discovery: Any, content: bytes, status: int) -> None:
-    answer = await discovery.http.put(
-        "/user-catalog/playlists", content=content, headers={"content-type": "application/json"}
-    )
+NO_SUCH_JSON: list[tuple[bytes, int]] = [
+    (b"", 422),
+    (b"{", 400),
+    (b'"text"', 422),
+    (b"[]", 422),
+    (b"\xff", 400),
+    (b'{"userCatalogId": "\\ud800", "playlist": {"name": "\\ud800", "\\ud800": 1}}', 422),
+    (b"[" * 100_000, 400),
+    (b" " * (1024 * 1024 + 1), 413),
+]
 
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+
+async def test_a_body_that_is_no_such_json_is_answered_4xx(discovery: Any) -> None:
+    for content, status in NO_SUCH_JSON:
+        answer = await discovery.http.put(
+            "/user-catalog/playlists", content=content, headers={"content-type": "application/json"}
+        )
+
+        assert answer.status_code == status, content[:50]
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_text_of_every_script_comes_back_as_it_was(discovery: Any, playlist: Any) -> None:

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Awaitable, Callable
 
-from cauce import CauceError, ConfigurationError, Service
-from cauce.hosting import EXIT_CONFIGURATION, EXIT_CRASHED, run
+from cauce import CauceError, Service
+from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES
@@ -50,8 +50,9 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     app = FastAPI(
         title=SOURCE,
         summary="Users' music catalogs, and the playlists they share",
-        version="0.1.0",
+        version="1.0.0",
         lifespan=service.lifespan,
+        redirect_slashes=False,
     )
     app.include_router(user_catalog_http.router)
     app.include_router(playlist_catalog_http.router)
@@ -70,18 +71,15 @@ def _answer_with(status: int) -> Callable[[Request, Exception], Awaitable[Respon
 
 
 def main() -> int:
-    """Run until a signal; the exit code is `cauce.hosting.run`'s."""
+    """Run until a signal. The exit code: 0 drained, 1 crashed, 2 could not start."""
     try:
         settings = load(Settings)
         logs.configure(settings)
         database.migrate(settings.music_discovery_database_url, MIGRATIONS)
         service, app = build(settings)
-    except ConfigurationError as error:
-        sys.stderr.write(f"{SOURCE}: {error}\n")
-        return EXIT_CONFIGURATION
     except CauceError as error:
         sys.stderr.write(f"{SOURCE}: {error}\n")
-        return EXIT_CRASHED
+        return EXIT_CONFIGURATION
     return run(
         service,
         app=app,

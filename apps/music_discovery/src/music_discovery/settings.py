@@ -8,10 +8,10 @@ __all__ = ["Settings"]
 
 class Settings(BrokerSettings, LogSettings):
     music_discovery_host: str = Field("127.0.0.1", description="the address the HTTP port is opened on")
-    music_discovery_port: int = Field(3015, ge=0, le=65535, description="the HTTP port")
-    music_discovery_health_port: int = Field(9015, ge=0, le=65535, description="the health port, on loopback")
+    music_discovery_port: int = Field(3015, ge=1, le=65535, description="the HTTP port")
+    music_discovery_health_port: int = Field(9015, ge=1, le=65535, description="the health port, on loopback")
     music_discovery_database_url: DatabaseUrl = Field(
-        "sqlite+aiosqlite:///.cauce/music-discovery.sqlite",
+        "sqlite+aiosqlite:///.cauce/data/music-discovery.sqlite",
         repr=False,
         description="this service's own database, as an SQLAlchemy URL",
     )
