@@ -301,10 +301,18 @@ def test_it_starts_without_settings_and_without_a_broker_and_drains_on_sigterm(t
     assert (tmp_path / ".cauce" / "data" / "mailing.sqlite").is_file()
 
 
-def publish(url: str, channel: str, packet: str) -> None:
+CHANNEL = "com.clonespotify.accounts.users.integration.user-updated"
+PACKET = (
+    f'{{"pattern":"{CHANNEL}","data":{{"service":"accounts-ms","name":"{CHANNEL}","payload":{{"id":"1",'
+    '"username":"john_doe","email":"john.doe@example.com"},"id":"r8ScC5wB5NHPWv6wHTLZ59",'
+    '"occurredOn":"2024-02-12T12:00:00.000Z"}}'
+)
+
+
+def publish_as_the_article_does(url: str) -> None:
     client: Any = Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # its stubs are loose
     with client:
-        assert client.publish(channel, packet) == 1
+        assert client.publish(CHANNEL, PACKET) == 1
 
 
 def test_over_a_real_broker_to_a_real_mail_server(
@@ -316,20 +324,48 @@ def test_over_a_real_broker_to_a_real_mail_server(
         "SMTP_PORT": str(mail_sink.smtp_port),
         "MAILING_HEALTH_PORT": str(choose_port()),
     }
-    packet = (
-        '{"pattern":"com.clonespotify.accounts.users.integration.user-updated","data":{"service":"accounts-ms",'
-        '"name":"com.clonespotify.accounts.users.integration.user-updated","payload":{"id":"1","username":"john_doe",'
-        '"email":"john.doe@example.com"},"id":"r8ScC5wB5NHPWv6wHTLZ59","occurredOn":"2024-02-12T12:00:00.000Z"}}'
-    )
     with mailing_process(tmp_path, **environ) as process:
         lines_until(process, "is ready")
-        publish(valkey.url, "com.clonespotify.accounts.users.integration.user-updated", packet)
+        publish_as_the_article_does(valkey.url)
         lines_until(process, "Welcome mail sent to user 1")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert process.returncode == 0
     (mail,) = mail_sink.mails()
     assert "r8ScC5wB5NHPWv6wHTLZ59" in str(mail)
+
+
+async def test_killed_while_the_mail_travels_it_leaves_the_record_and_never_sends_a_second(
+    tmp_path: Path, valkey: ValkeyServer, sink: Sink
+) -> None:
+    travelling = asyncio.Event()
+
+    async def never_answer(_: SmtpEnvelope) -> None:
+        travelling.set()
+        await asyncio.Event().wait()
+
+    sink.on_data = never_answer
+    environ = {
+        "REDIS_URL": valkey.url,
+        "SMTP_PORT": str(sink.port),
+        "MAILING_HEALTH_PORT": str(choose_port()),
+    }
+    with mailing_process(tmp_path, **environ) as process:
+        await asyncio.to_thread(lines_until, process, "is ready")
+        publish_as_the_article_does(valkey.url)
+        async with asyncio.timeout(10):
+            await travelling.wait()
+        process.kill()
+    url = f"sqlite+aiosqlite:///{tmp_path}/.cauce/data/mailing.sqlite"
+    assert [(row["state"], row["ended_at"]) for row in await rows(url)] == [("sending", None)]
+
+    sink.on_data = None
+    with mailing_process(tmp_path, **environ) as process:
+        await asyncio.to_thread(lines_until, process, "is ready")
+        publish_as_the_article_does(valkey.url)
+        await asyncio.to_thread(lines_until, process, "has been dealt with before")
+    assert len(sink.received) == 1
+    assert [row["state"] for row in await rows(url)] == ["sending"]
 
 
 def test_wrong_settings_stop_the_start_with_all_of_them_and_exit_code_2(tmp_path: Path) -> None:

@@ -199,7 +199,8 @@ def _reason(error: Exception, server: str) -> str:
             return f"{server} does not speak TLS as expected (see SMTP_TLS): {cause.reason or 'no handshake'}"
     if any(isinstance(cause, (SMTPTimeoutError, TimeoutError)) for cause in causes):
         return f"{server} did not answer in time"
-    if any(isinstance(cause, SMTPServerDisconnected) for cause in causes):
+    closed = (SMTPServerDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    if any(isinstance(cause, closed) for cause in causes):
         return f"{server} closed the connection"
     if isinstance(error, OSError):  # SMTPConnectError is one
         refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
