@@ -134,6 +134,8 @@ def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[_Port]:
                 yield _Port(service.name, _LOOPBACK[host], number, named[1] if named else None)
 
 
-def _free_beside(taken: Collection[int]) -> int:
-    candidates = range(max(taken) + 1, 65_536)
-    return next((port for port in candidates if is_free(port)), choose_port())
+def _free_after(number: int, wanted: Collection[int]) -> int:
+    for other in range(number + 1, 65_536):
+        if other not in wanted and is_free(other):
+            return other
+    return choose_port()
