@@ -91,12 +91,11 @@ def require_free_ports(project: Project, environment: Mapping[str, str]) -> None
         if is_free(port.number, port.host):
             continue
         holder = holder_of(port.number)
-        other = (
-            f", or give {port.service} another port: {port.variable}={_free_beside(wanted)}" if port.variable else ""
-        )
+        way_out = "Stop what listens there"
+        if port.variable:
+            way_out += f", or give {port.service} another port: {port.variable}={_free_after(port.number, wanted)}"
         lines.append(
-            f"Port {port.number} is in use{f' by {holder}' if holder else ''}, and {port.service} needs it. "
-            f"Stop what listens there{other}."
+            f"Port {port.number} is in use{f' by {holder}' if holder else ''}, and {port.service} needs it. {way_out}."
         )
     if lines:
         raise PortInUseError("\n".join(lines))
