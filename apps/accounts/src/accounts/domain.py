@@ -101,13 +101,13 @@ def parse_username(text: str) -> Username:
         raise InvalidValueError("must not be empty")
     if max(len(name), len(compatible)) > USERNAME_MAX:
         raise InvalidValueError(f"must have at most {USERNAME_MAX} characters")
-    if name != name.strip() or compatible != compatible.strip():
-        raise InvalidValueError("must not begin or end with a blank")
     for character in name + compatible:
         if character in ",;":
             raise InvalidValueError("must not contain a comma or a semicolon")
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
             raise InvalidValueError("must not contain control characters, line ends or invisible characters")
+    if name != name.strip() or compatible != compatible.strip():
+        raise InvalidValueError("must not begin or end with a blank")
     return Username(name)
 
 
@@ -140,4 +140,6 @@ def parse_password(text: str) -> Password:
     """In the form (NFKC) that makes a password typed on two keyboards the same. Never looked into otherwise."""
     if not PASSWORD_MIN <= len(text) <= PASSWORD_MAX:
         raise InvalidValueError(f"must have {PASSWORD_MIN} to {PASSWORD_MAX} characters")
+    if any(unicodedata.category(character) == "Cs" for character in text):
+        raise InvalidValueError("must be text: it contains half a surrogate pair")
     return Password(unicodedata.normalize("NFKC", text))

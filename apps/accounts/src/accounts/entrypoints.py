@@ -18,7 +18,11 @@ _ID: Final = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 Id = Annotated[
     str,
-    Field(pattern=_ID, description="8-4-4-4-12 hexadecimal digits", examples=["12345678-1234-1234-1234-123456789abc"]),
+    Field(
+        description="8-4-4-4-12 hexadecimal digits",
+        examples=["12345678-1234-1234-1234-123456789abc"],
+        json_schema_extra={"pattern": _ID},
+    ),
     AfterValidator(domain.parse_user_id),
 ]
 Username = Annotated[
@@ -45,8 +49,13 @@ Email = Annotated[
 Password = Annotated[
     SecretStr,
     Field(min_length=domain.PASSWORD_MIN, max_length=domain.PASSWORD_MAX, examples=["password123"]),
+    AfterValidator(lambda secret: SecretStr(domain.parse_password(secret.get_secret_value()))),
 ]
-UserIdInPath = Annotated[str, Path(pattern=_ID, description="The user's id"), AfterValidator(domain.parse_user_id)]
+UserIdInPath = Annotated[
+    str,
+    Path(description="The user's id", json_schema_extra={"pattern": _ID}),
+    AfterValidator(domain.parse_user_id),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -112,7 +121,7 @@ def _router(accounts: Accounts) -> APIRouter:
             id=UserId(body.id) if body.id else None,
             username=domain.Username(body.username),
             email=domain.Email(body.email),
-            password=domain.parse_password(body.password.get_secret_value()),
+            password=domain.Password(body.password.get_secret_value()),
         )
         user = await accounts.sign_up(request, key=idempotency_key)
         response.headers["location"] = f"/users/{user.id}"

@@ -8,7 +8,7 @@ password hashes, passwords in URLs and the values PostgreSQL quotes when a const
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TextIO, cast
 
 import structlog
@@ -56,7 +56,6 @@ def configure(settings: LogSettings, *, out: TextIO | None = None) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso" if settings.log_format == "json" else "%H:%M:%S", utc=True),
         structlog.processors.StackInfoRenderer(),
-        _mask_secrets,
     ]
     structlog.configure(
         processors=[
@@ -69,21 +68,24 @@ def configure(settings: LogSettings, *, out: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    render: list[Processor]
+    render: Processor
     if settings.log_format == "json":
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        render = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         # Not rich's tracebacks: they show local variables.
-        render = [
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+        render = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        _Scrubbing(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _without_other_handlers_traces],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _scrub,
+                render,
+            ],
         )
     )
     handler.name = _HANDLER
@@ -101,11 +103,11 @@ def configure(settings: LogSettings, *, out: TextIO | None = None) -> None:
 _HANDLER: Final = "seedwork"
 
 
-class _Scrubbing(structlog.stdlib.ProcessorFormatter):
-    """The last step of every line, whoever wrote it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return scrubbed(super().format(record))
+def _without_other_handlers_traces(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Another handler's formatter leaves its work on the record, where it looks like a field."""
+    for name in ("message", "asctime"):
+        event.pop(name, None)
+    return event
 
 
 def _event_being_handled(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -119,26 +121,26 @@ def _event_being_handled(_logger: WrappedLogger, _method: str, event: EventDict)
 # --- keeping secrets out ------------------------------------------------------------------------------------
 
 _SECRET_NAME: Final = re.compile(
-    r"pass(word|wd|phrase)?s?$|secret|token|authorization|cookie|credential|(api|private)_?key|(^|_)(hash|pwd)$",
+    r"(^|_)pass(es)?$|passw(or)?d|passphrase|secret|token|authorization|cookie|credential|(api|private)_?key|(^|_)(hash|pwd)$",
     re.IGNORECASE,
 )
 
 
-def _mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return cast("EventDict", _masked(event))
+def _scrub(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The last step before a line is made of it, whoever wrote it."""
+    return {name: MASK if _SECRET_NAME.search(name) else _clean(value) for name, value in event.items()}
 
 
-def _masked(value: object) -> object:
+def _clean(value: object) -> object:
+    """Plain data without secrets; of anything else only the text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
     if isinstance(value, dict):
         fields = cast("dict[object, object]", value)
-        return {
-            name: MASK if isinstance(name, str) and _SECRET_NAME.search(name) else _masked(inner)
-            for name, inner in fields.items()
-        }
-    if type(value) in (list, tuple):
-        items = cast("list[object] | tuple[object, ...]", value)
-        return type(items)(_masked(item) for item in items)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]  # list or tuple, as checked
-    return value
+        return {str(name): MASK if _SECRET_NAME.search(str(name)) else _clean(inner) for name, inner in fields.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_clean(item) for item in cast("Iterable[object]", value)]
+    return scrubbed(value if isinstance(value, str) else repr(value))
 
 
 def _without_local_part(match: re.Match[str]) -> str:
@@ -163,7 +165,7 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], st
             r"""(["']?\b(?:password|passwd|secret|token|api_key)["']?\s*[:=]\s*)(["'])(?:(?!\2).)*\2""",
             re.IGNORECASE,
         ),
-        rf"\g<1>{MASK}",
+        rf"\g<1>\g<2>{MASK}\g<2>",
     ),
 )
 

@@ -216,7 +216,8 @@ async def _commit_unknown(_request: Request, error: Exception) -> Response:
 
 
 async def _database_unavailable(_request: Request, error: Exception) -> Response:
-    log.warning("The database did not serve a request: answered 503 (%s)", type(error).__name__)
+    why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+    log.warning("The database did not serve a request: answered 503 (%s)", why)
     return problem_response(
         503,
         detail="The database is not available at the moment; nothing was changed.",

@@ -1,0 +1,100 @@
+"""The shared settings, and the transport that is chosen from them."""
+
+import pytest
+from cauce import ConfigurationError
+from cauce.settings import load
+from cauce.transports.memory import MemoryTransport
+from cauce.transports.redis_pubsub import RedisPubSub
+from contracts.accounts import NEST_NAMES
+from pydantic import Field
+from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings, transport_from
+
+
+class Settings(BrokerSettings, LogSettings):
+    shop_database_url: DatabaseUrl = Field("sqlite+aiosqlite:///shop.sqlite")
+
+
+def loaded(**environment: str) -> Settings:
+    return load(Settings, environ={"CAUCE_ENV_FILE": "", **environment})
+
+
+def refused(**environment: str) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        loaded(**environment)
+    return str(error.value)
+
+
+def test_without_any_setting_the_article_s_defaults_hold() -> None:
+    settings = loaded()
+
+    assert settings.broker_url == "redis://localhost:6379"
+    assert settings.events_transport == "redis-pubsub"
+    assert (settings.log_format, settings.log_level) == ("console", "INFO")
+    assert isinstance(transport_from(settings, NEST_NAMES), RedisPubSub)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"REDIS_HOST": "broker", "REDIS_PORT": "6380"}, "redis://broker:6380"),
+        ({"REDIS_PASS": "p@ss:/w%rd"}, "redis://:p%40ss%3A%2Fw%25rd@localhost:6379"),
+        ({"REDIS_PASS": ""}, "redis://localhost:6379"),
+        ({"REDIS_HOST": "::1"}, "redis://[::1]:6379"),
+        ({"REDIS_HOST": "x", "REDIS_URL": "rediss://:secret@broker:6390"}, "rediss://:secret@broker:6390"),
+    ],
+)
+def test_the_address_is_made_of_the_article_s_three_or_given_whole(environment: dict[str, str], url: str) -> None:
+    assert loaded(**environment).broker_url == url
+
+
+def test_memory_is_a_transport_too() -> None:
+    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="memory"), {}), MemoryTransport)
+
+
+@pytest.mark.parametrize("name", ["redis-streams", "nats", "rabbitmq"])
+def test_a_transport_of_the_future_is_refused_with_not_yet(name: str) -> None:
+    said = refused(EVENTS_TRANSPORT=name)
+
+    assert f"EVENTS_TRANSPORT={name}" in said
+    assert "not yet" in said
+    assert "redis-pubsub" in said
+
+
+def test_a_misspelt_transport_is_answered_with_the_nearest() -> None:
+    assert "Did you mean redis-pubsub?" in refused(EVENTS_TRANSPORT="redis-pubsup")
+    assert "not one of redis-pubsub, memory" in refused(EVENTS_TRANSPORT="kafka")
+
+
+def test_a_level_may_be_written_in_any_case() -> None:
+    assert loaded(LOG_LEVEL="debug").log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:hunter2@h/d", "postgresql+psycopg://"),
+        ("sqlite:///x.sqlite", "sqlite+aiosqlite:///"),
+        ("mysql://u:hunter2@h/d", "expected sqlite+aiosqlite"),
+        ("nonsense", "expected sqlite+aiosqlite"),
+        ("postgresql+psycopg://u:hunter2@h:port/d", "expected"),
+    ],
+)
+def test_a_database_url_of_the_wrong_kind_is_refused_without_its_password(url: str, said: str) -> None:
+    message = refused(SHOP_DATABASE_URL=url)
+
+    assert said in message
+    assert "hunter2" not in message
+
+
+def test_no_password_is_in_the_settings_text() -> None:
+    settings = loaded(REDIS_PASS="hunter2", REDIS_URL="redis://:hunter3@broker:1")
+
+    assert "hunter" not in repr(settings)
+    assert "hunter" not in str(settings)
+
+
+def test_an_address_of_another_kind_is_no_redis_url() -> None:
+    said = refused(REDIS_URL="http://user:hunter2@broker")
+
+    assert "redis://" in said
+    assert "hunter2" not in said
