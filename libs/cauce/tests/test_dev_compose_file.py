@@ -17,6 +17,8 @@ import yaml
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import PostgresServer, programs
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -79,7 +81,7 @@ def test_the_valkey_of_compose_wants_the_password_and_refuses_to_start_without(
     assert refused.stderr == "REDIS_PASS is empty. Copy .env.example to .env and set it there.\n"
 
     port = choose_port()
-    command[-1] = command[-1].rstrip() + f" --port {port} --bind 127.0.0.1\n"
+    command[-1] = command[-1].replace("<<END", f"--port {port} --bind 127.0.0.1 <<END")
     with subprocess.Popen(
         command, env={**environment, "REDIS_PASS": "pass word"}, cwd=tmp_path, stdout=subprocess.DEVNULL
     ) as server:
@@ -89,7 +91,9 @@ def test_the_valkey_of_compose_wants_the_password_and_refuses_to_start_without(
                 while not _answers(client):
                     assert time.monotonic() < deadline
                 assert client.config_get("appendonly") == {"appendonly": "yes"}
-            assert "pass word" not in " ".join(_arguments(server.pid))
+            shown = " ".join(_arguments(server.pid))
+            assert "valkey-server" in shown, "the server itself is asked to stop, not a shell around it"
+            assert "pass word" not in shown
         finally:
             server.terminate()
 
