@@ -63,24 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
         print(ConfigurationError(problems), file=sys.stderr)
         return 1
     if arguments.json:
-        print(
-            json.dumps(
-                {name: [asdict(one) for one in settings] for name, settings in shown.items()}, indent=2
-            )
-        )
+        print(json.dumps({name: [asdict(one) for one in settings] for name, settings in shown.items()}, indent=2))
     else:
         print("\n\n".join(_table(name, settings) for name, settings in shown.items()))
     return 0
 
 
 def _table(service: str, settings: "tuple[Setting, ...]") -> str:
-    rows = [
-        (one.name, one.value if one.value is not None else "–", one.origin, one.description)
-        for one in settings
-    ]
+    rows = [(one.name, one.value if one.value is not None else "–", one.origin, one.description) for one in settings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
-        for row in rows
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])) for row in rows
     ]
     return "\n".join([service, *(f"  {line.rstrip()}" for line in lines)])
