@@ -106,7 +106,7 @@ class View:
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{count} mails</title>
+<title>{title}</title>
 <style>
   body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
   article {{ border: 1px solid #ccc; border-radius: 6px; padding: 0 1rem 1rem; margin: 1rem 0 }}
@@ -119,7 +119,7 @@ _PAGE = """<!doctype html>
     body {{ background: #1b1b1b; color: #ddd }} dl {{ color: #aaa }} pre {{ background: #262626 }}
   }}
 </style></head><body>
-<h1>{count} mails</h1>
+<h1>{title}</h1>
 <p>Kept, not delivered; newest first. Reload for more. As JSON: <a href="/mails">/mails</a></p>
 {articles}
 </body></html>
@@ -135,7 +135,8 @@ _ARTICLE = """<article id="mail-{number}"><h2>{subject}</h2>
 def page(mails: list[Mail]) -> str:
     """The mails as one HTML page. Whatever they contain is text on it, or locked into a sandboxed frame."""
     articles = "\n".join(_article(mail) for mail in reversed(mails))
-    return _PAGE.format(count=len(mails), articles=articles or "<p>None yet.</p>")
+    title = "1 mail" if len(mails) == 1 else f"{len(mails)} mails"
+    return _PAGE.format(title=title, articles=articles or "<p>None yet.</p>")
 
 
 def _article(mail: Mail) -> str:
