@@ -44,6 +44,16 @@ class AfterCommitQueue:
         self._wake = asyncio.Event()
         self._wake_outside = asyncio.Event()
         self._busy = 0
+        self._open = False
+        self._dropped = 0
+
+    def open(self) -> None:
+        """From now on what is accepted is worked on: `run` has been started."""
+        self._open = True
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
 
     def accept(self, pending: Iterable[Pending]) -> None:
         """Never waits, never raises: the transaction is committed, and its caller is done."""
@@ -51,19 +61,32 @@ class AfterCommitQueue:
             if isinstance(item, AfterCommit):
                 if not item.listeners:
                     continue
-                if len(self._inside) >= self._bound:
-                    self._count("after_commit_dropped")
-                    log.error(
-                        "the after-commit queue is full (%d): %r was dropped", self._bound, type(item.emission.event)
-                    )
-                else:
+                if self._open and len(self._inside) < self._bound:
                     self._inside.append(item)
                     self._wake.set()
-            elif len(self._outside) >= self._bound:
-                self._lost([item])
-            else:
+                else:
+                    self._drop()
+            elif self._open and len(self._outside) < self._bound:
                 self._outside.append(item)
                 self._wake_outside.set()
+            else:
+                self._lost([item])
+
+    def close(self) -> None:
+        """Nobody works here any more: what is left is lost, and said to be."""
+        self._open = False
+        for _ in range(len(self._inside)):
+            self._inside.popleft()
+            self._drop()
+        self._lost([self._outside.popleft() for _ in range(len(self._outside))])
+
+    def _drop(self) -> None:
+        """Counted each time, said at the first: a full queue means that there is no time for a line per event."""
+        self._count("after_commit_dropped")
+        self._dropped += 1
+        if self._dropped == 1:
+            why = f"full ({self._bound} wait)" if self._open else "closed: the service is stopping"
+            log.error("the after-commit queue is %s; events are dropped, counted as after_commit_dropped", why)
 
     @property
     def unfinished(self) -> int:
@@ -85,6 +108,9 @@ class AfterCommitQueue:
                     await self._run_listeners(self._inside.popleft())
                 finally:
                     self._busy -= 1
+            if self._dropped:
+                log.warning("the after-commit queue has room again; %d events were dropped", self._dropped)
+                self._dropped = 0
 
     async def _work_outside(self) -> None:
         while True:

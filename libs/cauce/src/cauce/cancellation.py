@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-__all__ = ["to_the_end"]
+__all__ = ["being_cancelled", "to_the_end"]
 
 T = TypeVar("T")
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Let `work` finish even if this task is cancelled meanwhile; the cancellation goes on afterwards.
+    """Let `work` finish however often this task is cancelled meanwhile; the cancellation goes on afterwards.
 
     For commits, rollbacks and giving connections back, each of which has a time limit of its own.
     """
@@ -18,8 +18,17 @@ async def to_the_end(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait({task})
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                continue
         if not task.cancelled():
             task.exception()  # seen; the cancellation is what the caller gets
         raise
+
+
+def being_cancelled() -> bool:
+    """Whether somebody cancels this task. A CancelledError without that came from something it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cauce.envelope import Emission, Envelope, current_emission, key_of
 from cauce.errors import DecodeError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.listeners import Listener
+from cauce.one_line import one_line
 from cauce.transport import LANES, Delivery, lane_of
 
 __all__ = ["Consumer", "decode", "log_failure"]
@@ -25,6 +27,8 @@ __all__ = ["Consumer", "decode", "log_failure"]
 log = logging.getLogger("cauce.consumer")
 
 _QUEUE_PER_LANE = 256
+
+_LIBRARIES = (*{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, os.path.dirname(__file__))
 
 Handle = Callable[[Listener, Emission, Delivery], Awaitable[None]]
 """Run one listener; raises what it raises."""
@@ -43,8 +47,9 @@ def decode(raw: bytes | msgspec.Raw, event_type: type[IntegrationEvent]) -> Inte
 
 
 def _without_values(text: str) -> str:
-    """msgspec names types, and for enums the value; the value may be somebody's data."""
-    return re.sub(r"value .*", "value", text)[:200].replace("`", "")
+    """msgspec names types, and for enums and tags the value, which may be somebody's data."""
+    text = re.sub(r"^(Invalid enum value|Invalid value) .*", r"\1", text, flags=re.DOTALL)
+    return (text[:1].lower() + text[1:])[:200].replace("`", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,39 +67,49 @@ class Consumer:
     def __init__(
         self,
         *,
+        service: str,
         types: Mapping[str, type[IntegrationEvent]],
         listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
         handle: Handle,
         count: Callable[[str], None],
     ) -> None:
         """`types`: event classes by every name they are accepted under."""
+        self._service = service
         self._types = types
         self._listeners = listeners
         self._handle = handle
         self._count = count
         self._lanes: list[asyncio.Queue[_Job]] = [asyncio.Queue(_QUEUE_PER_LANE) for _ in range(LANES)]
         self._unfinished = 0
+        self._closed = False
 
     async def deliver(self, delivery: Delivery) -> None:
         """Accept a delivery; waits while its lane is full. What is no event of ours is said, counted and done with."""
+        if self._closed:
+            return
         self._count("received")
         job = self._understand(delivery)
         if job is None:
             await _acknowledge(delivery)
             return
         self._unfinished += 1
-        await self._lanes[lane_of(job.emission.envelope)].put(job)
+        try:
+            await self._lanes[lane_of(job.emission.envelope)].put(job)
+        except BaseException:
+            self._unfinished -= 1  # not accepted: the transport is being stopped
+            raise
 
     async def run(self) -> None:
-        """Work the lanes until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        """Work the lanes until cancelled. What was not handled then is forgotten, and nobody waits for room."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for lane in self._lanes:
+                    tasks.create_task(self._work(lane))
+        finally:
+            self._closed = True
             for lane in self._lanes:
-                tasks.create_task(self._work(lane))
-
-    async def drain(self) -> None:
-        """Return when everything accepted so far is handled."""
-        for lane in self._lanes:
-            await lane.join()
+                while not lane.empty():
+                    lane.get_nowait()
 
     @property
     def unfinished(self) -> int:
@@ -113,7 +128,7 @@ class Consumer:
         try:
             event = envelope.payload if isinstance(envelope.payload, Event) else decode(envelope.payload, event_type)
         except DecodeError as error:
-            self._refuse(delivery, f"{error.path}: {error.expectation}")
+            self._refuse(delivery, f"{error.path}: {error.expectation}", event_type)
             return None
         described = describe(event_type)
         # Whatever name it came under, from here on it has its own.
@@ -128,7 +143,6 @@ class Consumer:
                 await _acknowledge(job.delivery)
             finally:
                 self._unfinished -= 1
-                lane.task_done()
 
     async def _tell(self, job: _Job) -> None:
         """Every listener once. Whatever goes wrong with one is said and counted; the others and the lane go on."""
@@ -139,29 +153,46 @@ class Consumer:
                     await self._handle(listener, job.emission, job.delivery)
                 except Exception as error:  # one listener's error is not the others'
                     self._count("failed")
-                    log_failure(log, listener, job.emission.envelope, error)
+                    log_failure(log, self._service, listener, job.emission.envelope, error)
                 else:
                     self._count("handled")
         finally:
             current_emission.reset(token)
 
-    def _refuse(self, delivery: Delivery, problem: str) -> None:
+    def _refuse(self, delivery: Delivery, problem: str, event_type: type[IntegrationEvent] | None = None) -> None:
+        """One line: what, where it does not fit, who sent it, what to do. Never the value: it may be a secret."""
         self._count("refused")
         envelope = delivery.envelope
-        what = f"{envelope.name} {envelope.id} from {envelope.source or 'unknown'}" if envelope else delivery.channel
-        log.error("refused: %s · %s · %d bytes", what, problem, len(delivery.raw))
+        if envelope is None or event_type is None:
+            what, sender, fix = f"a message on {delivery.channel}", "", ""
+        else:
+            what, sender = f"{envelope.name} {envelope.id}", f" · from {envelope.source or 'unknown'}"
+            home = f"{event_type.__module__}.{event_type.__qualname__}"
+            fix = f" → correct the sender, or {home}"
+        line = f"{self._service} refused {what} · {problem}{sender} · {len(delivery.raw)} bytes, not kept{fix}"
+        log.error("%s", one_line(line))
 
 
 async def _acknowledge(delivery: Delivery) -> None:
     try:
         await delivery.ack()
     except Exception as error:  # the broker's trouble is reported by the transport
-        log.warning("%s: could not be acknowledged: %s", delivery.channel, error)
+        log.warning("%s", one_line(f"{delivery.channel}: could not be acknowledged: {error}"))
 
 
-def log_failure(log: logging.Logger, listener: Listener, envelope: Envelope, error: Exception) -> None:
+def log_failure(log: logging.Logger, service: str, listener: Listener, envelope: Envelope, error: Exception) -> None:
     """One line with who, what, why and where, and the traceback beneath it."""
+    text = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    line = f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{_place(error)}"
+    log.error("%s", one_line(f"{line} · not tried again"), exc_info=error)
+
+
+def _place(error: BaseException) -> str:
+    """` · mail.py:12`: the innermost line that is not some library's."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    log.error("%s failed on %s %s: %s%s", listener.name, envelope.name, envelope.id, reason, place, exc_info=error)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    if not frames:
+        return ""
+    frame = (own or frames)[-1]
+    return f" · {os.path.basename(frame.filename)}:{frame.lineno}"

@@ -12,16 +12,15 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 from cauce.after_commit import AfterCommitQueue
-from cauce.bus import not_an_event
-from cauce.cancellation import to_the_end
+from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
+from cauce.cancellation import being_cancelled, to_the_end
 from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.consumer import Consumer, log_failure
-from cauce.context import Context
 from cauce.dependencies import Dependencies, Factory, Resolver
-from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, new_id, utc_now
+from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope, new_id, utc_now
 from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
 from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.levels import Levels
@@ -86,7 +85,10 @@ class Service:
         self.new_id = new_id
         self.counters: Counter[str] = Counter()
         self.dependencies = Dependencies(
-            provide or {}, resolver, transaction_types=(Transaction,), session_type=self.store.session_type
+            provide or {},
+            resolver,
+            transaction_types=(Transaction, DomainEventBus, IntegrationEventBus),
+            session_type=self.store.session_type,
         )
         problems: list[str] = []
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
@@ -102,39 +104,48 @@ class Service:
         self._stop = asyncio.Event()
         self._crash: BaseException | None = None
         heard = self._heard_integration_events()
+        self._heard = {one: in_order(self.listeners, one) for one in heard}
         self._subscription = self._subscribe(heard)
-        self.outage = Outage(name, log)
-        self._queue = self._new_queue()
-        self._consumer = Consumer(
-            types={name: one for one in heard for name in (describe(one).name, *describe(one).earlier_names)},
-            listeners={one: in_order(self.listeners, one) for one in heard},
-            handle=self._handle,
-            count=self._count,
-        )
+        self._renew()
 
     # Running
 
     async def __aenter__(self) -> Self:
-        """Start. Returns once the broker has acknowledged every subscription, or has been found unavailable."""
+        """Start. Returns once the broker has acknowledged every subscription, or has been found unavailable.
+
+        May be started again after it has stopped, also in another event loop. Raises what made it crash at once.
+        """
         if self._loops is not None:
             raise CauceError(f"the service {self.name} is running already")
         self._stop = asyncio.Event()
         self._crash = None
-        self._queue = self._new_queue()
-        self._loops = asyncio.get_running_loop().create_task(self._run(), name=f"cauce {self.name}")
-        if self.transport is not None:
-            await self.outage.first_report(limit_s=_FIRST_ANSWER_S)
+        self._renew()
+        self._queue.open()
+        loop = asyncio.get_running_loop()
+        self._loops = loop.create_task(self._run(), name=f"cauce {self.name}")
+        reported = loop.create_task(self.outage.first_report(limit_s=_FIRST_ANSWER_S if self.transport else 0.0))
+        try:
+            await asyncio.wait({self._loops, reported}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        finally:
+            reported.cancel()
+        if self._crash is not None:
+            await self.__aexit__(None, None, None)
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         """Drain: stop hearing, finish what runs (for `drain_limit_s` at most), give the connections back."""
-        loops, self._loops = self._loops, None
         self._stop.set()
-        if loops is not None:
-            await to_the_end(asyncio.wait({loops}))
-        await to_the_end(self._close())
+        try:
+            if self._loops is not None:
+                await to_the_end(asyncio.wait({self._loops}))
+            await to_the_end(self._close())
+        finally:
+            self._loops = None
         if self._crash is not None:
             raise self._crash
 
@@ -159,6 +170,11 @@ class Service:
     @property
     def running(self) -> bool:
         return self._loops is not None and not self._stop.is_set() and self._crash is None
+
+    @property
+    def crash(self) -> BaseException | None:
+        """What made it stop by itself, since its last start."""
+        return self._crash
 
     def readiness(self) -> dict[str, str]:
         """What is not ready, and why; empty when the service can do its whole work."""
@@ -236,9 +252,16 @@ class Service:
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
-                envelope_wanted=any(_asks_for_envelope(one) for one in heard),
             )
         return plan
+
+    def check_running(self, event_type: type[Event]) -> None:
+        """PublishError if what waits for the commit would wait for ever."""
+        if not self._queue.is_open:
+            raise PublishError(
+                f"{self.name} is not running, so {event_type.__name__} would be heard by nobody after the commit. "
+                "Publish inside: async with service: …"
+            )
 
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None:
         described = describe(event_type)
@@ -285,9 +308,18 @@ class Service:
         names = {name for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
         return Subscription(names=frozenset(names), patterns=patterns)
 
-    def _new_queue(self) -> AfterCommitQueue:
-        return AfterCommitQueue(
+    def _renew(self) -> None:
+        """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
+        self.outage = Outage(self.name, log)
+        self._queue = AfterCommitQueue(
             transport=self.transport, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
+        )
+        self._consumer = Consumer(
+            service=self.name,
+            types={name: one for one in self._heard for name in (describe(one).name, *describe(one).earlier_names)},
+            listeners=self._heard,
+            handle=self._handle,
+            count=self._count,
         )
 
     async def _run(self) -> None:
@@ -310,9 +342,12 @@ class Service:
                 for loop in loops:
                     loop.cancel()
         except BaseExceptionGroup as group:
-            self._crash = group.exceptions[0]
-            log.critical("%s: crashed: %s", self.name, self._crash, exc_info=self._crash)
+            self._crash = _first_of(group)
             self.outage.stopped()
+            if not isinstance(self._crash, ConfigurationError):  # that one goes to whoever starts the service
+                log.critical("%s: crashed: %r", self.name, self._crash, exc_info=self._crash)
+        finally:
+            self._queue.close()
 
     async def _close(self) -> None:
         if self.transport is not None:
@@ -326,18 +361,23 @@ class Service:
         try:
             yield tx
         except BaseException:
-            await tx.rollback()
-            self._published(tx.take_committed(), known=True)  # what the block had committed by itself
+            await self._roll_back(tx)
             raise
         await to_the_end(self._commit(tx))
 
     async def _commit(self, tx: Transaction) -> None:
         try:
-            known = await tx.commit()
+            await tx.commit()
         except BaseException:
-            await tx.rollback()
+            await self._roll_back(tx)
             raise
-        self._published(tx.take_committed(), known=known)
+        self._published(tx.take_committed(), known=not tx.joined)
+
+    async def _roll_back(self, tx: Transaction) -> None:
+        try:
+            await tx.rollback()
+        finally:  # what the block had committed by itself
+            self._published(tx.take_committed(), known=not tx.joined)
 
     def _published(self, pending: Sequence[Pending], *, known: bool) -> None:
         """Published for good. What waits for the commit goes on only if the commit is known."""
@@ -352,9 +392,10 @@ class Service:
 
     async def _publish_to_independent_listeners(self, event: DomainEvent) -> None:
         plan = self.plan(type(event))
-        emission = Emission(event, current_emission.get(), self.name)
-        if plan.envelope_wanted:
-            _ = emission.envelope
+        envelope = Envelope.of(
+            event, source=self.name, cause=current_envelope(), id=self.new_id(), occurred_on=self.clock()
+        )
+        emission = Emission(event, current_emission.get(), self.name, envelope)
         self._published([AfterCommit(emission, (), ())], known=False)
         errors: list[Exception] = []
         token = current_emission.set(emission)
@@ -377,7 +418,9 @@ class Service:
                     await self._call(listener, due.emission)
                 except Exception as error:  # the transaction is committed; nobody waits
                     self._count("failed")
-                    log_failure(log, listener, due.emission.envelope, error)
+                    log_failure(log, self.name, listener, due.emission.envelope, error)
+                else:
+                    self._count("handled")
         finally:
             current_emission.reset(token)
 
@@ -392,6 +435,12 @@ class Service:
                     await call_listener(listener, emission, self.dependencies, tx, **circumstances)
             else:
                 await call_listener(listener, emission, self.dependencies, None, **circumstances)
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            error = CauceError(f"{listener.name} awaited something that was cancelled")
+            self._tell("failed", emission, listener.name, error)
+            raise error from None
         except Exception as error:
             self._tell("failed", emission, listener.name, error)
             raise
@@ -420,7 +469,8 @@ class Service:
         self.counters[what] += 1
 
 
-def _asks_for_envelope(listener: Listener) -> bool:
-    return listener.registration.when == "after_commit" or any(
-        parameter.type in (Context, Envelope) for parameter in listener.parameters
-    )
+def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
+    first: Any = group
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("tuple[BaseException, ...]", first.exceptions)[0]
+    return first

@@ -16,8 +16,17 @@ class UnitOfWork(Protocol):
         """What the user's code writes through (an AsyncSession for SQLAlchemy); raises CauceError if there is none."""
         ...
 
-    async def commit(self) -> bool:
-        """Commit. True: it is known to be durable. False: it joined a transaction somebody else will end.
+    @property
+    def joined(self) -> bool:
+        """Whether it is a part of a transaction somebody else will end: then nothing is known to be committed."""
+        ...
+
+    def take_part(self) -> None:
+        """An event is published in it now, so it has begun: from here on a rollback by the user's code is noticed."""
+        ...
+
+    async def commit(self) -> None:
+        """Commit, unless the user's code ended the transaction already.
 
         Raises CommitUnknownError if the connection broke meanwhile, and the database's own error if it refused;
         then nothing is committed.

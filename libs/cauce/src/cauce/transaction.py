@@ -33,7 +33,6 @@ class Plan:
 
     in_transaction: tuple[Listener, ...]
     after_commit: tuple[Listener, ...]
-    envelope_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class Rules(Protocol):
 
     def plan(self, event_type: type[DomainEvent]) -> Plan: ...
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None: ...
+    def check_running(self, event_type: type[Event]) -> None: ...
 
 
 class Transaction:
@@ -102,7 +102,11 @@ class Transaction:
 
         Raises PublishError if the event cannot be published here, ConcurrentUseError if another task is publishing.
         """
-        with self._used_by_one_task():
+        if self._ended:
+            raise PublishError("this transaction has ended; publish inside its block")
+        if self._read_only:
+            raise PublishError("this transaction is read-only; open it with service.transaction() to publish")
+        with self._used_by_one_task("publishing"):
             if isinstance(event, DomainEvent):
                 await self._publish_domain(event)
                 return None
@@ -112,18 +116,24 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
-        """A part that can fail alone: an exception leaving it undoes its changes and its events."""
-        async with self._work.savepoint():
-            yield
+        """A part that can fail alone: an exception leaving it undoes its changes and its events.
+
+        ConcurrentUseError if another task is publishing, or tries to while this is open.
+        """
+        with self._used_by_one_task("in a savepoint"):
+            async with self._work.savepoint():
+                yield
 
     async def _publish_domain(self, event: DomainEvent) -> None:
         rules = self._rules
         plan = rules.plan(type(event))
-        emission = Emission(event, current_emission.get(), rules.name)
-        if plan.envelope_wanted:
-            emission.made = Envelope.of(
-                event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
-            )
+        if plan.after_commit:
+            rules.check_running(type(event))
+        envelope = Envelope.of(
+            event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
+        )
+        emission = Emission(event, current_emission.get(), rules.name, envelope)
+        self._work.take_part()
         self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit))
         token = current_emission.set(emission)
         try:
@@ -135,21 +145,19 @@ class Transaction:
     def _accept(self, event: IntegrationEvent) -> Envelope:
         rules = self._rules
         rules.check_publishable(type(event))
+        rules.check_running(type(event))
+        self._work.take_part()
         envelope = Envelope.of(event, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock())
         self._levels.add(envelope)
         return envelope
 
     @contextmanager
-    def _used_by_one_task(self) -> Generator[None]:
-        if self._ended:
-            raise PublishError("this transaction has ended; publish inside its block")
-        if self._read_only:
-            raise PublishError("this transaction is read-only; open it with service.transaction() to publish")
+    def _used_by_one_task(self, doing: str) -> Generator[None]:
         task = asyncio.current_task()
         before = self._user
         if before is not None and before is not task:
             raise ConcurrentUseError(
-                "two tasks are publishing in one transaction, and a session serves one at a time. "
+                f"another task is using this transaction ({doing} needs it alone), and a session serves one at a time. "
                 "Await one after the other, or give each task a transaction of its own."
             )
         self._user = task
@@ -160,12 +168,19 @@ class Transaction:
 
     # What follows is for the service that made the transaction.
 
-    async def commit(self) -> bool:
-        """Commit; see UnitOfWork.commit. ConcurrentUseError (and no commit) if a publish is still under way."""
+    @property
+    def joined(self) -> bool:
+        return self._work.joined
+
+    async def commit(self) -> None:
+        """Commit; see UnitOfWork.commit. ConcurrentUseError (and no commit) if a task still works in it."""
         if self._user is not None:
-            raise ConcurrentUseError("the transaction's block ended while a task was still publishing in it")
+            raise ConcurrentUseError(
+                "the transaction's block ended while another task was still working in it, so it was rolled back. "
+                "Await that task inside the block."
+            )
         self._ended = True
-        return await self._work.commit()
+        await self._work.commit()
 
     async def rollback(self) -> None:
         self._ended = True

@@ -34,9 +34,15 @@ class _Work:
     def session(self) -> object:
         raise CauceError("This service has no database, so there is no session. Give it one: store=SqlAlchemyStore(…)")
 
-    async def commit(self) -> bool:
+    @property
+    def joined(self) -> bool:
+        return False
+
+    def take_part(self) -> None:
+        return None
+
+    async def commit(self) -> None:
         self._levels.transaction_ended(committed=True)
-        return True
 
     async def rollback(self) -> None:
         self._levels.transaction_ended(committed=False)

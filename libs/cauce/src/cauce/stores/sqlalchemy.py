@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
@@ -17,6 +18,8 @@ from cauce.levels import Levels
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
 _READ_ONLY = "cauce_read_only"
+_WRITES = "cauce_writes"
+_TURN_LIMIT_S = 30.0
 _SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
 """Committed means on the disk (2 = FULL), and writers wait for each other instead of failing."""
 
@@ -52,6 +55,8 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
+    turn = asyncio.Lock()
+
     def connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
         cursor = connection.cursor()
@@ -67,9 +72,12 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             connection.exec_driver_sql("PRAGMA query_only = 1")
             connection.exec_driver_sql("BEGIN")
         else:
+            _wait_for_turn(connection, turn)
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def returned(connection: Any, _record: object) -> None:
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        if (record.record_info or {}).pop(_WRITES, False):
+            turn.release()
         if connection is not None:
             cursor = connection.cursor()
             cursor.execute("PRAGMA query_only = 0")
@@ -78,6 +86,24 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "connect", connected)
     event.listen(engine.sync_engine, "begin", begun)
     event.listen(engine.sync_engine, "checkin", returned)
+
+
+def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:
+    """Writers of one process wait in a queue; SQLite's own waiting is a lottery, which somebody loses under load.
+
+    The turn ends when the connection goes back to the pool. Who waits too long goes on and gets SQLite's own error.
+    """
+    pooled: Any = connection.connection
+    if pooled.record_info.get(_WRITES, False):
+        return
+
+    async def wait(_driver: object) -> None:
+        async with asyncio.timeout(_TURN_LIMIT_S):
+            await turn.acquire()
+
+    with suppress(TimeoutError):
+        pooled.dbapi_connection.run_async(wait)
+        pooled.record_info[_WRITES] = True
 
 
 class SqlAlchemyStore:
@@ -130,30 +156,37 @@ class _Work:
         self._session = session
         self._levels = levels
         self._commit_limit_s = commit_limit_s
+        # Asked now: once its own transaction runs, a session of a connection looks the same either way.
+        self._joined = _joins_an_outer_transaction(session.sync_session)
         _watch(session.sync_session, levels)
 
     @property
     def session(self) -> AsyncSession:
         return self._session
 
-    async def commit(self) -> bool:
+    @property
+    def joined(self) -> bool:
+        return self._joined
+
+    def take_part(self) -> None:
+        if not self._session.in_transaction():
+            self._session.sync_session.begin()  # no connection is taken before the first statement
+
+    async def commit(self) -> None:
         try:
-            known = await to_the_end(self._commit())
+            await to_the_end(self._commit())
         finally:
             await to_the_end(self._session.close())
-        return known
 
-    async def _commit(self) -> bool:
+    async def _commit(self) -> None:
         session = self._session
         if not session.in_transaction():
-            self._levels.transaction_ended(committed=True)  # nothing was written
-            return True
+            return
         try:
             await session.flush()
         except BaseException:
             await session.rollback()
             raise
-        joined = _joins_an_outer_transaction(session.sync_session)
         try:
             async with asyncio.timeout(self._commit_limit_s):
                 await session.commit()
@@ -164,7 +197,6 @@ class _Work:
             if error.connection_invalidated:
                 raise CommitUnknownError from error
             raise
-        return not joined
 
     async def rollback(self) -> None:
         # Closing rolls back; a connection that broke is dropped by the pool.
