@@ -1,0 +1,143 @@
+"""The port to what Cauce keeps in a service's database for itself: outbox, lanes, waiting deliveries, dead letters.
+
+Two sides. The *user's side* runs in the transaction of the business change, on its session: what is published, what a
+listener has handled. The *relay's side* has connections of its own and holds a transaction for milliseconds only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cauce.envelope import Envelope
+from cauce.inbox import Position
+from cauce.lanes import Epoch, LaneRow, MemberId
+from cauce.transport import BrokerId, Lane
+
+__all__ = ["Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """An envelope published in a transaction, and for whom: the broker (`consumer` None) or a durable listener here."""
+
+    envelope: Envelope
+    consumer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """An event of this service on its way to the broker. `message` is the envelope as CloudEvents JSON."""
+
+    position: int
+    event_id: str
+    lane: Lane
+    key: str | None
+    message: bytes
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A delivery that waits in this database for one listener: not yet tried, to be tried again, or behind its key."""
+
+    position: int
+    consumer: str
+    source: str
+    event_id: str
+    lane: Lane
+    key: str | None
+    channel: str
+    message: bytes
+    attempts: int
+    first_failed_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why and when a delivery failed: fit to be stored and shown (no payload values beyond the error's own text)."""
+
+    reason: str
+    error: str
+    stack: str | None
+    attempts: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """A dead letter."""
+
+    id: str
+    consumer: str
+    source: str
+    event_id: str
+    name: str
+    lane: Lane
+    key: str | None
+    channel: str
+    message: bytes
+    reason: str
+    error: str
+    stack: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+    worker: str
+
+
+class Inbox(Protocol):
+    """The user's side for one listener and one delivery, on the listener's own transaction."""
+
+    async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
+        """Remember the event; False if it was known. A second copy waits here until the first one's outcome is known."""
+        ...
+
+    async def position(self, consumer: str, source: str, key: str) -> Position | None: ...
+    async def advance(self, consumer: str, source: str, key: str, position: Position) -> None: ...
+
+    async def is_parked(self, consumer: str, source: str, key: str) -> bool:
+        """Whether events of this key wait already, so that a later one must wait behind them."""
+        ...
+
+    async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
+        """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone)."""
+        ...
+
+    async def claim(self, position: int) -> bool:
+        """Take a waiting delivery out, as the token of handling it; False if somebody else did."""
+        ...
+
+    async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
+        """Write a dead letter."""
+        ...
+
+
+class Journal(Protocol):
+    """The relay's side. Every method is one short transaction; infrastructure errors are the driver's own."""
+
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
+        """Renew our lease (or join), and read all lanes and the number of members with a lease."""
+        ...
+
+    async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
+        """Take those lanes that still have the epoch seen; returns the new epochs of those we got."""
+        ...
+
+    async def give_back(self, me: MemberId, lanes: Sequence[Lane]) -> None: ...
+    async def leave(self, me: MemberId) -> None:
+        """Give everything back and end the lease: others need not wait for it."""
+        ...
+
+    async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
+        """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor."""
+        ...
+
+    async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
+        """Mark rows sent. False, and nothing changed, if one of `owned` is not ours under its epoch any more."""
+        ...
+
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
+        """Heads of the waiting room that are due: un-keyed ones, and the first of each key."""
+        ...
+
+    async def incarnation(self) -> str: ...
