@@ -13,6 +13,7 @@ from cauce.envelope import Envelope
 
 __all__ = [
     "LANES",
+    "Broker",
     "BrokerId",
     "Deliver",
     "Delivery",
@@ -80,8 +81,8 @@ class Status(Protocol):
     def down(self, reason: str, *, retry_in_s: float) -> None: ...
 
 
-class Transport(Protocol):
-    """Moves envelopes between processes, in order inside a lane."""
+class Broker(Protocol):
+    """What every transport says about itself."""
 
     @property
     def name(self) -> str:
@@ -92,6 +93,14 @@ class Transport(Protocol):
     def durable(self) -> bool:
         """Whether an event outlives a subscriber's absence. False means at most once, said at every start."""
         ...
+
+    async def close(self) -> None:
+        """Give the connections back. Safe to call twice, and after a loop was cancelled."""
+        ...
+
+
+class Transport(Broker, Protocol):
+    """Moves envelopes between processes at most once: what nobody hears in that moment is gone."""
 
     async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
         """Return once the broker has taken the whole batch, in this order.
@@ -108,10 +117,6 @@ class Transport(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Give the connections back. Safe to call twice, and after `run` was cancelled."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
@@ -124,7 +129,7 @@ class Tail:
 
 
 @runtime_checkable
-class DurableTransport(Transport, Protocol):
+class DurableTransport(Broker, Protocol):
     """A broker that remembers: a topic per publishing service, sixteen ordered lanes in each."""
 
     async def append(self, topic: str, lane: Lane, messages: Sequence[bytes]) -> Sequence[BrokerId]:
