@@ -1,0 +1,77 @@
+"""The shell around LaneKeeper: beats against the database until cancelled, and says which lanes are ours."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from cauce.journal import Journal
+from cauce.lanes import BEAT_EVERY_S, LEASE_S, Epoch, LaneKeeper, MemberId
+from cauce.transport import Lane
+
+__all__ = ["Ownership"]
+
+log = logging.getLogger("cauce.lanes")
+
+
+class Ownership:
+    """Which lanes this process may work on. `lanes` is what loops ask before every step."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        me: MemberId,
+        *,
+        busy: Callable[[Collection[Lane]], bool],
+        lease_s: float = LEASE_S,
+        beat_every_s: float = BEAT_EVERY_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`busy`: whether deliveries of these lanes are still being handled; they are given back when not."""
+        self.me = me
+        self._journal = journal
+        self._keeper = LaneKeeper(me, lease_s=lease_s)
+        self._busy = busy
+        self._lease_s = lease_s
+        self._beat_every_s = beat_every_s
+        self._now = monotonic
+        self._leaving: frozenset[Lane] = frozenset()
+        self._changed = asyncio.Event()
+
+    def lanes(self) -> Mapping[Lane, Epoch]:
+        """Lanes to begin new work on, with their epochs."""
+        return {lane: epoch for lane, epoch in self._keeper.owned(self._now()).items() if lane not in self._leaving}
+
+    def epochs(self) -> Mapping[Lane, Epoch]:
+        """Lanes that are still ours, those being given back among them: for finishing what runs."""
+        return self._keeper.owned(self._now())
+
+    async def run(self) -> None:
+        """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
+        while True:
+            try:
+                async with asyncio.timeout(self._lease_s):
+                    await self._beat()
+            except Exception as error:  # noqa: BLE001  # the outage of the database is reported by readiness
+                log.warning("the lanes could not be renewed: %s", type(error).__name__)
+            await asyncio.sleep(self._beat_every_s if not self._leaving else 0.2)
+
+    async def leave(self) -> None:
+        """Give everything back, so that others need not wait for the lease to end."""
+        async with asyncio.timeout(5):
+            await self._journal.leave(self.me)
+
+    async def _beat(self) -> None:
+        asked = self._now()
+        rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
+        self._keeper.renewed(requested_at=asked)
+        beat = self._keeper.beat(rows, members=members)
+        if beat.take:
+            for lane, epoch in (await self._journal.take(self.me, beat.take)).items():
+                self._keeper.took(lane, epoch)
+        self._leaving = beat.give_back
+        done = [lane for lane in beat.give_back if not self._busy([lane])]
+        if done:
+            await self._journal.give_back(self.me, done)
+            self._keeper.gave_back(done)
+            self._leaving -= frozenset(done)

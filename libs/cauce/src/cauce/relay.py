@@ -1,0 +1,129 @@
+"""From the outbox to the broker: pending rows of our lanes, in order, verified before anything new.
+
+A row is sent when the broker has confirmed it and the database knows. What happens between the two is a repeat, and
+repeats die in the inbox. Nothing is ever skipped: the relay asks for what is not sent, never for what comes after.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from random import random
+
+from cauce.errors import TransportUnavailableError
+from cauce.journal import OutboxRow
+from cauce.lanes import Epoch
+from cauce.ownership import Ownership
+from cauce.stores.sql_journal import SqlJournal
+from cauce.transport import BrokerId, DurableTransport, Lane, Status
+
+__all__ = ["Relay"]
+
+log = logging.getLogger("cauce.relay")
+
+_BATCH = 500
+_TAIL = 100
+_VERIFY_EVERY_S = 60.0
+_POLL_FIRST_S = 0.02
+_POLL_CAP_S = 1.0
+
+
+class Relay:
+    """The loop that empties one service's outbox."""
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        journal: SqlJournal,
+        transport: DurableTransport,
+        ownership: Ownership,
+        status: Status,
+        count: Callable[[str, int], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic = topic
+        self._journal = journal
+        self._transport = transport
+        self._ownership = ownership
+        self._status = status
+        self._count = count
+        self._now = monotonic
+        self._wake = asyncio.Event()
+        self._verified: dict[Lane, tuple[Epoch, float, str]] = {}
+        self._server: str | None = None
+        self._troubled = False
+
+    def wake(self) -> None:
+        """Something was committed: a hint that spares a wait, nothing more."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Relay until cancelled. Polling is the truth: 20 ms after work, up to a second when there is none."""
+        pause_s = _POLL_FIRST_S
+        while True:
+            try:
+                worked = await self._round()
+                pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
+                if self._troubled:
+                    self._troubled = False
+                    self._status.up()
+                if worked:
+                    continue
+            except TransportUnavailableError as error:
+                pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
+                self._verified.clear()
+                self._troubled = True
+                self._status.down(str(error), retry_in_s=pause_s)
+            except Exception as error:  # noqa: BLE001  # the database: nothing is lost, the rows wait there
+                pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
+                log.warning("the outbox could not be read or marked: %s", type(error).__name__)
+            await self._pause(pause_s * (0.8 + 0.4 * random()))
+
+    async def _round(self) -> bool:
+        lanes = self._ownership.lanes()
+        await self._verify(lanes)
+        rows = await self._journal.pending(list(lanes), limit=_BATCH)
+        if not rows:
+            return False
+        sent: list[tuple[int, BrokerId]] = []
+        touched: dict[Lane, Epoch] = {}
+        for lane, batch in _by_lane(rows):
+            ids = await self._transport.append(self._topic, lane, [row.message for row in batch])
+            sent += [(row.position, broker_id) for row, broker_id in zip(batch, ids, strict=True)]
+            touched[lane] = lanes[lane]
+        if await self._journal.mark_sent(touched, self._ownership.me, sent):
+            self._count("sent", len(sent))
+        else:
+            log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
+        return True
+
+    async def _verify(self, lanes: Mapping[Lane, Epoch]) -> None:
+        """Before anything new: does the broker still hold the newest of what it confirmed?"""
+        for lane, epoch in lanes.items():
+            known = self._verified.get(lane)
+            if known is not None and known[0] == epoch and self._now() - known[1] < _VERIFY_EVERY_S:
+                continue
+            newest = await self._journal.newest_sent(lane, limit=_TAIL)
+            tail = await self._transport.tail(self._topic, lane, [broker_id for _, broker_id in newest])
+            if tail.lost_from is not None:
+                first = next(position for position, broker_id in newest if broker_id == tail.lost_from)
+                again = await self._journal.unsend(lane, from_position=0 if first == newest[0][0] else first)
+                self._count("refed", again)
+                log.error("lane %d: the broker lost events it had confirmed; %d are sent again", lane, again)
+            self._verified[lane] = (epoch, self._now(), tail.server)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wake.clear()
+
+
+def _by_lane(rows: Sequence[OutboxRow]) -> list[tuple[Lane, list[OutboxRow]]]:
+    ordered = sorted(rows, key=lambda row: (row.lane, row.position))
+    return [(lane, list(batch)) for lane, batch in groupby(ordered, key=lambda row: row.lane)]

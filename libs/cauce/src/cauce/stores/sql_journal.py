@@ -1,0 +1,454 @@
+"""The journal on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from cauce.cloudevents import to_json
+from cauce.inbox import Position
+from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
+from cauce.lanes import Epoch, LaneRow, MemberId
+from cauce.stores.tables import metadata
+from cauce.transport import LANES, BrokerId, Lane, lane_of
+
+__all__ = ["SqlInbox", "SqlJournal", "create_tables", "write_outgoing"]
+
+_READ_ONLY = {"cauce_read_only": True}
+
+
+class _Dialect:
+    """What the two databases spell differently."""
+
+    def __init__(self, name: str) -> None:
+        self.postgres = name == "postgresql"
+        self.now = (
+            "extract(epoch FROM clock_timestamp())" if self.postgres else "((julianday('now') - 2440587.5) * 86400.0)"
+        )
+        self.lock = " FOR UPDATE" if self.postgres else ""
+
+    def sql(self, statement: str) -> TextClause:
+        return text(statement.replace(":NOW", self.now).replace(" FOR UPDATE", self.lock))
+
+
+async def create_tables(engine: AsyncEngine) -> None:
+    """Make what is missing of Cauce's tables, the rows of the lanes, and the incarnation. Safe to call twice."""
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.run_sync(fill_tables)
+
+
+def fill_tables(connection: Connection) -> None:
+    """The rows Cauce's tables start with; for a migration of your own."""
+    for lane in range(LANES):
+        connection.execute(
+            text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"), {"lane": lane}
+        )
+    for name, value in (("incarnation", str(uuid4())), ("lanes", str(LANES))):
+        connection.execute(
+            text("INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
+            {"name": name, "value": value},
+        )
+
+
+def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
+    """Write what a transaction published, in that transaction, just before its commit.
+
+    Keys are counted first, in sorted order, so that two transactions never wait for each other crosswise; the row of
+    a key stays locked until the commit, so numbers are given in the order of commits, without holes.
+    """
+    dialect = _Dialect(connection.dialect.name)
+    keys = sorted({(one.envelope.source, one.envelope.key) for one in outgoing if one.envelope.key is not None})
+    heads: dict[tuple[str, str], int] = {}
+    for topic, key in keys:
+        count = len({one.envelope.id for one in outgoing if (one.envelope.source, one.envelope.key) == (topic, key)})
+        last = connection.execute(
+            dialect.sql(
+                "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
+                "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + :count RETURNING seq"
+            ),
+            {"topic": topic, "key": key, "count": count},
+        ).scalar_one()
+        heads[topic, key] = int(last) - count
+    incarnation = None
+    if keys:
+        incarnation = str(
+            connection.execute(text("SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one()
+        )
+    sent: list[dict[str, Any]] = []
+    here: list[dict[str, Any]] = []
+    numbered: dict[str, int] = {}
+    for one in outgoing:
+        envelope = one.envelope
+        if envelope.key is not None:
+            if envelope.id not in numbered:
+                heads[envelope.source, envelope.key] += 1
+                numbered[envelope.id] = heads[envelope.source, envelope.key]
+            envelope = _numbered(envelope, numbered[envelope.id], incarnation)
+        row = {
+            "event_id": envelope.id,
+            "topic": envelope.source,
+            "lane": int(lane_of(envelope)),
+            "key": envelope.key,
+            "key_seq": envelope.key_seq,
+            "name": envelope.name,
+            "message": to_json(envelope),
+            "consumer": one.consumer,
+        }
+        (sent if one.consumer is None else here).append(row)
+    if sent:
+        connection.execute(
+            dialect.sql(
+                "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
+                "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
+            ),
+            sent,
+        )
+    if here:
+        connection.execute(
+            dialect.sql(
+                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at) "
+                "VALUES (:consumer, :topic, :event_id, :lane, :key, '', :message, :NOW, :NOW)"
+            ),
+            here,
+        )
+
+
+def _numbered(envelope: Any, key_seq: int, incarnation: str | None) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(envelope, key_seq=key_seq, incarnation=incarnation)
+
+
+class SqlInbox:
+    """The user's side, on a listener's own session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        bind = session.get_bind()
+        self._dialect = _Dialect(bind.dialect.name)
+
+    async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
+        done = await self._run(
+            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) "
+            "VALUES (:consumer, :source, :event_id, :NOW) ON CONFLICT DO NOTHING",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return done.rowcount == 1
+
+    async def position(self, consumer: str, source: str, key: str) -> Position | None:
+        row = (
+            await self._run(
+                "SELECT last_seq, incarnation FROM cauce_position "
+                "WHERE consumer = :consumer AND source = :source AND key = :key",
+                consumer=consumer,
+                source=source,
+                key=key,
+            )
+        ).one_or_none()
+        return None if row is None else Position(int(row.last_seq), str(row.incarnation))
+
+    async def advance(self, consumer: str, source: str, key: str, position: Position) -> None:
+        await self._run(
+            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
+            "VALUES (:consumer, :source, :key, :seq, :incarnation) "
+            "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = :seq, incarnation = :incarnation",
+            consumer=consumer,
+            source=source,
+            key=key,
+            seq=position.last_seq,
+            incarnation=position.incarnation,
+        )
+
+    async def is_parked(self, consumer: str, source: str, key: str) -> bool:
+        row = (
+            await self._run(
+                "SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key LIMIT 1",
+                consumer=consumer,
+                source=source,
+                key=key,
+            )
+        ).one_or_none()
+        return row is not None
+
+    async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
+        await self._run(
+            "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
+            "first_failed_at, error, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, :message, "
+            ":attempts, CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+            "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, :NOW) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
+            "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+            "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW)".replace(
+                ":delay", "CAST(:delay AS double precision)"
+            ).replace(":error", "CAST(:error AS text)"),
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=delivery.channel,
+            message=delivery.message,
+            attempts=delivery.attempts,
+            delay=delay_s,
+            error=error,
+        )
+
+    async def claim(self, position: int) -> bool:
+        done = await self._run("DELETE FROM cauce_waiting WHERE position = :position", position=position)
+        return done.rowcount == 1
+
+    async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
+        await self._run(
+            "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
+            "error, stack, attempts, first_at, last_at, worker) VALUES (:id, :consumer, :source, :event_id, :name, :lane, "
+            ":key, :channel, :message, :reason, :error, :stack, :attempts, "
+            "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = :reason, error = :error, stack = :stack, "
+            "attempts = :attempts, last_at = :NOW, worker = :worker",
+            id=id,
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            name=name,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=delivery.channel,
+            message=delivery.message,
+            reason=failure.reason,
+            error=failure.error,
+            stack=failure.stack,
+            attempts=failure.attempts,
+            first=delivery.first_failed_at,
+            worker=failure.worker,
+        )
+
+    async def _run(self, statement: str, **values: Any) -> Any:
+        return await self._session.execute(self._dialect.sql(statement), values)
+
+
+class SqlJournal:
+    """The relay's side, on connections of its own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._dialect = _Dialect(engine.dialect.name)
+
+    async def incarnation(self) -> str:
+        async with self._reading() as connection:
+            return str((await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one())
+
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
+        async with self._engine.begin() as connection:
+            await self._run(
+                connection,
+                "INSERT INTO cauce_member (id, lease_until) VALUES (:me, :NOW + :lease) "
+                "ON CONFLICT (id) DO UPDATE SET lease_until = :NOW + :lease",
+                me=me,
+                lease=lease_s,
+            )
+            await self._run(
+                connection,
+                "DELETE FROM cauce_member WHERE lease_until < :NOW - 3600 AND id NOT IN "
+                "(SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
+            )
+            rows = await self._run(
+                connection,
+                "SELECT l.lane, l.member, l.epoch, COALESCE(m.lease_until, 0) >= :NOW AS alive FROM cauce_lane l "
+                "LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
+            )
+            members = await self._run(connection, "SELECT count(*) FROM cauce_member WHERE lease_until >= :NOW")
+            lanes = [
+                LaneRow(
+                    Lane(int(row.lane)),
+                    None if row.member is None else MemberId(str(row.member)),
+                    Epoch(int(row.epoch)),
+                    bool(row.alive),
+                )
+                for row in rows
+            ]
+            return lanes, int(members.scalar_one())
+
+    async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
+        got: dict[Lane, Epoch] = {}
+        async with self._engine.begin() as connection:
+            for lane, epoch in sorted(wanted.items()):
+                done = await self._run(
+                    connection,
+                    "UPDATE cauce_lane SET member = :me, epoch = epoch + 1 WHERE lane = :lane AND epoch = :epoch",
+                    me=me,
+                    lane=int(lane),
+                    epoch=int(epoch),
+                )
+                if done.rowcount == 1:
+                    got[lane] = Epoch(epoch + 1)
+        return got
+
+    async def give_back(self, me: MemberId, lanes: Sequence[Lane]) -> None:
+        async with self._engine.begin() as connection:
+            for lane in sorted(lanes):
+                await self._run(
+                    connection,
+                    "UPDATE cauce_lane SET member = NULL WHERE lane = :lane AND member = :me",
+                    lane=int(lane),
+                    me=me,
+                )
+
+    async def leave(self, me: MemberId) -> None:
+        async with self._engine.begin() as connection:
+            await self._run(connection, "UPDATE cauce_lane SET member = NULL WHERE member = :me", me=me)
+            await self._run(connection, "DELETE FROM cauce_member WHERE id = :me", me=me)
+
+    async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
+        if not lanes:
+            return []
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection,
+                "SELECT position, event_id, lane, key, message, attempts FROM cauce_outbox "
+                f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND next_at <= :NOW "
+                "ORDER BY position LIMIT :limit",
+                limit=limit,
+            )
+            return [
+                OutboxRow(
+                    int(row.position), str(row.event_id), Lane(int(row.lane)), row.key, bytes(row.message), int(row.attempts)
+                )
+                for row in rows
+            ]
+
+    async def mark_sent(
+        self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]
+    ) -> bool:
+        async with self._engine.connect() as connection:
+            transaction = await connection.begin()
+            await connection.execute(
+                self._dialect.sql(
+                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"
+                ),
+                [{"position": position, "broker_id": broker_id} for position, broker_id in sent],
+            )
+            # The fence comes last: whoever lost a lane meanwhile changes nothing.
+            for lane, epoch in sorted(owned.items()):
+                held = await self._run(
+                    connection,
+                    "UPDATE cauce_lane SET epoch = epoch WHERE lane = :lane AND member = :me AND epoch = :epoch",
+                    lane=int(lane),
+                    me=me,
+                    epoch=int(epoch),
+                )
+                if held.rowcount != 1:
+                    await transaction.rollback()
+                    return False
+            await transaction.commit()
+            return True
+
+    async def newest_sent(self, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
+        """The newest sent rows of a lane, oldest first: what the broker must still know."""
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection,
+                "SELECT position, broker_id FROM cauce_outbox WHERE sent_at IS NOT NULL AND lane = :lane "
+                "ORDER BY position DESC LIMIT :limit",
+                lane=int(lane),
+                limit=limit,
+            )
+            return [(int(row.position), BrokerId(str(row.broker_id))) for row in reversed(rows.all())]
+
+    async def unsend(self, lane: Lane, *, from_position: int) -> int:
+        """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
+        async with self._engine.begin() as connection:
+            done = await self._run(
+                connection,
+                "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE lane = :lane AND position >= :position "
+                "AND sent_at IS NOT NULL",
+                lane=int(lane),
+                position=from_position,
+            )
+            return int(done.rowcount)
+
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
+        if not lanes:
+            return []
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection,
+                "SELECT w.* FROM cauce_waiting w "
+                f"WHERE w.next_at <= :NOW AND w.lane IN ({_numbers(lanes)}) "
+                "AND (w.key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
+                "AND e.source = w.source AND e.key = w.key AND e.position < w.position)) "
+                "ORDER BY w.next_at LIMIT :limit",
+                limit=limit,
+            )
+            return [_waiting(row) for row in rows]
+
+    async def next_of_key(self, waiting: Waiting) -> None:
+        """The head of a parked key is gone: the one behind it is due now."""
+        if waiting.key is None:
+            return
+        async with self._engine.begin() as connection:
+            await self._run(
+                connection,
+                "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
+                "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+                consumer=waiting.consumer,
+                source=waiting.source,
+                key=waiting.key,
+            )
+
+    async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
+        async with self._reading() as connection:
+            rows = await self._run(connection, "SELECT * FROM cauce_dead_letter ORDER BY last_at LIMIT :limit", limit=limit)
+            return [
+                Dead(
+                    id=row.id,
+                    consumer=row.consumer,
+                    source=row.source,
+                    event_id=row.event_id,
+                    name=row.name,
+                    lane=Lane(int(row.lane)),
+                    key=row.key,
+                    channel=row.channel,
+                    message=bytes(row.message),
+                    reason=row.reason,
+                    error=row.error,
+                    stack=row.stack,
+                    attempts=int(row.attempts),
+                    first_at=float(row.first_at),
+                    last_at=float(row.last_at),
+                    worker=row.worker,
+                )
+                for row in rows
+            ]
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[AsyncConnection]:
+        async with self._engine.execution_options(**_READ_ONLY).connect() as connection:
+            yield connection
+
+    async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
+        return await connection.execute(self._dialect.sql(statement), values)
+
+
+def _numbers(lanes: Sequence[Lane]) -> str:
+    return ", ".join(str(int(lane)) for lane in lanes)
+
+
+def _waiting(row: Any) -> Waiting:
+    return Waiting(
+        position=int(row.position),
+        consumer=row.consumer,
+        source=row.source,
+        event_id=row.event_id,
+        lane=Lane(int(row.lane)),
+        key=row.key,
+        channel=row.channel,
+        message=bytes(row.message),
+        attempts=int(row.attempts),
+        first_failed_at=None if row.first_failed_at is None else float(row.first_failed_at),
+    )
