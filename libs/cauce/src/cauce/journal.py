@@ -107,6 +107,22 @@ class Inbox(Protocol):
         """Take a waiting delivery out, as the token of handling it; False if somebody else did."""
         ...
 
+    async def holds(self, position: int) -> bool:
+        """Whether the waiting delivery is still there; it is locked until the transaction ends."""
+        ...
+
+    async def release_next(self, delivery: Waiting) -> None:
+        """The head of a parked key is gone: the one behind it is due now."""
+        ...
+
+    async def exhume(self, delivery: Waiting) -> bool:
+        """Remove the dead letter of this delivery; whether there was one, so that this is a replay."""
+        ...
+
+    async def forget(self, delivery: Waiting) -> None:
+        """Take a delivery out of the waiting room without handling it."""
+        ...
+
     async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
         """Write a dead letter."""
         ...

@@ -203,6 +203,38 @@ class SqlInbox:
         done = await self._run("DELETE FROM cauce_waiting WHERE position = :position", position=position)
         return done.rowcount == 1
 
+    async def holds(self, position: int) -> bool:
+        found = await self._run("SELECT 1 FROM cauce_waiting WHERE position = :position FOR UPDATE", position=position)
+        return found.one_or_none() is not None
+
+    async def release_next(self, delivery: Waiting) -> None:
+        if delivery.key is None:
+            return
+        await self._run(
+            "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
+            "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            key=delivery.key,
+        )
+
+    async def exhume(self, delivery: Waiting) -> bool:
+        done = await self._run(
+            "DELETE FROM cauce_dead_letter WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+        )
+        return done.rowcount == 1
+
+    async def forget(self, delivery: Waiting) -> None:
+        await self._run(
+            "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+        )
+
     async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
         await self._run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
@@ -386,20 +418,6 @@ class SqlJournal:
                 limit=limit,
             )
             return [_waiting(row) for row in rows]
-
-    async def next_of_key(self, waiting: Waiting) -> None:
-        """The head of a parked key is gone: the one behind it is due now."""
-        if waiting.key is None:
-            return
-        async with self._engine.begin() as connection:
-            await self._run(
-                connection,
-                "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
-                "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
-                consumer=waiting.consumer,
-                source=waiting.source,
-                key=waiting.key,
-            )
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:

@@ -1,0 +1,223 @@
+"""One delivery, one listener, one transaction: inbox row, effect and what the listener publishes commit together.
+
+Whatever happens, the delivery ends as one of four, each of them committed before the broker hears of it: applied,
+a duplicate, waiting (a retry, or behind its key), or a dead letter. Trouble with the infrastructure is none of the
+four: it costs no attempt, and the delivery is tried again when the trouble is over.
+"""
+
+import logging
+import os
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from random import random
+from typing import Literal, Protocol
+
+from cauce.cloudevents import to_json
+from cauce.envelope import Emission, Envelope
+from cauce.inbox import Position, decide
+from cauce.journal import Failure, Inbox, Waiting
+from cauce.listeners import Listener
+from cauce.retry import Reject
+from cauce.transaction import Transaction
+from cauce.transport import Lane, lane_of
+
+__all__ = ["Applying", "Outcome", "Rules", "consumer_name"]
+
+log = logging.getLogger("cauce.applying")
+
+Outcome = Literal["handled", "duplicate", "waiting", "dead"]
+
+INBOX_RETENTION_S = 7 * 24 * 3600.0
+
+
+def consumer_name(service: str, listener: Listener) -> str:
+    """The stable identity under which a listener's past is kept."""
+    return f"{service}/{listener.name}"
+
+
+class Rules(Protocol):
+    """What applying needs of its service."""
+
+    name: str
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]: ...
+    def inbox(self, tx: Transaction) -> Inbox: ...
+    def is_infrastructure(self, error: BaseException) -> bool:
+        """Whether the error is the database's or the broker's trouble rather than the listener's."""
+        ...
+
+
+CallListener = Callable[[Listener, Emission, Transaction, int, bool], Awaitable[None]]
+"""listener, emission, transaction, attempt, replayed"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applying:
+    """Applies deliveries to listeners. `worker` names this process in dead letters."""
+
+    rules: Rules
+    call: CallListener
+    worker: str
+    new_id: Callable[[], str]
+    random: Callable[[], float] = random
+    retention_s: float = INBOX_RETENTION_S
+
+    async def first(self, listener: Listener, emission: Emission, channel: str) -> Outcome:
+        """A delivery from the broker. Raises only infrastructure errors; then nothing is recorded."""
+        envelope = emission.envelope
+        consumer = consumer_name(self.rules.name, listener)
+        try:
+            async with self.rules.transaction() as tx:
+                inbox = self.rules.inbox(tx)
+                done = await self._admit(inbox, consumer, envelope, channel)
+                if done is None:
+                    await self.call(listener, emission, tx, 1, False)
+            return done or "handled"
+        except Exception as error:
+            if self.rules.is_infrastructure(error):
+                raise
+            return await self._failed_first(listener, envelope, channel, error)
+
+    async def again(self, listener: Listener, emission: Emission, waiting: Waiting) -> Outcome:
+        """A delivery from the waiting room, whose row is the token. Raises only infrastructure errors."""
+        attempt = waiting.attempts + 1
+        try:
+            async with self.rules.transaction() as tx:
+                inbox = self.rules.inbox(tx)
+                if not await inbox.claim(waiting.position):
+                    return "duplicate"
+                replayed = await inbox.exhume(waiting)
+                await inbox.release_next(waiting)
+                await self.call(listener, emission, tx, attempt, replayed)
+            return "handled"
+        except Exception as error:
+            if self.rules.is_infrastructure(error):
+                raise
+            return await self._failed_again(listener, emission.envelope, replace(waiting, attempts=attempt), error)
+
+    async def refuse(self, consumer: str, envelope: Envelope | None, channel: str, raw: bytes, why: str) -> None:
+        """What can never be handled, whatever the number of tries: a dead letter with its bytes."""
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            event_id = envelope.id if envelope else self.new_id()
+            source = envelope.source if envelope else ""
+            if await inbox.first_time(consumer, source, event_id):
+                name = envelope.name if envelope else "?"
+                waiting = _waiting(consumer, source, event_id, envelope, channel, raw)
+                await inbox.bury(waiting, name, self._failure("undecodable", why, None, 1), id=self.new_id())
+
+    async def _admit(self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str) -> Outcome | None:
+        """None: run the listener. Otherwise what the delivery is without running it."""
+        if not await inbox.first_time(consumer, envelope.source, envelope.id):
+            return "duplicate"
+        key, seq, incarnation = envelope.key, envelope.key_seq, envelope.incarnation
+        if key is None or seq is None or incarnation is None:
+            return None
+        waiting = _of(consumer, envelope, channel)
+        position = await inbox.position(consumer, envelope.source, key)
+        decision = decide(
+            id_known=False,
+            key_seq=seq,
+            incarnation=incarnation,
+            position=position,
+            age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
+            retention_s=self.retention_s,
+        )
+        if decision.do == "dead_letter":
+            why = f"sequence {seq} of key {key!r} came after {position.last_seq if position else '?'}"
+            await inbox.bury(waiting, envelope.name, self._failure("late", why, None, 0), id=self.new_id())
+            log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
+            return "dead"
+        if decision.do == "acknowledge":
+            return "duplicate"
+        if decision.why == "new_incarnation":
+            log.warning("%s: %s began anew (another incarnation); key %r starts again", consumer, envelope.source, key)
+        await inbox.advance(consumer, envelope.source, key, Position(seq, incarnation))
+        if await inbox.is_parked(consumer, envelope.source, key):
+            await inbox.wait(waiting, delay_s=None, error=None)
+            return "waiting"
+        return None
+
+    async def _failed_first(self, listener: Listener, envelope: Envelope, channel: str, error: Exception) -> Outcome:
+        consumer = consumer_name(self.rules.name, listener)
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            done = await self._admit(inbox, consumer, envelope, channel)
+            if done is not None:
+                return done
+            return await self._record(inbox, listener, envelope, replace(_of(consumer, envelope, channel), attempts=1), error)
+
+    async def _failed_again(self, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception) -> Outcome:
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            if not await inbox.holds(waiting.position):
+                return "duplicate"  # somebody else finished it meanwhile
+            return await self._record(inbox, listener, envelope, waiting, error)
+
+    async def _record(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception
+    ) -> Outcome:
+        retry = listener.registration.retry
+        delay_s = retry.delay_s(waiting.attempts, error, random=self.random)
+        text, stack = _told(error)
+        name = f"{listener.name} failed on {envelope.name} {envelope.id}"
+        place = _place(error)
+        waits = "this event waits" if waiting.key is None else f"key {waiting.key} waits"
+        if delay_s is not None:
+            await inbox.wait(waiting, delay_s=delay_s, error=text)
+            log.error(
+                "%s (attempt %d of %d): %s%s · next try in %.1f s · only %s",
+                name, waiting.attempts, retry.attempts, text, place, delay_s, waits,
+                exc_info=error if waiting.attempts == 1 else None,
+            )  # fmt: skip
+            return "waiting"
+        reason = "rejected" if isinstance(error, Reject) else "exhausted"
+        await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts), id=self.new_id())
+        if waiting.key is None:
+            await inbox.forget(waiting)
+        else:
+            # The key stays parked behind its head until a person replays or discards it.
+            await inbox.wait(waiting, delay_s=None, error=text)
+        log.error(
+            "dead: %s (attempt %d of %d): %s%s · cauce dead list%s",
+            name, waiting.attempts, retry.attempts, text, place, "" if waiting.key is None else f" · {waits}",
+        )  # fmt: skip
+        return "dead"
+
+    def _failure(self, reason: str, error: str, stack: str | None, attempts: int) -> Failure:
+        return Failure(reason=reason, error=error, stack=stack, attempts=attempts, worker=self.worker)
+
+
+def _of(consumer: str, envelope: Envelope, channel: str) -> Waiting:
+    return _waiting(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
+
+
+def _waiting(
+    consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes
+) -> Waiting:
+    return Waiting(
+        position=0,
+        consumer=consumer,
+        source=source,
+        event_id=event_id,
+        lane=lane_of(envelope) if envelope is not None else Lane(0),
+        key=envelope.key if envelope is not None else None,
+        channel=channel,
+        message=raw,
+        attempts=0,
+        first_failed_at=None,
+    )
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return text, "".join(traceback.format_tb(error.__traceback__))[-8000:]
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+

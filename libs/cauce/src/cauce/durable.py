@@ -1,0 +1,261 @@
+"""The loops of durable delivery in one process: lanes, relay, consumer, waiting room.
+
+Composed by a Service whose store keeps a journal and whose transport remembers. Every loop asks Ownership which lanes
+are its own; two processes of one service share the lanes out and never handle the same key at the same time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from random import random
+
+import msgspec
+
+from cauce.applying import Applying, Outcome, consumer_name
+from cauce.cloudevents import from_json
+from cauce.consumer import decode
+from cauce.envelope import Emission, Envelope
+from cauce.errors import DecodeError
+from cauce.events import DomainEvent, Event, IntegrationEvent, describe
+from cauce.journal import Waiting
+from cauce.lanes import MemberId
+from cauce.listeners import Listener
+from cauce.ownership import Ownership
+from cauce.per_key import PerKey
+from cauce.relay import Relay
+from cauce.stores.sql_journal import SqlJournal
+from cauce.transport import Delivery, DurableTransport, Lane, Status, Subscription, lane_of
+
+__all__ = ["DurableDelivery"]
+
+log = logging.getLogger("cauce.durable")
+
+_AT_ONCE = 8
+_BOUND = 512
+_POLL_FIRST_S = 0.05
+_POLL_CAP_S = 1.0
+_INFRASTRUCTURE_CAP_S = 5.0
+
+
+class _Job:
+    __slots__ = ("delivery", "emission", "listeners", "waiting")
+
+    def __init__(
+        self, emission: Emission, listeners: Sequence[Listener], delivery: Delivery | None, waiting: Waiting | None
+    ) -> None:
+        self.emission = emission
+        self.listeners = listeners
+        self.delivery = delivery
+        self.waiting = waiting
+
+
+class DurableDelivery:
+    """One process's part in a service's durable delivery. `run` until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        journal: SqlJournal,
+        transport: DurableTransport,
+        subscription: Subscription,
+        types: Mapping[str, type[IntegrationEvent]],
+        listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
+        domain_types: Mapping[str, type[DomainEvent]],
+        by_name: Mapping[str, Listener],
+        applying: Applying,
+        status: Status,
+        count: Callable[[str, int], None],
+        member: str,
+        check: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._service = service
+        self._journal = journal
+        self._transport = transport
+        self._subscription = subscription
+        self._types = types
+        self._listeners = listeners
+        self._domain_types = domain_types
+        self._by_name = {consumer_name(service, listener): listener for listener in by_name.values()}
+        self._applying = applying
+        self._status = status
+        self._count = count
+        self._check = check
+        self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
+        self._taken: set[int] = set()
+        self._lanes_in_work: dict[Lane, int] = {}
+        self._wake = asyncio.Event()
+        self.ownership = Ownership(journal, MemberId(member), busy=self._busy)
+        self._relay = Relay(
+            topic=service, journal=journal, transport=transport, ownership=self.ownership, status=status, count=count
+        )
+
+    @property
+    def unfinished(self) -> int:
+        return self._work.unfinished
+
+    def committed(self) -> None:
+        """A transaction of this process published something durable."""
+        self._relay.wake()
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`: then no new deliveries are fetched, what runs is finished, and the lanes are given back."""
+        async with asyncio.TaskGroup() as tasks:
+            fetching = [
+                tasks.create_task(self.ownership.run()),
+                tasks.create_task(self._relay.run()),
+                tasks.create_task(self._waiting_room()),
+            ]
+            if self._subscription:
+                fetching.append(
+                    tasks.create_task(
+                        self._transport.consume(
+                            self._subscription,
+                            self.deliver,
+                            self._status,
+                            group=self._service,
+                            lanes=lambda: self.ownership.lanes().keys(),
+                        )
+                    )
+                )
+            working = tasks.create_task(self._work.run())
+            await stop.wait()
+            for task in fetching:
+                task.cancel()
+            while self._work.unfinished:  # noqa: ASYNC110  # bounded by the service's drain limit
+                await asyncio.sleep(0.01)
+            working.cancel()
+        await self.ownership.leave()
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Take an entry of the broker: to the listeners that hear it, or out of the way with its bytes kept."""
+        self._count("received", 1)
+        envelope = delivery.envelope
+        if envelope is None:
+            await self._refuse_everywhere(delivery, None, delivery.problem or "not an event")
+            return
+        event_type = self._types.get(envelope.name)
+        if event_type is None:
+            self._count("unheard", 1)
+            await delivery.ack()
+            return
+        try:
+            emission = _typed(envelope, event_type)
+        except DecodeError as error:
+            await self._refuse_everywhere(delivery, envelope, f"{error.path}: {error.expectation}")
+            return
+        job = _Job(emission, self._listeners.get(event_type, ()), delivery, None)
+        await self._submit(job)
+
+    async def _submit(self, job: _Job) -> None:
+        envelope = job.emission.envelope
+        lane = lane_of(envelope)
+        self._lanes_in_work[lane] = self._lanes_in_work.get(lane, 0) + 1
+        await self._work.submit(envelope.key if envelope.key is not None else envelope.id, job)
+
+    def _busy(self, lanes: Collection[Lane]) -> bool:
+        return any(self._lanes_in_work.get(lane) for lane in lanes)
+
+    async def _settle(self, job: _Job) -> None:
+        envelope = job.emission.envelope
+        try:
+            for listener in job.listeners:
+                outcome = await self._persistently(job, listener)
+                self._count(outcome, 1)
+            if job.delivery is not None:
+                await job.delivery.ack()
+        except Exception as error:  # the entry stays un-acknowledged, and comes again
+            log.error("%s %s could not be settled: %s", envelope.name, envelope.id, error, exc_info=error)
+        finally:
+            lane = lane_of(envelope)
+            self._lanes_in_work[lane] -= 1
+            if job.waiting is not None:
+                self._taken.discard(job.waiting.position)
+                self._wake.set()
+
+    async def _persistently(self, job: _Job, listener: Listener) -> Outcome:
+        """Until the outcome is committed: trouble with the infrastructure costs time, never an attempt."""
+        pause_s = 0.1
+        while True:
+            try:
+                if job.waiting is not None:
+                    return await self._applying.again(listener, job.emission, job.waiting)
+                channel = job.delivery.channel if job.delivery is not None else ""
+                return await self._applying.first(listener, job.emission, channel)
+            except Exception as error:
+                self._count("infrastructure", 1)
+                log.warning(
+                    "%s waits for the infrastructure (%s); no attempt is counted", listener.name, type(error).__name__
+                )
+                await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))
+                pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
+
+    async def _refuse_everywhere(self, delivery: Delivery, envelope: Envelope | None, why: str) -> None:
+        """A dead letter for every listener it would have reached, then out of the broker."""
+        event_type = self._types.get(envelope.name) if envelope else None
+        heard_by = self._listeners.get(event_type, ()) if event_type else ()
+        consumers = [consumer_name(self._service, listener) for listener in heard_by] or [self._service]
+        what = f"{envelope.name} {envelope.id} · {why} · from {envelope.source}" if envelope else f"{delivery.channel} · {why}"
+        pause_s = 0.1
+        for consumer in consumers:
+            while True:
+                try:
+                    await self._applying.refuse(consumer, envelope, delivery.channel, delivery.raw, why)
+                    break
+                except Exception as error:
+                    log.warning("a dead letter could not be written yet: %s", type(error).__name__)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
+            self._count("dead", 1)
+        log.error("dead: %s · raw bytes kept (%d)", what, len(delivery.raw))
+        await delivery.ack()
+
+    async def _waiting_room(self) -> None:
+        """Run what is due among the waiting deliveries of our lanes."""
+        pause_s = _POLL_FIRST_S
+        while True:
+            worked = False
+            try:
+                lanes = self.ownership.lanes()
+                for waiting in await self._journal.due(list(lanes), limit=_BOUND):
+                    if waiting.position not in self._taken:
+                        worked = await self._begin(waiting) or worked
+            except Exception as error:
+                log.warning("the waiting room could not be read: %s", type(error).__name__)
+            pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
+            try:
+                async with asyncio.timeout(pause_s * (0.8 + 0.4 * random())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._wake.clear()
+
+    async def _begin(self, waiting: Waiting) -> bool:
+        listener = self._by_name.get(waiting.consumer)
+        if listener is None:
+            return False  # another version of this service knows it; it waits
+        try:
+            envelope = from_json(waiting.message)
+            event_type = self._types.get(envelope.name) or self._domain_types.get(envelope.name)
+            if event_type is None:
+                return False
+            emission = _typed(envelope, event_type)
+        except DecodeError as error:
+            log.error("waiting delivery %d cannot be read by this version: %s", waiting.position, error)
+            return False
+        self._taken.add(waiting.position)
+        await self._submit(_Job(emission, (listener,), None, waiting))
+        return True
+
+
+def _typed(envelope: Envelope, event_type: type[Event]) -> Emission:
+    payload = envelope.payload
+    event = payload if isinstance(payload, Event) else decode(payload, event_type)
+    described = describe(event_type)
+    key = envelope.key
+    if key is None and described.key is not None:
+        key = str(getattr(event, described.key))
+    known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key)
+    return Emission(event, None, known.source, known)
