@@ -148,12 +148,19 @@ class DurableTransport(Broker, Protocol):
         ...
 
     async def consume(
-        self, subscription: Subscription, deliver: Deliver, status: Status, *, group: str, lanes: "LanesOwned"
+        self,
+        subscription: Subscription,
+        deliver: Deliver,
+        status: Status,
+        *,
+        group: str,
+        lanes: "LanesOwned",
+        since: Mapping[str, BrokerId],
     ) -> None:
         """Deliver the entries of the lanes owned, until cancelled, in order inside a lane.
 
         First what this lane's earlier owner was given and did not acknowledge (`redelivered`), then new ones. The
-        group is made where it is missing, also when the broker forgot it. A lane that is no longer owned gets no more.
+        group is made where it is missing, also when the broker forgot it, at `since` (the id to begin after, by topic). A lane that is no longer owned gets no more.
         """
         ...
 
