@@ -6,7 +6,7 @@ listener has handled. The *relay's side* has connections of its own and holds a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cauce.envelope import Envelope
 from cauce.inbox import Position
@@ -90,6 +90,18 @@ class Inbox(Protocol):
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         """Remember the event; False if it was known. A second copy waits here until the first one's outcome is known."""
+        ...
+
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt", "done"]:
+        """Remember that an effect is about to happen. `in_doubt`: one was begun before, and nobody knows how it ended."""
+        ...
+
+    async def begin_effect_again(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        """The same for a delivery that has waited here, and is therefore known."""
+        ...
+
+    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
+        """It is known how the effect ended."""
         ...
 
     async def position(self, consumer: str, source: str, key: str) -> Position | None: ...

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from sqlalchemy import Connection, TextClause, text
@@ -140,6 +140,47 @@ class SqlInbox:
             event_id=event_id,
         )
         return done.rowcount == 1
+
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt", "done"]:
+        done = await self._run(
+            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at, state) "
+            "VALUES (:consumer, :source, :event_id, :NOW, 'sending') ON CONFLICT DO NOTHING",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        if done.rowcount == 1:
+            return "first"
+        return "in_doubt" if await self._state(consumer, source, event_id) == "sending" else "done"
+
+    async def begin_effect_again(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        if await self._state(consumer, source, event_id) == "sending":
+            return "in_doubt"
+        await self._set_state(consumer, source, event_id, "sending")
+        return "first"
+
+    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
+        await self._set_state(consumer, source, event_id, None)
+
+    async def _state(self, consumer: str, source: str, event_id: str) -> str | None:
+        found = await self._run(
+            "SELECT state FROM cauce_inbox WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return found.scalar_one_or_none()
+
+    async def _set_state(self, consumer: str, source: str, event_id: str, state: str | None) -> None:
+        await self._run(
+            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at, state) "
+            "VALUES (:consumer, :source, :event_id, :NOW, CAST(:state AS text)) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET state = CAST(:state AS text)",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+            state=state,
+        )
 
     async def position(self, consumer: str, source: str, key: str) -> Position | None:
         row = (

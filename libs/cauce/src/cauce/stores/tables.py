@@ -93,6 +93,7 @@ inbox = Table(
     Column("source", Text, primary_key=True),
     Column("event_id", _Id, primary_key=True),
     Column("received_at", Float, nullable=False, index=True),
+    Column("state", Text),
 )
 
 position = Table(
