@@ -16,6 +16,7 @@ from random import random
 from typing import Literal, Protocol
 
 from cauce.cloudevents import to_json
+from cauce.effects import AtMostOnce
 from cauce.envelope import Emission, Envelope
 from cauce.inbox import Position, decide
 from cauce.journal import Failure, Inbox, Waiting
@@ -50,8 +51,8 @@ class Rules(Protocol):
         ...
 
 
-CallListener = Callable[[Listener, Emission, Transaction, int, bool], Awaitable[None]]
-"""listener, emission, transaction, attempt, replayed"""
+CallListener = Callable[[Listener, Emission, Transaction | None, int, bool], Awaitable[None]]
+"""listener, emission, transaction (None for an effect outside the database), attempt, replayed"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class Applying:
 
     async def first(self, listener: Listener, emission: Emission, channel: str) -> Outcome:
         """A delivery from the broker. Raises only infrastructure errors; then nothing is recorded."""
+        if listener.registration.effect is not None:
+            return await self._effect(listener, emission, _of(consumer_name(self.rules.name, listener), emission.envelope, channel))
         envelope = emission.envelope
         consumer = consumer_name(self.rules.name, listener)
         try:
@@ -83,6 +86,8 @@ class Applying:
 
     async def again(self, listener: Listener, emission: Emission, waiting: Waiting) -> Outcome:
         """A delivery from the waiting room, whose row is the token. Raises only infrastructure errors."""
+        if listener.registration.effect is not None:
+            return await self._effect(listener, emission, waiting)
         attempt = waiting.attempts + 1
         try:
             async with self.rules.transaction() as tx:
@@ -97,6 +102,48 @@ class Applying:
             if self.rules.is_infrastructure(error):
                 raise
             return await self._failed_again(listener, emission.envelope, replace(waiting, attempts=attempt), error)
+
+    async def _effect(self, listener: Listener, emission: Emission, delivery: Waiting) -> Outcome:
+        """An effect outside the database: remembered before, done without a transaction, settled after."""
+        envelope, attempt = emission.envelope, delivery.attempts + 1
+        of = (delivery.consumer, delivery.source, delivery.event_id)
+        known = delivery.position > 0
+        replayed = False
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            if known:
+                if not await inbox.holds(delivery.position):
+                    return "duplicate"
+                state = await inbox.begin_effect_again(*of)
+                replayed = await inbox.exhume(delivery)
+            else:
+                state = await inbox.begin_effect(*of)
+                if state == "done":
+                    return "duplicate"
+                if state == "first" and (done := await self._in_its_turn(inbox, delivery, envelope)) is not None:
+                    await inbox.end_effect(*of)
+                    return done
+            if state == "in_doubt" and isinstance(listener.registration.effect, AtMostOnce):
+                why = "a process died while this effect was under way; it may have happened"
+                await inbox.end_effect(*of)
+                await inbox.forget(delivery)
+                await inbox.bury(delivery, envelope.name, self._failure("uncertain", why, None, attempt), id=self.new_id())
+                log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, delivery.consumer, why)
+                return "dead"
+        try:
+            await self.call(listener, emission, None, attempt, replayed)
+        except Exception as error:
+            async with self.rules.transaction() as tx:
+                inbox = self.rules.inbox(tx)
+                await inbox.end_effect(*of)
+                return await self._record(inbox, listener, envelope, replace(delivery, attempts=attempt), error)
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            await inbox.end_effect(*of)
+            if known:
+                await inbox.claim(delivery.position)
+                await inbox.release_next(delivery)
+        return "handled"
 
     async def refuse(self, consumer: str, envelope: Envelope | None, channel: str, raw: bytes, why: str) -> None:
         """What can never be handled, whatever the number of tries: a dead letter with its bytes."""
@@ -113,10 +160,14 @@ class Applying:
         """None: run the listener. Otherwise what the delivery is without running it."""
         if not await inbox.first_time(consumer, envelope.source, envelope.id):
             return "duplicate"
+        return await self._in_its_turn(inbox, _of(consumer, envelope, channel), envelope)
+
+    async def _in_its_turn(self, inbox: Inbox, waiting: Waiting, envelope: Envelope) -> Outcome | None:
+        """None if it is this event's turn among those of its key; otherwise what became of it."""
+        consumer = waiting.consumer
         key, seq, incarnation = envelope.key, envelope.key_seq, envelope.incarnation
         if key is None or seq is None or incarnation is None:
             return None
-        waiting = _of(consumer, envelope, channel)
         position = await inbox.position(consumer, envelope.source, key)
         decision = decide(
             id_known=False,
