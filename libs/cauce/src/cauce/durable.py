@@ -6,8 +6,10 @@ are its own; two processes of one service share the lanes out and never handle t
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import random
+from typing import Literal
 
 import msgspec
 
@@ -16,15 +18,14 @@ from cauce.cloudevents import from_json
 from cauce.consumer import decode
 from cauce.envelope import Emission, Envelope
 from cauce.errors import DecodeError
-from cauce.events import DomainEvent, Event, IntegrationEvent, describe
-from cauce.journal import Waiting
+from cauce.events import Event, IntegrationEvent, describe
+from cauce.journal import Journal, Waiting
 from cauce.lanes import MemberId
 from cauce.listeners import Listener
 from cauce.ownership import Ownership
 from cauce.per_key import PerKey
 from cauce.relay import Relay
-from cauce.stores.sql_journal import SqlJournal
-from cauce.transport import Delivery, DurableTransport, Lane, Status, Subscription, lane_of
+from cauce.transport import BrokerId, Delivery, DurableTransport, Lane, Status, Subscription, lane_of
 
 __all__ = ["DurableDelivery"]
 
@@ -56,39 +57,40 @@ class DurableDelivery:
         self,
         *,
         service: str,
-        journal: SqlJournal,
-        transport: DurableTransport,
+        journal: Journal,
+        transport: DurableTransport | None,
         subscription: Subscription,
-        types: Mapping[str, type[IntegrationEvent]],
+        start: Literal["retained", "now"],
+        types: Mapping[str, type[Event]],
         listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
-        domain_types: Mapping[str, type[DomainEvent]],
         by_name: Mapping[str, Listener],
         applying: Applying,
         status: Status,
         count: Callable[[str, int], None],
         member: str,
-        check: Callable[[], Awaitable[None]],
     ) -> None:
+        """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins."""
         self._service = service
         self._journal = journal
         self._transport = transport
         self._subscription = subscription
+        self._start = start
         self._types = types
-        self._listeners = listeners
-        self._domain_types = domain_types
+        self._listeners: dict[type[Event], Sequence[Listener]] = {**listeners}
         self._by_name = {consumer_name(service, listener): listener for listener in by_name.values()}
         self._applying = applying
         self._status = status
         self._count = count
-        self._check = check
         self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._lanes_in_work: dict[Lane, int] = {}
         self._wake = asyncio.Event()
         self.ownership = Ownership(journal, MemberId(member), busy=self._busy)
-        self._relay = Relay(
-            topic=service, journal=journal, transport=transport, ownership=self.ownership, status=status, count=count
-        )
+        self._relay = None
+        if transport is not None:
+            self._relay = Relay(
+                topic=service, journal=journal, transport=transport, ownership=self.ownership, status=status, count=count
+            )
 
     @property
     def unfinished(self) -> int:
@@ -96,37 +98,44 @@ class DurableDelivery:
 
     def committed(self) -> None:
         """A transaction of this process published something durable."""
-        self._relay.wake()
+        if self._relay is not None:
+            self._relay.wake()
         self._wake.set()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`: then no new deliveries are fetched, what runs is finished, and the lanes are given back."""
+    async def fetch(self) -> None:
+        """Find work for our lanes, until cancelled: beat, relay, read the broker, look into the waiting room."""
         async with asyncio.TaskGroup() as tasks:
-            fetching = [
-                tasks.create_task(self.ownership.run()),
-                tasks.create_task(self._relay.run()),
-                tasks.create_task(self._waiting_room()),
-            ]
+            tasks.create_task(self.ownership.run())
+            tasks.create_task(self._waiting_room())
+            if self._transport is None or self._relay is None:
+                self._status.up()
+                return
+            tasks.create_task(self._relay.run())
             if self._subscription:
-                fetching.append(
-                    tasks.create_task(
-                        self._transport.consume(
-                            self._subscription,
-                            self.deliver,
-                            self._status,
-                            group=self._service,
-                            lanes=lambda: self.ownership.lanes().keys(),
-                        )
-                    )
-                )
-            working = tasks.create_task(self._work.run())
-            await stop.wait()
-            for task in fetching:
-                task.cancel()
-            while self._work.unfinished:  # noqa: ASYNC110  # bounded by the service's drain limit
-                await asyncio.sleep(0.01)
-            working.cancel()
-        await self.ownership.leave()
+                tasks.create_task(self._consume(self._transport))
+
+    async def work(self) -> None:
+        """Do what was fetched, until cancelled."""
+        await self._work.run()
+
+    async def leave(self) -> None:
+        """Give the lanes back, so that others take them at once."""
+        try:
+            await self.ownership.leave()
+        except Exception as error:  # they will be taken when the lease ends
+            log.warning("the lanes could not be given back: %s", type(error).__name__)
+
+    async def _consume(self, transport: DurableTransport) -> None:
+        begin = "0-0" if self._start == "retained" else f"{int(time.time() * 1000)}-0"
+        since = {topic: BrokerId(await self._journal.since(topic, begin)) for topic in self._subscription.topics}
+        await transport.consume(
+            self._subscription,
+            self.deliver,
+            self._status,
+            group=self._service,
+            lanes=lambda: self.ownership.lanes().keys(),
+            since=since,
+        )
 
     async def deliver(self, delivery: Delivery) -> None:
         """Take an entry of the broker: to the listeners that hear it, or out of the way with its bytes kept."""
@@ -152,7 +161,7 @@ class DurableDelivery:
         envelope = job.emission.envelope
         lane = lane_of(envelope)
         self._lanes_in_work[lane] = self._lanes_in_work.get(lane, 0) + 1
-        await self._work.submit(envelope.key if envelope.key is not None else envelope.id, job)
+        await self._work.submit((envelope.source, envelope.key if envelope.key is not None else envelope.id), job)
 
     def _busy(self, lanes: Collection[Lane]) -> bool:
         return any(self._lanes_in_work.get(lane) for lane in lanes)
@@ -184,6 +193,8 @@ class DurableDelivery:
                 channel = job.delivery.channel if job.delivery is not None else ""
                 return await self._applying.first(listener, job.emission, channel)
             except Exception as error:
+                if not self._applying.rules.is_infrastructure(error):
+                    raise
                 self._count("infrastructure", 1)
                 log.warning(
                     "%s waits for the infrastructure (%s); no attempt is counted", listener.name, type(error).__name__
@@ -238,7 +249,7 @@ class DurableDelivery:
             return False  # another version of this service knows it; it waits
         try:
             envelope = from_json(waiting.message)
-            event_type = self._types.get(envelope.name) or self._domain_types.get(envelope.name)
+            event_type = self._types.get(envelope.name)
             if event_type is None:
                 return False
             emission = _typed(envelope, event_type)

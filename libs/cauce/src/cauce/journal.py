@@ -164,6 +164,20 @@ class Journal(Protocol):
         """Mark rows sent. False, and nothing changed, if one of `owned` is not ours under its epoch any more."""
         ...
 
+    async def newest_sent(self, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
+        """The newest sent rows of a lane, oldest first: what the broker must still know."""
+        ...
+
+    async def unsend(self, lane: Lane, *, from_position: int) -> int:
+        """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
+        ...
+
+    async def since(self, topic: str, start: str) -> str:
+        """Where this service's group begins in a topic; the first answer is kept for ever."""
+        ...
+
+    async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...
+
     async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
         """Heads of the waiting room that are due: un-keyed ones, and the first of each key."""
         ...

@@ -12,10 +12,9 @@ from itertools import groupby
 from random import random
 
 from cauce.errors import TransportUnavailableError
-from cauce.journal import OutboxRow
+from cauce.journal import Journal, OutboxRow
 from cauce.lanes import Epoch
 from cauce.ownership import Ownership
-from cauce.stores.sql_journal import SqlJournal
 from cauce.transport import BrokerId, DurableTransport, Lane, Status
 
 __all__ = ["Relay"]
@@ -36,7 +35,7 @@ class Relay:
         self,
         *,
         topic: str,
-        journal: SqlJournal,
+        journal: Journal,
         transport: DurableTransport,
         ownership: Ownership,
         status: Status,
@@ -53,7 +52,7 @@ class Relay:
         self._wake = asyncio.Event()
         self._verified: dict[Lane, tuple[Epoch, float, str]] = {}
         self._server: str | None = None
-        self._troubled = False
+        self._troubled = True
 
     def wake(self) -> None:
         """Something was committed: a hint that spares a wait, nothing more."""

@@ -7,30 +7,44 @@ app = FastAPI(lifespan=service.lifespan)      # or beside a web application
 
 import asyncio
 import logging
+import os
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
+from uuid import uuid4
 
 from cauce.after_commit import AfterCommitQueue
+from cauce.applying import Applying, consumer_name
 from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
 from cauce.cancellation import being_cancelled, to_the_end
 from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.consumer import Consumer, log_failure
 from cauce.dependencies import Dependencies, Factory, Resolver
+from cauce.durable import DurableDelivery
 from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope, new_id, utc_now
-from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
+from cauce.errors import (
+    CauceError,
+    CommitUnknownError,
+    ConfigurationError,
+    ListenersFailedError,
+    PublishError,
+    TransportUnavailableError,
+    did_you_mean,
+)
 from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
+from cauce.journal import Inbox, Outgoing
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
 from cauce.outage import Outage
-from cauce.store import Store
+from cauce.store import Journaled, Store
 from cauce.stores.memory import MemoryStore
 from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
-from cauce.transport import Delivery, Subscription, Transport
+from cauce.transport import Delivery, DurableTransport, Subscription, Transport
 
 __all__ = ["Happening", "Observer", "Service"]
 
@@ -70,7 +84,8 @@ class Service:
         *,
         modules: Sequence[object] = (),
         store: Store | None = None,
-        transport: Transport | None = None,
+        transport: Transport | DurableTransport | None = None,
+        start: Literal["retained", "now"] | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
         provide: Mapping[type[Any], Factory] | None = None,
         resolver: Resolver | None = None,
@@ -94,6 +109,7 @@ class Service:
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
         self._known = known_events(modules, self.listeners, publishes)
+        self._start = start
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -106,6 +122,7 @@ class Service:
         heard = self._heard_integration_events()
         self._heard = {one: in_order(self.listeners, one) for one in heard}
         self._subscription = self._subscribe(heard)
+        self._by_name = {listener.name: listener for listener in self.listeners}
         self._renew()
 
     # Running
@@ -201,7 +218,8 @@ class Service:
 
     @property
     def unfinished(self) -> int:
-        return self._queue.unfinished + self._consumer.unfinished
+        durable = self._durable.unfinished if self._durable is not None else 0
+        return self._queue.unfinished + self._consumer.unfinished + durable
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Be told what happens in this service, until the returned function is called. Must not block or raise."""
@@ -252,6 +270,7 @@ class Service:
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
+                durable=tuple(one for one in heard if one.registration.when == "durable"),
             )
         return plan
 
@@ -286,7 +305,15 @@ class Service:
                 yield f"publishes {event_type.__name__}, which belongs to {source!r}.{did_you_mean(str(source), [self.name])}"
         hears = any(listener.registration.kind is IntegrationEvent for listener in self.listeners)
         if self.transport is None and (self.publishes or hears):
-            yield "it hears or publishes integration events and has no transport: transport=RedisPubSub(url)"
+            yield "it hears or publishes integration events and has no transport: transport=RedisStreams(url)"
+        durable = any(listener.registration.when == "durable" for listener in self.listeners)
+        if not isinstance(self.store, Journaled) and (durable or isinstance(self.transport, DurableTransport)):
+            yield "durable delivery is written down in the service's database, and it has none: store=SqlAlchemyStore(engine)"
+        if hears and isinstance(self.transport, DurableTransport) and self._start is None:
+            yield (
+                'where does a new subscription begin? start="retained" (with everything the broker still holds) or '
+                'start="now" (with what comes after the first start)'
+            )
 
     def _heard_integration_events(self) -> list[type[IntegrationEvent]]:
         return [
@@ -306,13 +333,15 @@ class Service:
             )
         )
         names = {name for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
-        return Subscription(names=frozenset(names), patterns=patterns)
+        topics = {source for one in heard if (source := describe(one).source) is not None}
+        return Subscription(names=frozenset(names), patterns=patterns, topics=frozenset(topics))
 
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
         self.outage = Outage(self.name, log)
+        volatile = None if isinstance(self.transport, DurableTransport) else self.transport
         self._queue = AfterCommitQueue(
-            transport=self.transport, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
+            transport=volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
         )
         self._consumer = Consumer(
             service=self.name,
@@ -321,6 +350,31 @@ class Service:
             handle=self._handle,
             count=self._count,
         )
+        self._durable = self._new_durable()
+
+    def _new_durable(self) -> DurableDelivery | None:
+        """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
+        transport = self.transport if isinstance(self.transport, DurableTransport) else None
+        listens = any(listener.registration.when == "durable" for listener in self.listeners)
+        if not isinstance(self.store, Journaled) or (transport is None and not listens):
+            return None
+        types: dict[str, type[Event]] = {}
+        for one in self._known:
+            types.update({name: one for name in (describe(one).name, *describe(one).earlier_names)})
+        return DurableDelivery(
+            service=self.name,
+            journal=self.store.journal(),
+            transport=transport,
+            subscription=self._subscription,
+            start="now" if self._start == "now" else "retained",
+            types=types,
+            listeners={one: tuple(heard) for one, heard in self._heard.items()},
+            by_name=self._by_name,
+            applying=Applying(rules=self, call=self._call_durably, worker=_worker(), new_id=lambda: uuid4().hex),
+            status=self.outage,
+            count=self._count,
+            member=f"{_worker()}:{self.new_id()[-12:]}",
+        )
 
     async def _run(self) -> None:
         """Every loop of the service, until it is told to stop; a loop that crashes takes the service down, loudly."""
@@ -328,7 +382,12 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
-                if self.transport is not None:  # also when it only publishes: readiness names the broker
+                if self._durable is not None and isinstance(self.store, Journaled):
+                    await self.store.prepare()
+                    hearing.append(tasks.create_task(self._durable.fetch()))
+                    loops.append(tasks.create_task(self._durable.work()))
+                if self.transport is not None and not isinstance(self.transport, DurableTransport):
+                    # Also when it only publishes: readiness names the broker.
                     hearing.append(
                         tasks.create_task(self.transport.run(self._subscription, self._consumer.deliver, self.outage))
                     )
@@ -341,6 +400,8 @@ class Service:
                     log.error("%s: %d events were still being handled; they are lost", self.name, self.unfinished)
                 for loop in loops:
                     loop.cancel()
+            if self._durable is not None:
+                await self._durable.leave()
         except BaseExceptionGroup as group:
             self._crash = _first_of(group)
             self.outage.stopped()
@@ -357,7 +418,9 @@ class Service:
     @asynccontextmanager
     async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
         levels: Levels[Pending] = Levels()
-        tx = Transaction(self, self.store.begin(levels, read_only=read_only), levels, read_only=read_only)
+        outgoing = self._outgoing if self._durable is not None else None
+        work = self.store.begin(levels, read_only=read_only, outgoing=outgoing)
+        tx = Transaction(self, work, levels, read_only=read_only)
         try:
             yield tx
         except BaseException:
@@ -387,8 +450,55 @@ class Service:
             if isinstance(item, AfterCommit):
                 for listener in item.heard_by:
                     self._tell("handled", item.emission, listener.name)
-        if known:
+        if not known:
+            return
+        if self._durable is None:
             self._queue.accept(pending)
+            return
+        self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
+        if any(isinstance(item, Envelope) or item.durable for item in pending):
+            self._durable.committed()
+
+    def _outgoing(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
+        """What a transaction has to write down about its events."""
+        rows: list[Outgoing] = []
+        for item in pending:
+            if isinstance(item, Envelope):
+                if isinstance(self.transport, DurableTransport):
+                    rows.append(Outgoing(envelope=item))
+            else:
+                rows += [
+                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self.name, listener))
+                    for listener in item.durable
+                ]
+        return rows
+
+    # What applying asks its service (applying.Rules)
+
+    def inbox(self, tx: Transaction) -> Inbox:
+        if not isinstance(self.store, Journaled):
+            raise CauceError(f"{self.name} has no journal")
+        return self.store.inbox(tx.session)
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
+            return True
+        return isinstance(self.store, Journaled) and self.store.is_infrastructure(error)
+
+    async def _call_durably(
+        self, listener: Listener, emission: Emission, tx: Transaction | None, attempt: int, replayed: bool
+    ) -> None:
+        token = current_emission.set(emission)
+        try:
+            async with asyncio.timeout(listener.registration.limit_s):
+                await call_listener(
+                    listener, emission, self.dependencies, tx, attempt=attempt, replayed=replayed
+                )
+        except Exception as error:
+            self._tell("failed", emission, listener.name, error)
+            raise
+        finally:
+            current_emission.reset(token)
 
     async def _publish_to_independent_listeners(self, event: DomainEvent) -> None:
         plan = self.plan(type(event))
@@ -400,7 +510,7 @@ class Service:
         errors: list[Exception] = []
         token = current_emission.set(emission)
         try:
-            for listener in (*plan.in_transaction, *plan.after_commit):
+            for listener in (*plan.in_transaction, *plan.after_commit, *plan.durable):
                 try:
                     await self._call(listener, emission)
                 except Exception as error:  # independent listeners: the rest still run
@@ -465,8 +575,8 @@ class Service:
             self.outage.lost(envelope.id)
             self._tell("lost", envelope)
 
-    def _count(self, what: str) -> None:
-        self.counters[what] += 1
+    def _count(self, what: str, times: int = 1) -> None:
+        self.counters[what] += times
 
 
 def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -474,3 +584,8 @@ def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = cast("tuple[BaseException, ...]", first.exceptions)[0]
     return first
+
+
+def _worker() -> str:
+    """This process, for people: host and pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"

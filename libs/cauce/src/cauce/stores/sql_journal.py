@@ -445,6 +445,18 @@ class SqlJournal:
             )
             return int(done.rowcount)
 
+    async def since(self, topic: str, start: str) -> str:
+        async with self._engine.begin() as connection:
+            name = f"since:{topic}"
+            await self._run(
+                connection,
+                "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING",
+                name=name,
+                value=start,
+            )
+            found = await self._run(connection, "SELECT value FROM cauce_meta WHERE name = :name", name=name)
+            return str(found.scalar_one())
+
     async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
         if not lanes:
             return []

@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -14,10 +15,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
+from cauce.store import Outbound
+from cauce.stores.sql_journal import SqlInbox, SqlJournal, create_tables, write_outgoing
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
 _READ_ONLY = "cauce_read_only"
+_INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
+"""SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
+_INFRASTRUCTURE_STATES = ("55P03",)  # a lock was not to be had in time
 _WRITES = "cauce_writes"
 _TURN_LIMIT_S = 30.0
 _SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
@@ -131,12 +137,35 @@ class SqlAlchemyStore:
     def name(self) -> str:
         return self.engine.dialect.name
 
-    def begin(self, levels: Levels[Any], *, read_only: bool) -> "_Work":
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         session = self._sessions()
         if read_only and isinstance(session.bind, AsyncEngine):
             session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
             session.sync_session.bind = session.bind.sync_engine
+        if outgoing is not None and not read_only:
+            _write_before_commit(session.sync_session, levels, outgoing)
         return _Work(session, levels, commit_limit_s=self._commit_limit_s)
+
+    async def prepare(self) -> None:
+        await create_tables(self.engine)
+
+    def journal(self) -> SqlJournal:
+        return SqlJournal(self.engine)
+
+    def inbox(self, session: AsyncSession) -> SqlInbox:
+        return SqlInbox(session)
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        if isinstance(error, (CommitUnknownError, PoolTimeoutError, InterfaceError)):
+            return True
+        if not isinstance(error, DBAPIError):
+            return False
+        if error.connection_invalidated:
+            return True
+        state = getattr(error.orig, "sqlstate", None)
+        if state is not None:
+            return str(state)[:2] in _INFRASTRUCTURE_CLASSES or str(state) in _INFRASTRUCTURE_STATES
+        return isinstance(error, OperationalError)
 
     async def problem(self) -> str | None:
         try:
@@ -209,6 +238,19 @@ class _Work:
     async def _savepoint(self) -> AsyncGenerator[None]:
         async with self._session.begin_nested():
             yield
+
+
+def _write_before_commit(session: Session, levels: Levels[Any], outgoing: Outbound) -> None:
+    """The rows of what was published go into the same transaction, at its end: keys are locked for a moment only."""
+
+    def before_commit(session: Session) -> None:
+        if session.in_nested_transaction():
+            return  # a savepoint's release
+        rows = outgoing(levels.surviving())
+        if rows:
+            write_outgoing(session.connection(), rows)
+
+    event.listen(session, "before_commit", before_commit)
 
 
 def _watch(session: Session, levels: Levels[Any]) -> None:
