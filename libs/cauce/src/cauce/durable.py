@@ -25,6 +25,7 @@ from cauce.listeners import Listener
 from cauce.ownership import Ownership
 from cauce.per_key import PerKey
 from cauce.relay import Relay
+from cauce.retention import Keep, Pruning
 from cauce.transport import BrokerId, Delivery, DurableTransport, Lane, Status, Subscription, lane_of
 
 __all__ = ["DurableDelivery"]
@@ -68,6 +69,7 @@ class DurableDelivery:
         status: Status,
         count: Callable[[str, int], None],
         member: str,
+        keep: Keep,
     ) -> None:
         """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins."""
         self._service = service
@@ -86,10 +88,18 @@ class DurableDelivery:
         self._lanes_in_work: dict[Lane, int] = {}
         self._wake = asyncio.Event()
         self.ownership = Ownership(journal, MemberId(member), busy=self._busy)
+        self._pruning = Pruning(
+            topic=service, journal=journal, transport=transport, ownership=self.ownership, keep=keep, count=count
+        )
         self._relay = None
         if transport is not None:
             self._relay = Relay(
-                topic=service, journal=journal, transport=transport, ownership=self.ownership, status=status, count=count
+                topic=service,
+                journal=journal,
+                transport=transport,
+                ownership=self.ownership,
+                status=status,
+                count=count,
             )
 
     @property
@@ -107,6 +117,7 @@ class DurableDelivery:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.ownership.run())
             tasks.create_task(self._waiting_room())
+            tasks.create_task(self._pruning.run())
             if self._transport is None or self._relay is None:
                 self._status.up()
                 return
@@ -207,7 +218,11 @@ class DurableDelivery:
         event_type = self._types.get(envelope.name) if envelope else None
         heard_by = self._listeners.get(event_type, ()) if event_type else ()
         consumers = [consumer_name(self._service, listener) for listener in heard_by] or [self._service]
-        what = f"{envelope.name} {envelope.id} · {why} · from {envelope.source}" if envelope else f"{delivery.channel} · {why}"
+        what = (
+            f"{envelope.name} {envelope.id} · {why} · from {envelope.source}"
+            if envelope
+            else f"{delivery.channel} · {why}"
+        )
         pause_s = 0.1
         for consumer in consumers:
             while True:

@@ -176,6 +176,16 @@ class Journal(Protocol):
         """Where this service's group begins in a topic; the first answer is kept for ever."""
         ...
 
+    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
+        """Delete sent rows that are older, lowest first; returns how many, at most `limit`."""
+        ...
+
+    async def sent_over(self, *, rows: int, size: int) -> bool:
+        """Whether more sent rows, or more bytes of them, are kept than that. An estimate will do."""
+        ...
+
+    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int: ...
+
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...
 
     async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:

@@ -41,6 +41,7 @@ from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
 from cauce.outage import Outage
+from cauce.retention import Keep
 from cauce.store import Journaled, Store
 from cauce.stores.memory import MemoryStore
 from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
@@ -86,6 +87,7 @@ class Service:
         store: Store | None = None,
         transport: Transport | DurableTransport | None = None,
         start: Literal["retained", "now"] | None = None,
+        keep: Keep | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
         provide: Mapping[type[Any], Factory] | None = None,
         resolver: Resolver | None = None,
@@ -110,6 +112,7 @@ class Service:
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
         self._known = known_events(modules, self.listeners, publishes)
         self._start = start
+        self._keep = keep or Keep()
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -370,10 +373,17 @@ class Service:
             types=types,
             listeners={one: tuple(heard) for one, heard in self._heard.items()},
             by_name=self._by_name,
-            applying=Applying(rules=self, call=self._call_durably, worker=_worker(), new_id=lambda: uuid4().hex),
+            applying=Applying(
+                rules=self,
+                call=self._call_durably,
+                worker=_worker(),
+                new_id=lambda: uuid4().hex,
+                retention_s=self._keep.inbox_s,
+            ),
             status=self.outage,
             count=self._count,
-            member=f"{_worker()}:{self.new_id()[-12:]}",
+            member=f"{_worker()}:{uuid4().hex[:12]}",
+            keep=self._keep,
         )
 
     async def _run(self) -> None:
@@ -491,9 +501,7 @@ class Service:
         token = current_emission.set(emission)
         try:
             async with asyncio.timeout(listener.registration.limit_s):
-                await call_listener(
-                    listener, emission, self.dependencies, tx, attempt=attempt, replayed=replayed
-                )
+                await call_listener(listener, emission, self.dependencies, tx, attempt=attempt, replayed=replayed)
         except Exception as error:
             self._tell("failed", emission, listener.name, error)
             raise

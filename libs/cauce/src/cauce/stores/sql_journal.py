@@ -457,6 +457,44 @@ class SqlJournal:
             found = await self._run(connection, "SELECT value FROM cauce_meta WHERE name = :name", name=name)
             return str(found.scalar_one())
 
+    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
+        async with self._engine.begin() as connection:
+            done = await self._run(
+                connection,
+                "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
+                "WHERE sent_at IS NOT NULL AND sent_at < :NOW - :age ORDER BY position LIMIT :limit)",
+                age=older_than_s,
+                limit=limit,
+            )
+            return int(done.rowcount)
+
+    async def sent_over(self, *, rows: int, size: int) -> bool:
+        async with self._reading() as connection:
+            # Positions are nearly dense, so two look-ups at the ends of the primary key count well enough.
+            found = (
+                await self._run(
+                    connection,
+                    "SELECT (SELECT max(position) FROM cauce_outbox) - (SELECT min(position) FROM cauce_outbox) + 1 AS n, "
+                    "(SELECT avg(length(message)) FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s)"
+                    " AS size",
+                )
+            ).one()
+            if found.n is None:
+                return False
+            return int(found.n) > rows or int(found.n) * float(found.size) > size
+
+    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
+        async with self._engine.begin() as connection:
+            done = await self._run(
+                connection,
+                "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
+                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < :NOW - :age "
+                "ORDER BY received_at LIMIT :limit)",
+                age=older_than_s,
+                limit=limit,
+            )
+            return int(done.rowcount)
+
     async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
         if not lanes:
             return []
