@@ -1,10 +1,8 @@
 """What mailing-ms does: one welcome mail for every user who signed up, and a record of it.
 
 No transaction is open while the mail travels: `sending` is committed before, `sent` or `failed` after. Of a
-mail that was cut off in between, `sending` is what remains, and nobody knows whether it arrived.
-
-Not yet: a mail that failed is not tried again. Retries come with durable delivery; until then the record says
-which user has no mail, and why.
+mail that was cut off in between, `sending` is what remains, and nobody knows whether it arrived. Whether it is tried
+again is decided by who calls: the transport that delivers the event, and the setting MAIL_DELIVERY.
 """
 
 import logging
@@ -16,7 +14,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Literal, NewType, Protocol
 
-from cauce import Context, on
+from cauce import Context
 from contracts.accounts import UserCreated
 from email_validator import EmailNotValidError, validate_email
 
@@ -81,8 +79,13 @@ class Mailer(Protocol):
 class Journal(Protocol):
     """Which mail was sent for which event; every call is a transaction of its own."""
 
-    async def begin(self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime) -> bool:
-        """Record that the mail is being sent. False when the event has a record already: then do nothing."""
+    async def begin(
+        self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool
+    ) -> bool:
+        """Record that the mail is being sent. False when the event has a record already: then do nothing.
+
+        `again`: a mail that was begun and not sent may be begun once more.
+        """
         ...
 
     async def sent(self, event_id: str, *, at: datetime) -> None: ...
@@ -103,20 +106,23 @@ class WelcomeMail:
     render: Render
     sender_domain: str
     now: Clock
+    tried_again: bool
+    """Whether whoever delivers the events tries them again, and so has decided that this one is to be sent."""
 
-    @on(UserCreated)
-    async def send_when_user_created(self, event: UserCreated, context: Context) -> None:
-        """Once per event id, whatever is repeated.
+    async def send(self, event: UserCreated, context: Context) -> None:
+        """Not again for an event whose mail was sent, whatever is repeated.
 
         A mail that could not be sent, or must not be (a hostile address or name), is first recorded as failed
         and then raised as MailNotSentError, so that the service logs it with the event's id and counts it.
         """
-        _log.info("Event received: %s from %s", context.name, context.source)
         event_id = context.event_id
         if has_control_characters(event_id) or has_control_characters(event.id):
             raise MailNotSentError("the event's id or the user's has control characters; nothing was recorded")
         message_id = message_id_of(event_id, self.sender_domain)
-        if not await self.journal.begin(event_id=event_id, user_id=event.id, message_id=message_id, at=self.now()):
+        begun = await self.journal.begin(
+            event_id=event_id, user_id=event.id, message_id=message_id, at=self.now(), again=self.tried_again
+        )
+        if not begun:
             _log.info("Welcome mail of event %s has been dealt with before: nothing sent", event_id)
             return
         try:

@@ -248,8 +248,13 @@ class SqlJournal:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine: Final = engine
 
-    async def begin(self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime) -> bool:
-        """Commit the row as `sending`. False if the event has one, also when two callers come at once."""
+    async def begin(
+        self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool = False
+    ) -> bool:
+        """Commit the row as `sending`. False if the event has one, also when two callers come at once.
+
+        `again`: a row that did not end as `sent` is begun once more.
+        """
         row = {
             "event_id": event_id,
             "user_id": user_id,
@@ -261,8 +266,14 @@ class SqlJournal:
             async with self._engine.begin() as connection:
                 await connection.execute(insert(mails).values(row))
         except IntegrityError:
-            return False
+            return again and await self._begin_again(event_id, at)
         return True
+
+    async def _begin_again(self, event_id: str, at: datetime) -> bool:
+        unfinished = update(mails).where(mails.c.event_id == event_id, mails.c.state != "sent")
+        async with self._engine.begin() as connection:
+            done = await connection.execute(unfinished.values(state="sending", begun_at=at, reason=None, ended_at=None))
+        return done.rowcount == 1
 
     async def sent(self, event_id: str, *, at: datetime) -> None:
         """Commit the row as `sent`."""

@@ -41,6 +41,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         modules=[user_catalog_listeners, playlist_catalog_listeners, audit],
         store=SqlAlchemyStore(database.engine(settings.music_discovery_database_url)),
         transport=transport_from(settings, NEST_NAMES),
+        start="retained",
         provide={
             UserCatalogUseCases: lambda tx: UserCatalogUseCases(SqlUserCatalogs(tx.session), tx),
             PublicPlaylistUseCases: lambda tx: PublicPlaylistUseCases(SqlPublicPlaylists(tx.session)),

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from cauce.events import IntegrationEvent
-from cauce.transport import Transport
+from cauce.transport import DurableTransport, Transport
 from cauce.transports.memory import MemoryTransport
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
@@ -18,15 +18,15 @@ from sqlalchemy.exc import ArgumentError
 
 __all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "transport_from"]
 
-TRANSPORTS: Final = ("redis-pubsub", "memory")
-NOT_YET: Final = ("redis-streams", "nats", "rabbitmq")
+TRANSPORTS: Final = ("redis-streams", "redis-pubsub", "memory")
+NOT_YET: Final = ("nats", "rabbitmq")
 
 
 def _transport(value: str) -> str:
     if value in TRANSPORTS:
         return value
     if value in NOT_YET:
-        raise ValueError(f"not yet; there are {' and '.join(TRANSPORTS)}")
+        raise ValueError(f"not yet; there are {', '.join(TRANSPORTS)}")
     nearest = get_close_matches(value, TRANSPORTS, n=1)
     raise ValueError(f"not one of {', '.join(TRANSPORTS)}." + (f" Did you mean {nearest[0]}?" if nearest else ""))
 
@@ -78,7 +78,8 @@ class BrokerSettings(BaseSettings):
     )
     events_transport: Annotated[str, AfterValidator(_transport)] = Field(
         "redis-pubsub",
-        description="how integration events travel: redis-pubsub (at most once), memory (one process)",
+        description="how integration events travel: redis-streams (durable), redis-pubsub (the article's, at most once), "
+        "memory (one process)",
     )
 
     @property
@@ -91,13 +92,19 @@ class BrokerSettings(BaseSettings):
         return f"redis://{password}{host}:{self.redis_port}"
 
 
-def transport_from(settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]) -> Transport:
+def transport_from(
+    settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]
+) -> Transport | DurableTransport:
     """The transport these settings name (the article's `getMicroserviceOptions()`). Connects to nothing.
 
     `nest_names`: under which name a NestJS peer of the article hears an event, where that is not its own.
     """
     if settings.events_transport == "memory":
         return MemoryTransport()
+    if settings.events_transport == "redis-streams":
+        from cauce.transports.redis_streams import RedisStreams
+
+        return RedisStreams(settings.broker_url)
     from cauce.transports.redis_pubsub import RedisPubSub  # its driver is needed only here
 
     return RedisPubSub(
