@@ -23,6 +23,7 @@ from cauce.journal import Journal, Waiting
 from cauce.lanes import MemberId
 from cauce.listeners import Listener
 from cauce.ownership import Ownership
+from cauce.pace import Pace
 from cauce.per_key import PerKey
 from cauce.relay import Relay
 from cauce.retention import Keep, Pruning
@@ -70,6 +71,7 @@ class DurableDelivery:
         count: Callable[[str, int], None],
         member: str,
         keep: Keep,
+        pace: Pace,
     ) -> None:
         """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins."""
         self._service = service
@@ -87,9 +89,17 @@ class DurableDelivery:
         self._taken: set[int] = set()
         self._lanes_in_work: dict[Lane, int] = {}
         self._wake = asyncio.Event()
-        self.ownership = Ownership(journal, MemberId(member), busy=self._busy)
+        self.ownership = Ownership(
+            journal, MemberId(member), busy=self._busy, lease_s=pace.lease_s, beat_every_s=pace.beat_every_s
+        )
         self._pruning = Pruning(
-            topic=service, journal=journal, transport=transport, ownership=self.ownership, keep=keep, count=count
+            topic=service,
+            journal=journal,
+            transport=transport,
+            ownership=self.ownership,
+            keep=keep,
+            count=count,
+            every_s=pace.prune_every_s,
         )
         self._relay = None
         if transport is not None:
@@ -100,6 +110,7 @@ class DurableDelivery:
                 ownership=self.ownership,
                 status=status,
                 count=count,
+                verify_every_s=pace.verify_every_s,
             )
 
     @property

@@ -23,7 +23,6 @@ log = logging.getLogger("cauce.relay")
 
 _BATCH = 500
 _TAIL = 100
-_VERIFY_EVERY_S = 60.0
 _POLL_FIRST_S = 0.02
 _POLL_CAP_S = 1.0
 
@@ -40,6 +39,7 @@ class Relay:
         ownership: Ownership,
         status: Status,
         count: Callable[[str, int], None],
+        verify_every_s: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic = topic
@@ -48,6 +48,7 @@ class Relay:
         self._ownership = ownership
         self._status = status
         self._count = count
+        self._verify_every_s = verify_every_s
         self._now = monotonic
         self._wake = asyncio.Event()
         self._verified: dict[Lane, tuple[Epoch, float, str]] = {}
@@ -102,7 +103,7 @@ class Relay:
         """Before anything new: does the broker still hold the newest of what it confirmed?"""
         for lane, epoch in lanes.items():
             known = self._verified.get(lane)
-            if known is not None and known[0] == epoch and self._now() - known[1] < _VERIFY_EVERY_S:
+            if known is not None and known[0] == epoch and self._now() - known[1] < self._verify_every_s:
                 continue
             newest = await self._journal.newest_sent(lane, limit=_TAIL)
             tail = await self._transport.tail(self._topic, lane, [broker_id for _, broker_id in newest])

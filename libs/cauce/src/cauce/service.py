@@ -41,6 +41,7 @@ from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
 from cauce.outage import Outage
+from cauce.pace import Pace
 from cauce.retention import Keep
 from cauce.store import Journaled, Store
 from cauce.stores.memory import MemoryStore
@@ -88,6 +89,7 @@ class Service:
         transport: Transport | DurableTransport | None = None,
         start: Literal["retained", "now"] | None = None,
         keep: Keep | None = None,
+        pace: Pace | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
         provide: Mapping[type[Any], Factory] | None = None,
         resolver: Resolver | None = None,
@@ -113,6 +115,7 @@ class Service:
         self._known = known_events(modules, self.listeners, publishes)
         self._start = start
         self._keep = keep or Keep()
+        self._pace = pace or Pace()
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -384,6 +387,7 @@ class Service:
             count=self._count,
             member=f"{_worker()}:{uuid4().hex[:12]}",
             keep=self._keep,
+            pace=self._pace,
         )
 
     async def _run(self) -> None:
