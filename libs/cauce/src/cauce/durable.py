@@ -88,6 +88,7 @@ class DurableDelivery:
         self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._lanes_in_work: dict[Lane, int] = {}
+        self._lanes_being_read: frozenset[Lane] = frozenset()
         self._wake = asyncio.Event()
         self.ownership = Ownership(
             journal, MemberId(member), busy=self._busy, lease_s=pace.lease_s, beat_every_s=pace.beat_every_s
@@ -155,7 +156,7 @@ class DurableDelivery:
             self.deliver,
             self._status,
             group=self._service,
-            lanes=lambda: self.ownership.lanes().keys(),
+            lanes=self._lanes_to_read,
             since=since,
         )
 
@@ -185,8 +186,13 @@ class DurableDelivery:
         self._lanes_in_work[lane] = self._lanes_in_work.get(lane, 0) + 1
         await self._work.submit((envelope.source, envelope.key if envelope.key is not None else envelope.id), job)
 
+    def _lanes_to_read(self) -> Collection[Lane]:
+        self._lanes_being_read = frozenset(self.ownership.lanes())
+        return self._lanes_being_read
+
     def _busy(self, lanes: Collection[Lane]) -> bool:
-        return any(self._lanes_in_work.get(lane) for lane in lanes)
+        # A read under way may still be given an entry: whoever owned the lane meanwhile would handle the next one first.
+        return any(self._lanes_in_work.get(lane) or lane in self._lanes_being_read for lane in lanes)
 
     async def _settle(self, job: _Job) -> None:
         envelope = job.emission.envelope

@@ -22,12 +22,16 @@ BEAT_EVERY_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class LaneRow:
-    """A lane as the database has it. `owner_alive`: its owner's lease has not expired, by the database's clock."""
+    """A lane as the database has it. `lease_left_s`: how long its owner's lease still lasts, by the database's clock."""
 
     lane: Lane
     owner: MemberId | None
     epoch: Epoch
-    owner_alive: bool
+    lease_left_s: float
+
+    @property
+    def owner_alive(self) -> bool:
+        return self.lease_left_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Beat:
     take: Mapping[Lane, Epoch] = field(default_factory=dict[Lane, Epoch])
     give_back: frozenset[Lane] = frozenset()
     lost: frozenset[Lane] = frozenset()
+    next_lease_ends_in_s: float | None = None
+    """When the next lease of somebody else would end: the moment to look again, since he may not renew it."""
 
 
 class LaneKeeper:
@@ -67,7 +73,13 @@ class LaneKeeper:
         give_back = frozenset(sorted(self._owned)[-excess:]) if excess > 0 else frozenset[Lane]()
         free = [row for row in rows if row.owner is None or not row.owner_alive or _forgotten(row, self.me, self._owned)]
         room = max(0, share - len(self._owned))
-        return Beat(take={row.lane: row.epoch for row in free[:room]}, give_back=give_back, lost=lost)
+        ends = [row.lease_left_s for row in rows if row.owner not in (None, self.me) and row.owner_alive]
+        return Beat(
+            take={row.lane: row.epoch for row in free[:room]},
+            give_back=give_back,
+            lost=lost,
+            next_lease_ends_in_s=min(ends, default=None),
+        )
 
     def took(self, lane: Lane, epoch: Epoch) -> None:
         """The database says the lane is ours, under this epoch."""

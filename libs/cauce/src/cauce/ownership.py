@@ -13,6 +13,9 @@ __all__ = ["Ownership"]
 
 log = logging.getLogger("cauce.lanes")
 
+_BUSY_LANES_S = 0.2
+_AFTER_A_LEASE_S = 0.05
+
 
 class Ownership:
     """Which lanes this process may work on. `lanes` is what loops ask before every step."""
@@ -36,7 +39,6 @@ class Ownership:
         self._beat_every_s = beat_every_s
         self._now = monotonic
         self._leaving: frozenset[Lane] = frozenset()
-        self._changed = asyncio.Event()
 
     def lanes(self) -> Mapping[Lane, Epoch]:
         """Lanes to begin new work on, with their epochs."""
@@ -49,19 +51,21 @@ class Ownership:
     async def run(self) -> None:
         """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
         while True:
+            pause_s = self._beat_every_s
             try:
                 async with asyncio.timeout(self._lease_s):
-                    await self._beat()
+                    pause_s = await self._beat()
             except Exception as error:  # noqa: BLE001  # the outage of the database is reported by readiness
                 log.warning("the lanes could not be renewed: %s", type(error).__name__)
-            await asyncio.sleep(self._beat_every_s if not self._leaving else 0.2)
+            await asyncio.sleep(pause_s)
 
     async def leave(self) -> None:
         """Give everything back, so that others need not wait for the lease to end."""
         async with asyncio.timeout(5):
             await self._journal.leave(self.me)
 
-    async def _beat(self) -> None:
+    async def _beat(self) -> float:
+        """One beat; returns how long to wait for the next."""
         asked = self._now()
         rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
         self._keeper.renewed(requested_at=asked)
@@ -75,3 +79,8 @@ class Ownership:
             await self._journal.give_back(self.me, done)
             self._keeper.gave_back(done)
             self._leaving -= frozenset(done)
+        if self._leaving:
+            return min(self._beat_every_s, _BUSY_LANES_S)
+        ends_s = beat.next_lease_ends_in_s
+        # A lease that is not renewed is noticed when it ends, not up to a beat later.
+        return self._beat_every_s if ends_s is None else min(self._beat_every_s, ends_s + _AFTER_A_LEASE_S)

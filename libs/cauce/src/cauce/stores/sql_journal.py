@@ -332,7 +332,7 @@ class SqlJournal:
             )
             rows = await self._run(
                 connection,
-                "SELECT l.lane, l.member, l.epoch, COALESCE(m.lease_until, 0) >= :NOW AS alive FROM cauce_lane l "
+                "SELECT l.lane, l.member, l.epoch, COALESCE(m.lease_until - :NOW, 0) AS left_s FROM cauce_lane l "
                 "LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
             )
             members = await self._run(connection, "SELECT count(*) FROM cauce_member WHERE lease_until >= :NOW")
@@ -341,7 +341,7 @@ class SqlJournal:
                     Lane(int(row.lane)),
                     None if row.member is None else MemberId(str(row.member)),
                     Epoch(int(row.epoch)),
-                    bool(row.alive),
+                    float(row.left_s),
                 )
                 for row in rows
             ]
