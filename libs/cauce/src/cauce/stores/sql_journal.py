@@ -5,33 +5,20 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from cauce.cloudevents import to_json
 from cauce.inbox import Position
 from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, LaneRow, MemberId
+from cauce.stores.dialect import Dialect
 from cauce.stores.tables import metadata
 from cauce.transport import LANES, BrokerId, Lane, lane_of
 
 __all__ = ["SqlInbox", "SqlJournal", "create_tables", "write_outgoing"]
 
 _READ_ONLY = {"cauce_read_only": True}
-
-
-class _Dialect:
-    """What the two databases spell differently."""
-
-    def __init__(self, name: str) -> None:
-        self.postgres = name == "postgresql"
-        self.now = (
-            "extract(epoch FROM clock_timestamp())" if self.postgres else "((julianday('now') - 2440587.5) * 86400.0)"
-        )
-        self.lock = " FOR UPDATE" if self.postgres else ""
-
-    def sql(self, statement: str) -> TextClause:
-        return text(statement.replace(":NOW", self.now).replace(" FOR UPDATE", self.lock))
 
 
 async def create_tables(engine: AsyncEngine) -> None:
@@ -60,7 +47,7 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
     Keys are counted first, in sorted order, so that two transactions never wait for each other crosswise; the row of
     a key stays locked until the commit, so numbers are given in the order of commits, without holes.
     """
-    dialect = _Dialect(connection.dialect.name)
+    dialect = Dialect(connection.dialect.name)
     keys = sorted({(one.envelope.source, one.envelope.key) for one in outgoing if one.envelope.key is not None})
     heads: dict[tuple[str, str], int] = {}
     for topic, key in keys:
@@ -129,7 +116,7 @@ class SqlInbox:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         bind = session.get_bind()
-        self._dialect = _Dialect(bind.dialect.name)
+        self._dialect = Dialect(bind.dialect.name)
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         done = await self._run(
@@ -310,7 +297,7 @@ class SqlJournal:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._dialect = _Dialect(engine.dialect.name)
+        self._dialect = Dialect(engine.dialect.name)
 
     async def incarnation(self) -> str:
         async with self._reading() as connection:
