@@ -55,6 +55,10 @@ async def _nothing_to_acknowledge() -> None:
     return
 
 
+def _nothing_to_release() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One message as it came. `envelope` is None when it is no event, and then `problem` says why."""
@@ -68,6 +72,10 @@ class Delivery:
     """It was given to a process of this service before, and what became of it is not known."""
     ack: Callable[[], Awaitable[None]] = _nothing_to_acknowledge
     """To be awaited once the message is handled, also when a listener failed."""
+    release: Callable[[], None] = _nothing_to_release
+    """Instead of `ack`, when it could neither be handled nor put aside: a durable transport delivers it again soon."""
+    lost: bool = False
+    """The broker has the entry's id and no longer its content. `raw` is empty; to be counted, and acknowledged."""
 
 
 Deliver = Callable[[Delivery], Awaitable[None]]
@@ -136,7 +144,9 @@ class DurableTransport(Broker, Protocol):
         """Return the broker's ids once it holds the whole batch, in this order: all of it or none.
 
         Raises TransportUnavailableError when that is not confirmed: the broker may hold it, so the tail has to be
-        verified and the batch appended again; the inbox drops the copies.
+        verified and the batch appended again; the inbox drops the copies. For whoever once asked for the lane's tail:
+        TailUnverifiedError, with nothing appended, if the broker may have forgotten something since. PublishError,
+        with nothing appended, for a message that is larger than MAX_MESSAGE_BYTES.
         """
         ...
 
@@ -145,6 +155,10 @@ class DurableTransport(Broker, Protocol):
 
         What was trimmed on purpose is not missing. Raises TransportUnavailableError.
         """
+        ...
+
+    async def now(self, topic: str) -> BrokerId:
+        """The place to begin after for a group that wants what comes from now on. Raises TransportUnavailableError."""
         ...
 
     async def consume(
@@ -160,7 +174,10 @@ class DurableTransport(Broker, Protocol):
         """Deliver the entries of the lanes owned, until cancelled, in order inside a lane.
 
         First what this lane's earlier owner was given and did not acknowledge (`redelivered`), then new ones. The
-        group is made where it is missing, also when the broker forgot it, at `since` (the id to begin after, by topic). A lane that is no longer owned gets no more.
+        group is made where it is missing, also when the broker forgot it, at `since` (the id to begin after, by topic;
+        from the beginning where it is not said). A lane that is no longer owned gets no more. Trouble with the broker
+        is reported as `down` and retried for ever; deliveries taken before may be acknowledged afterwards too, also
+        when this has been cancelled.
         """
         ...
 

@@ -100,6 +100,10 @@ class RedisServer:
             answered = isinstance(error, exceptions.ResponseError)
             raise RedisTroubleError(self._explain(error), answered=answered) from error
 
+    def trouble(self, error: Exception) -> RedisTroubleError:
+        """What an error of the connection means to a person."""
+        return RedisTroubleError(self._explain(error))
+
     def _prepare(self) -> AnyConnection:
         connection = self._class(**self._options)
         if isinstance(connection, SSLConnection):
@@ -157,6 +161,16 @@ class RedisConnection:
         await self._connection.connect()
         await self._connection.send_command("PING")
         await self._connection.read_response()
+
+    def take_over(self, protocol: asyncio.Protocol) -> asyncio.StreamWriter:
+        """From now on the bytes go to `protocol`, and the connection ends when the writer given back is closed or
+        collected. This object must not be used any more."""
+        # redis-py has let us in; it keeps its streams to itself (a test watches that they are where they were).
+        inner = cast("Any", self._connection)
+        writer = cast("asyncio.StreamWriter", inner._writer)
+        inner._writer = inner._reader = None
+        writer.transport.set_protocol(protocol)
+        return writer
 
     async def send(self, *command: Argument, limit_s: float) -> None:
         """Send and do not wait for the answer."""
