@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
-from uuid import uuid4
 
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -13,32 +12,11 @@ from cauce.inbox import Position
 from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
-from cauce.stores.tables import metadata
-from cauce.transport import LANES, BrokerId, Lane, lane_of
+from cauce.transport import BrokerId, Lane, lane_of
 
-__all__ = ["SqlInbox", "SqlJournal", "create_tables", "write_outgoing"]
+__all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 
 _READ_ONLY = {"cauce_read_only": True}
-
-
-async def create_tables(engine: AsyncEngine) -> None:
-    """Make what is missing of Cauce's tables, the rows of the lanes, and the incarnation. Safe to call twice."""
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-        await connection.run_sync(fill_tables)
-
-
-def fill_tables(connection: Connection) -> None:
-    """The rows Cauce's tables start with; for a migration of your own."""
-    for lane in range(LANES):
-        connection.execute(
-            text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"), {"lane": lane}
-        )
-    for name, value in (("incarnation", str(uuid4())), ("lanes", str(LANES))):
-        connection.execute(
-            text("INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
-            {"name": name, "value": value},
-        )
 
 
 def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:

@@ -16,7 +16,8 @@ from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
 from cauce.store import Outbound
-from cauce.stores.sql_journal import SqlInbox, SqlJournal, create_tables, write_outgoing
+from cauce.stores.schema import create_tables
+from cauce.stores.sql_journal import SqlInbox, SqlJournal, write_outgoing
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 

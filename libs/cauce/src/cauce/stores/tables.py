@@ -10,7 +10,12 @@ Times are seconds since the epoch by the database's own clock, the only clock th
     cauce_position    the last event of every key each listener has handled
     cauce_waiting     deliveries that wait here: durable domain events, retries, parked keys
     cauce_dead_letter what was given up, with everything needed to try again
-    cauce_meta        the incarnation of this database, the number of lanes
+    cauce_listener    which listeners there are, and since when
+    cauce_audit       what people did: replays, discards, rewinds
+    cauce_meta        the incarnation of this database, the number of lanes, the version of these tables
+
+A position stands for one row for ever, on SQLite too (AUTOINCREMENT): whoever still holds the number of a row that is
+gone must not mean another.
 """
 
 from sqlalchemy import (
@@ -63,6 +68,7 @@ outbox = Table(
     Column("problem", Text),
     Column("sent_at", Float),
     Column("broker_id", Text),
+    sqlite_autoincrement=True,
 )
 _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
@@ -121,8 +127,10 @@ waiting = Table(
     Column("next_at", Float),
     Column("first_failed_at", Float),
     Column("error", Text),
+    Column("tried", Text),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("consumer", "source", "event_id"),
+    sqlite_autoincrement=True,
 )
 Index("cauce_waiting_due", waiting.c.next_at)
 Index("cauce_waiting_key", waiting.c.consumer, waiting.c.source, waiting.c.key, waiting.c.position)
@@ -147,5 +155,30 @@ dead_letter = Table(
     Column("last_at", Float, nullable=False),
     Column("worker", Text, nullable=False),
     Column("version", Text),
+    Column("tried", Text),
     UniqueConstraint("consumer", "source", "event_id"),
 )
+
+listener = Table(
+    "cauce_listener",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("first_seen_at", Float, nullable=False),
+    Column("last_seen_at", Float, nullable=False),
+)
+
+audit = Table(
+    "cauce_audit",
+    metadata,
+    Column("position", _Counter, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("why", Text),
+    Column("consumer", Text),
+    Column("source", Text),
+    Column("event_id", _Id),
+    Column("detail", Text),
+    sqlite_autoincrement=True,
+)
+Index("cauce_audit_event", audit.c.consumer, audit.c.source, audit.c.event_id)
