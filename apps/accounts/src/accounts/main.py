@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
 from seedwork.settings import transport_from
+from seedwork.turnstile import Turnstile
 
 from accounts import entrypoints
 from accounts.application import Accounts, IdempotencyKeys, Users
@@ -61,6 +62,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     entrypoints.install(app, accounts)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     problems.install(app)
+    app.add_middleware(Turnstile)
     return service, app
 
 
