@@ -80,6 +80,8 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             turn.release()
         if connection is not None:
             cursor = connection.cursor()
+            if connection.driver_connection.in_transaction:  # a refused COMMIT leaves it open, and nobody else ends it
+                cursor.execute("ROLLBACK")
             cursor.execute("PRAGMA query_only = 0")
             cursor.close()
 
