@@ -167,10 +167,11 @@ async def play_tree(system: System, tree: tuple[list[Step], str]) -> None:
 Command: TypeAlias = tuple[str, int]
 commands = st.lists(
     st.tuples(
-        st.sampled_from(["write", "write", "publish", "begin", "begin", "release", "undo", "commit", "rollback"]),
+        st.sampled_from(["write", "publish", "begin", "begin", "release", "undo", "undo", "commit", "rollback"]),
         st.integers(0, 3),
     ),
-    max_size=14,
+    min_size=5,
+    max_size=20,
 )
 
 
@@ -223,25 +224,25 @@ ends = st.sampled_from(["well", "well", "badly"])
 relaxed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # every example begins with a reset
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=relaxed)
+@settings(max_examples=150, deadline=None, suppress_health_check=relaxed)
 @given(tree=trees)
 async def test_blocks_on_sqlite(on_sqlite: System, tree: tuple[list[Step], str]) -> None:
     await play_tree(on_sqlite, tree)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=relaxed)
+@settings(max_examples=150, deadline=None, suppress_health_check=relaxed)
 @given(sequence=commands, ends=ends)
 async def test_savepoints_by_hand_on_sqlite(on_sqlite: System, sequence: list[Command], ends: str) -> None:
     await play_commands(on_sqlite, sequence, ends)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=relaxed)
+@settings(max_examples=30, deadline=None, suppress_health_check=relaxed)
 @given(tree=trees)
 async def test_blocks_on_postgres(on_postgres: System, tree: tuple[list[Step], str]) -> None:
     await play_tree(on_postgres, tree)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=relaxed)
+@settings(max_examples=40, deadline=None, suppress_health_check=relaxed)
 @given(sequence=commands, ends=ends)
 async def test_savepoints_by_hand_on_postgres(on_postgres: System, sequence: list[Command], ends: str) -> None:
     await play_commands(on_postgres, sequence, ends)
