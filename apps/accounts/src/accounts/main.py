@@ -12,6 +12,7 @@ from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES, SOURCE, UserCreated, UserDeleted, UserUpdated
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
 from seedwork.settings import transport_from
@@ -51,7 +52,8 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         finally:
             hasher.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,  # /docs needs no network; this one would fetch fonts
         title=SOURCE,
         version="1.0.0",
         description="User accounts of CloneSpotify. There is no login yet.",
