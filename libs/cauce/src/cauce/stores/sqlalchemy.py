@@ -124,7 +124,8 @@ class SqlAlchemyStore:
         *,
         commit_limit_s: float = 15.0,
     ) -> None:
-        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown."""
+        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
+        to 5 s more to let go of the connection."""
         self.engine = engine
         self._sessions = sessions or async_sessionmaker(engine, expire_on_commit=False)
         self._commit_limit_s = commit_limit_s
