@@ -92,6 +92,8 @@ def playlists(count: int) -> Iterator[dict[str, Any]]:
         name = " ".join(next(used) for _ in range(3))
         name += " común" if number % 2 else ""
         name += " xilofón" if number % (count // 5) == 7 else ""
+        name += " antiguo" if number % 2 and number < count // 2 else ""
+        name += " medio" if number % 30 == 0 else ""
         songs = [" ".join(next(used) for _ in range(3)) for _ in range(10)]
         identity = f"{number:08d}-0000-0000-0000-000000000000"
         stored = ", ".join(f'{{"id": "{identity}", "title": "{title}"}}' for title in songs)
@@ -129,6 +131,8 @@ async def running(url: str, count: int) -> AsyncGenerator[httpx.AsyncClient]:
 SEARCHES: dict[str, str] = {
     "rare word": "xilofon",
     "common word": "comun",
+    "common word, none among the newer half": "antiguo",
+    "word in every 30th": "medio",
     "prefix of 1 letter": "b",
     "prefix of 2 letters": "ba",
     "prefix of 4 letters": "comu",

@@ -14,7 +14,7 @@ from cauce.dev.ports import choose_port
 from cauce.dev.project import Project
 from cauce.dev.system import DevSystem
 
-__all__ = ["LiveSystem", "eventually", "live_system"]
+__all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
 
 T = TypeVar("T")
 
@@ -89,13 +89,18 @@ class LiveSystem:
         return list(self.system.services[service].lines)
 
 
+def free_ports() -> dict[str, str]:
+    """A port of its own for everything that listens, by variable."""
+    return {name: str(choose_port()) for name in PORTS}
+
+
 @contextmanager
 def live_system(folder: Path, **settings: str) -> Generator[LiveSystem]:
     """Start the repository's system with its data in `folder`; `settings` are environment variables."""
     import os
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
-    environment |= {name: str(choose_port()) for name in PORTS} | settings
+    environment |= free_ports() | settings
     project = replace(Project.read(ROOT / "pyproject.toml"), root=folder)
     started: threading.Event = threading.Event()
     stop: list[Callable[[], object]] = []

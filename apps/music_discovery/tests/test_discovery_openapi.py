@@ -44,7 +44,7 @@ OPERATIONS = [
 def test_every_answer_is_as_described(app: Any, method: str, path: str, mode: GenerationMode) -> None:
     schema: Any = schemathesis.openapi.from_asgi("/openapi.json", app)
     operation = schema[path][method]
-    acceptance: Any = checks.positive_data_acceptance  # pyright: ignore[reportUnknownMemberType]  # partly untyped
+    acceptance: Any = checks.positive_data_acceptance  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # partly untyped
     excluded = [acceptance] if path == "/playlists" else []  # a made-up cursor is refused
 
     @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=_SLOW)

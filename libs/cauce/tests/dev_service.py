@@ -1,9 +1,9 @@
 """A service for the tests of `cauce dev`: `python dev_service.py PORT`, obedient unless the environment says otherwise.
 
-    STUBBORN=1      ignores SIGTERM
-    NEVER_READY=1   answers 503 for ever
-    CHILD=1         starts a child that would sleep for ten minutes
-    GET /exit/3     ends with that code, at once
+STUBBORN=1      ignores SIGTERM
+NEVER_READY=1   answers 503 for ever
+CHILD=1         starts a child that would sleep for ten minutes
+GET /exit/3     ends with that code, at once
 """
 
 import os

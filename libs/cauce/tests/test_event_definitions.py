@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -516,3 +517,8 @@ def test_everything_wrong_with_a_class_is_said_at_once() -> None:
     text = str(caught.value)
     for part in ("'A' is not an event name", "version=1", "source=", "key='x'", "'tags' is mutable", "'pin' looks"):
         assert part in text
+
+
+def test_an_event_class_can_be_made_while_the_program_runs() -> None:
+    made = types.new_class("Made", (DomainEvent,), {"name": "golden.made"})
+    assert describe(made).name == "golden.made"

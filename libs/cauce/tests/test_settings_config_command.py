@@ -134,9 +134,7 @@ def test_unknown_keys_are_not_judged_while_a_service_of_the_project_cannot_be_im
     (project / ".cauce" / "dev.env").write_text("POST_PORT=3100\nSHOP_PROT=1\n")
     with pytest.raises(ConfigurationError) as caught:
         load(resolve("shop_for_config_test:Settings"), environ={}, folder=project)
-    assert caught.value.problems == (
-        "SHOP_PROT (.cauce/dev.env:2) is not a setting. Did you mean SHOP_PORT?",
-    )
+    assert caught.value.problems == ("SHOP_PROT (.cauce/dev.env:2) is not a setting. Did you mean SHOP_PORT?",)
 
 
 def test_a_target_that_is_no_settings_class_is_refused(project: Path) -> None:

@@ -190,9 +190,7 @@ class Strict(BaseSettings):
         ({"LABEL": "bad", "EVEN": "4"}, "LABEL=bad needs EVEN other than 4"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_origin_and_what_is_expected(
-    environ: dict[str, str], problem: str
-) -> None:
+def test_a_wrong_value_is_told_with_its_origin_and_what_is_expected(environ: dict[str, str], problem: str) -> None:
     assert problems_of(Strict, {"LICENCE": "1"} | environ) == (problem,)
 
 
@@ -234,9 +232,7 @@ def test_a_state_file_that_is_named_but_not_there_is_refused(tmp_path: Path) -> 
         "CAUCE_ENV_FILE=prod.env: no such file. Correct it, or leave CAUCE_ENV_FILE empty for no state file.",
     )
     (tmp_path / "prod.env").write_bytes(b"REDIS_HOST=\xff\n")
-    assert problems_of(Shop, {"CAUCE_ENV_FILE": "prod.env"}, tmp_path) == (
-        "prod.env cannot be read: it is not UTF-8",
-    )
+    assert problems_of(Shop, {"CAUCE_ENV_FILE": "prod.env"}, tmp_path) == ("prod.env cannot be read: it is not UTF-8",)
 
 
 # --- misspelt names -----------------------------------------------------------------------------------------
@@ -280,9 +276,7 @@ class Wide(Shop):
 )
 def test_a_misspelt_variable_stops_the_start(written: str, meant: str) -> None:
     problems = problems_of(Wide, {written: "x"})
-    assert [
-        f"{written} (environment) is not a setting. Did you mean {meant}?" in one for one in problems
-    ] == [True]
+    assert [f"{written} (environment) is not a setting. Did you mean {meant}?" in one for one in problems] == [True]
     load(Wide, environ={written: "x", "CAUCE_IGNORE_ENV": f"OTHER, {written}"}, folder=NOWHERE)
 
 

@@ -1,7 +1,10 @@
 """The adapters of accounts-ms: its tables, and argon2 in a bounded pool of threads."""
 
 import asyncio
+import contextlib
 import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
@@ -250,7 +253,7 @@ class Argon2Hasher:
             time_cost=TIME_COST, memory_cost=MEMORY_COST_KIB, parallelism=1, type=argon2.Type.ID
         )
         threads = max(1, min(os.cpu_count() or 1, memory_mib * 1024 // MEMORY_COST_KIB))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_give_way_to_the_event_loop)
         self._waiting = 0
 
     async def hash(self, password: Password, *, salt: bytes | None = None) -> str:
@@ -267,3 +270,10 @@ class Argon2Hasher:
     def close(self) -> None:
         """Give the threads back; what was still waiting is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way_to_the_event_loop() -> None:
+    """On Linux each thread has a priority of its own; elsewhere this would be the whole process."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

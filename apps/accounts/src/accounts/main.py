@@ -12,9 +12,11 @@ from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES, SOURCE, UserCreated, UserDeleted, UserUpdated
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
 from seedwork.settings import transport_from
+from seedwork.turnstile import Turnstile
 
 from accounts import entrypoints
 from accounts.application import Accounts, IdempotencyKeys, Users
@@ -50,7 +52,8 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         finally:
             hasher.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,  # /docs needs no network; this one would fetch fonts
         title=SOURCE,
         version="1.0.0",
         description="User accounts of CloneSpotify. There is no login yet.",
@@ -61,6 +64,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     entrypoints.install(app, accounts)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     problems.install(app)
+    app.add_middleware(Turnstile)
     return service, app
 
 

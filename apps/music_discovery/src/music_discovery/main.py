@@ -10,6 +10,7 @@ from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES
 from contracts.music_discovery import SOURCE, UserFavoritesUpdated
 from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
 from seedwork.settings import transport_from
@@ -48,7 +49,8 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         },
         publishes=[UserFavoritesUpdated],
     )
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,  # /docs needs no network; this one would fetch fonts
         title=SOURCE,
         summary="Users' music catalogs, and the playlists they share",
         version="1.0.0",

@@ -1,7 +1,8 @@
 """What a listener may ask about the message it is handling, whatever carried it here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from cauce.envelope import Envelope
 from cauce.events import Event
@@ -9,15 +10,14 @@ from cauce.events import Event
 __all__ = ["Context"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(Struct, frozen=True, kw_only=True):
     """The circumstances of one call of one listener; the same type for every transport and for none."""
 
     envelope: Envelope
     channel: str = ""
     """Where it came from on the broker; empty for an event of this process."""
     attempt: int = 1
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = {}
     listener: str = ""
     replayed: bool = False
     """A person asked for this dead letter to be tried again."""

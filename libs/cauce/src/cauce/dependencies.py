@@ -37,6 +37,16 @@ class Dependencies:
         self._transaction_types = transaction_types
         self._session_type = session_type
 
+    def wrong_factories(self) -> Iterator[str]:
+        """Entries of `provide` that cannot make anything."""
+        for wanted, factory in self._provide.items():
+            if not callable(factory):
+                name = wanted.__name__
+                yield (
+                    f"provide[{name}] is {factory!r}, not something to call with the transaction: "
+                    f"provide={{{name}: lambda tx: …}}"
+                )
+
     def problems(self, listener: Listener) -> Iterator[str]:
         """Parameters nothing can fill, and combinations that cannot work."""
         for parameter in listener.parameters:

@@ -41,7 +41,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Envelope(Struct, frozen=True, kw_only=True):
+class Envelope(Struct, frozen=True, kw_only=True, gc=False):
     """An event and its circumstances. Ids that were read from a wire are opaque text of at most 128 characters.
 
     Raises ValueError for an id (its own, correlation's or causation's) that is empty or longer, and for a time
@@ -68,13 +68,13 @@ class Envelope(Struct, frozen=True, kw_only=True):
     tracestate: str | None = None
 
     def __post_init__(self) -> None:
-        cause = self.causation_id
+        own, conversation, cause = self.id, self.correlation_id, self.causation_id
         if not (
-            0 < len(self.id) <= MAX_ID_LENGTH
-            and 0 < len(self.correlation_id) <= MAX_ID_LENGTH
+            0 < len(own) <= MAX_ID_LENGTH
+            and (conversation is own or 0 < len(conversation) <= MAX_ID_LENGTH)
             and (cause is None or 0 < len(cause) <= MAX_ID_LENGTH)
         ):
-            lengths = ", ".join(str(len(one)) for one in (self.id, self.correlation_id, cause) if one is not None)
+            lengths = ", ".join(str(len(one)) for one in (own, conversation, cause) if one is not None)
             raise ValueError(f"ids have 1 to {MAX_ID_LENGTH} characters; these have {lengths}")
         if self.occurred_on.tzinfo is None:
             raise ValueError("occurred_on must be aware: datetime.now(UTC), not datetime.now()")
@@ -93,19 +93,31 @@ class Envelope(Struct, frozen=True, kw_only=True):
         An integration event's declared source wins over `source`, which is that of the running service.
         """
         described = describe(type(event))
-        own_id = id or new_id()
+        own_id = id or str(uuid7())
+        key = None if described.key is None else key_of(event, described)
+        if cause is None:  # the usual case, in few words: each one more costs time
+            return Envelope(
+                id=own_id,
+                source=described.source or source,
+                name=described.name,
+                version=described.version,
+                occurred_on=occurred_on or datetime.now(UTC),
+                payload=event,
+                correlation_id=own_id,
+                key=key,
+            )
         return Envelope(
             id=own_id,
             source=described.source or source,
             name=described.name,
             version=described.version,
-            occurred_on=occurred_on or utc_now(),
+            occurred_on=occurred_on or datetime.now(UTC),
             payload=event,
-            correlation_id=cause.correlation_id if cause else own_id,
-            causation_id=cause.id if cause else None,
-            key=key_of(event, described),
-            traceparent=cause.traceparent if cause else None,
-            tracestate=cause.tracestate if cause else None,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            key=key,
+            traceparent=cause.traceparent,
+            tracestate=cause.tracestate,
         )
 
 
@@ -135,11 +147,16 @@ class Emission(Struct, gc=False):
         made = self.made
         return self._make() if made is None else made
 
+    def stamp(self) -> None:
+        """Make the envelope now: for whoever made this emission and has not shown it to anybody yet."""
+        cause = None if self.outer is None else self.outer.envelope
+        self.made = Envelope.of(self.event, source=self.source, cause=cause)
+
     def _make(self) -> Envelope:
         with _making:  # threads started by one listener share the cause: it must not get two ids
             if self.made is None:
-                cause = self.outer.envelope if self.outer is not None else None
-                self.made = Envelope.of(self.event, source=self.source, cause=cause)
+                self.stamp()
+            assert self.made is not None  # noqa: S101
             return self.made
 
 

@@ -68,7 +68,7 @@ class EventMeta(StructMeta):
             raise DefinitionError(f"{class_name}: rename={rename!r}: {expected}.{did_you_mean(rename, _RENAMES)}")
         cls: Any = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         cls.__cauce__ = None
-        if cls.__module__ == __name__:
+        if namespace.get("__module__") == __name__:
             return cls
         if isinstance(earlier_names, str):
             raise DefinitionError(f"{class_name}: earlier_names is a tuple of names; write ({earlier_names!r},)")
@@ -123,7 +123,7 @@ class IntegrationEvent(Event):
 
 def describe(event_type: type[Event]) -> EventType:
     """What the class says about itself. DefinitionError if it has no name of its own."""
-    described: EventType | None = event_type.__dict__.get("__cauce__")
+    described: EventType | None = getattr(event_type, "__cauce__", None)  # every class has its own
     if described is None:
         raise DefinitionError(
             f"{event_type.__name__} has no wire name, so it cannot be published or heard. "

@@ -217,10 +217,10 @@ def listeners_in(thing: object, problems: list[str]) -> list[Listener]:
 
     What cannot be a listener is described in `problems`.
     """
-    found = [listener for call in _decorated(thing) for listener in _listeners_of(call, problems)]
-    if not found:
+    decorated = list(_decorated(thing))
+    if not decorated:
         problems.append(_nothing_found(thing))
-    return found
+    return [listener for call in decorated for listener in _listeners_of(call, problems)]
 
 
 def unregistered_classes(things: Iterable[object]) -> Iterator[str]:

@@ -303,6 +303,7 @@ class Service:
     # Inside
 
     def _problems(self) -> Iterator[str]:
+        yield from self.dependencies.wrong_factories()
         for listener in self.listeners:
             yield from self.dependencies.problems(listener)
         yield from problems_between(self.listeners, self._known, apart=lambda one: one.registration.when)

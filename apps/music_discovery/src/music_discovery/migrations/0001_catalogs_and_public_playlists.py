@@ -40,13 +40,31 @@ _FTS5 = (
     """,
 )
 
-# No parser and no dictionary either: the array's elements are the lexemes.
+# No parser and no dictionary here either: the array's elements are the lexemes. A table of its own, because what is
+# gathered by the index must then be visited, and a row of public_playlists is several times as wide. Without the
+# pending list (fastupdate), which every search would have to go through: playlists are read more than written.
 _TSVECTOR = (
     """
-    ALTER TABLE public_playlists ADD COLUMN term_vector tsvector NOT NULL
-    GENERATED ALWAYS AS (array_to_tsvector(string_to_array(terms, ' '))) STORED
+    CREATE TABLE public_playlists_terms (
+        position bigint PRIMARY KEY REFERENCES public_playlists ON DELETE CASCADE,
+        term_vector tsvector NOT NULL
+    )
     """,
-    "CREATE INDEX ix_public_playlists_term_vector ON public_playlists USING gin (term_vector)",
+    "CREATE INDEX ix_public_playlists_terms ON public_playlists_terms USING gin (term_vector) WITH (fastupdate = off)",
+    """
+    CREATE FUNCTION index_public_playlist() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO public_playlists_terms (position, term_vector)
+        VALUES (new.position, array_to_tsvector(string_to_array(new.terms, ' ')))
+        ON CONFLICT (position) DO UPDATE SET term_vector = excluded.term_vector;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER public_playlists_written AFTER INSERT OR UPDATE OF terms ON public_playlists
+    FOR EACH ROW EXECUTE FUNCTION index_public_playlist()
+    """,
 )
 
 
@@ -93,7 +111,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    if op.get_context().dialect.name == "sqlite":
-        op.execute(sa.text("DROP TABLE public_playlists_terms"))
+    op.execute(sa.text("DROP TABLE public_playlists_terms"))
     for table in ("public_playlist_versions", "public_playlists", "catalog_playlists", "user_catalogs"):
         op.drop_table(table)
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(sa.text("DROP FUNCTION index_public_playlist"))

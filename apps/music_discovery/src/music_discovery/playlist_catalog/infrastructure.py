@@ -2,7 +2,7 @@
 
 The terms of a playlist are made in Python (search_terms) and stored finished; FTS5 in SQLite and a GIN index over a
 tsvector in PostgreSQL only look them up. Neither cuts or folds text of its own, so both find the same.
-The index itself is in the migrations: FTS5 follows the table by triggers, the tsvector is a generated column.
+The index is the table public_playlists_terms, made in the migrations, and follows public_playlists by triggers.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,11 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Row,
+    Select,
     Table,
     Text,
     UniqueConstraint,
+    cast,
     column,
     delete,
     insert,
@@ -29,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.expression import Executable
 
 from music_discovery.playlist_catalog.application import Page
@@ -62,9 +65,14 @@ _versions = Table(
     Column("version", BigInteger, nullable=False),
 )
 
+_position = _playlists.c.position
+_LOOKED_THROUGH: Final = 25
+"""How many of the newest playlists are looked through for each one wanted, before PostgreSQL's index is asked."""
+
 _fts5 = table("public_playlists_terms", column("rowid", Integer))
 _MATCH = text("public_playlists_terms MATCH :terms")
-_TSVECTOR = text("term_vector @@ CAST(:terms AS tsquery)")
+
+_vectors = table("public_playlists_terms", column("position", BigInteger), column("term_vector", postgresql.TSVECTOR))
 
 
 class SqlPublicPlaylists:
@@ -96,22 +104,23 @@ class SqlPublicPlaylists:
             await self._session.execute(delete(forgotten).filter_by(catalog_id=catalog_id))
 
     async def search(self, terms: Sequence[str] | None, *, limit: int, after: int | None) -> Page:
-        position = _playlists.c.position
-        query = select(_playlists)
-        if terms is not None and self._on_postgresql:
-            query = query.where(_TSVECTOR.bindparams(terms=_tsquery(terms)))
-        elif terms is not None:
-            # By FTS5's own row number, which it walks downwards and stops at the limit.
-            position = _fts5.c.rowid
-            query = query.join(_fts5, position == _playlists.c.position)
-            query = query.where(_MATCH.bindparams(terms=_fts5_query(terms)))
-        if after is not None:
-            query = query.where(position < after)
-        rows = (await self._session.execute(query.order_by(position.desc()).limit(limit + 1))).all()
+        rows: Sequence[Row[Any]] = ()
+        for query in self._searches(terms, wanted=limit + 1, after=after):
+            rows = (await self._session.execute(query)).all()
+            if len(rows) > limit:
+                break
         return Page(
             playlists=tuple(map(_to_playlist, rows[:limit])),
             next=rows[limit - 1].position if len(rows) > limit else None,
         )
+
+    def _searches(self, terms: Sequence[str] | None, *, wanted: int, after: int | None) -> list[Select[Any]]:
+        """What to ask, one after the other, until there are `wanted` rows; the last one finds whatever there is."""
+        if terms is None:
+            return [_newest(select(_playlists), _position, wanted, after)]
+        if self._on_postgresql:
+            return _by_tsvector(_tsquery(terms), wanted, after)
+        return [_by_fts5(_fts5_query(terms), wanted, after)]
 
     async def _is_news(self, catalog_id: str, playlist_id: str, version: int) -> bool:
         """Note the version. False if something at least as new was said; waits for a concurrent saying."""
@@ -130,6 +139,37 @@ class SqlPublicPlaylists:
         options = {"preserve_rowcount": True}  # of an INSERT, too
         result = await self._session.execute(statement, execution_options=options)
         return isinstance(result, CursorResult) and result.rowcount == 1
+
+
+def _newest(query: Select[Any], position: ColumnElement[int], wanted: int, after: int | None) -> Select[Any]:
+    if after is not None:
+        query = query.where(position < after)
+    return query.order_by(position.desc()).limit(wanted)
+
+
+def _by_fts5(terms: str, wanted: int, after: int | None) -> Select[Any]:
+    """In the order of FTS5's own row numbers, which it walks downwards and stops at the limit."""
+    query = select(_playlists).join(_fts5, _fts5.c.rowid == _position).where(_MATCH.bindparams(terms=terms))
+    return _newest(query, _fts5.c.rowid, wanted, after)
+
+
+def _by_tsvector(terms: str, wanted: int, after: int | None) -> list[Select[Any]]:
+    """First look through the newest playlists, then ask the index.
+
+    A GIN index finds what is rare at once, but must gather everything before it can tell what is newest; walking
+    down finds what is common at once, but goes through everything for what is rare. The planner would choose by
+    guessing how often a prefix occurs, and guesses wrong for rare ones. So each way is tried where it cannot fail.
+    """
+    query = cast(terms, postgresql.TSQUERY)
+    position, vector = _vectors.c.position, _vectors.c.term_vector
+    window = _newest(select(_vectors), position, _LOOKED_THROUGH * wanted, after).subquery()
+    in_window = select(window.c.position).where(window.c.term_vector.op("@@")(query))
+    gathered = select(position).where(vector.op("@@")(query)).cte("gathered").prefix_with("MATERIALIZED")
+    ways = (
+        _newest(in_window, window.c.position, wanted, None).subquery(),
+        _newest(select(gathered), gathered.c.position, wanted, after).subquery(),
+    )
+    return [select(_playlists).join(found, found.c.position == _position).order_by(_position.desc()) for found in ways]
 
 
 # Terms hold only letters, digits, marks and symbols, never a quote: quoted, none of them is syntax.

@@ -87,6 +87,8 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             turn.release()
         if connection is not None:
             cursor = connection.cursor()
+            if connection.driver_connection.in_transaction:  # a refused COMMIT leaves it open, and nobody else ends it
+                cursor.execute("ROLLBACK")
             cursor.execute("PRAGMA query_only = 0")
             cursor.close()
 
@@ -129,7 +131,8 @@ class SqlAlchemyStore:
         *,
         commit_limit_s: float = 15.0,
     ) -> None:
-        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown."""
+        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
+        to 5 s more to let go of the connection."""
         self.engine = engine
         self._sessions = sessions or async_sessionmaker(engine, expire_on_commit=False)
         self._commit_limit_s = commit_limit_s
