@@ -9,7 +9,6 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cauce.cancellation import to_the_end
@@ -17,7 +16,8 @@ from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
 from cauce.store import Outbound
 from cauce.stores.schema import create_tables
-from cauce.stores.sql_journal import SqlInbox, SqlJournal, write_outgoing
+from cauce.stores.sessions import follow, joins_an_outer_transaction, write_before_commit
+from cauce.stores.sql_journal import SqlInbox, SqlJournal
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
@@ -147,7 +147,7 @@ class SqlAlchemyStore:
             session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
             session.sync_session.bind = session.bind.sync_engine
         if outgoing is not None and not read_only:
-            _write_before_commit(session.sync_session, levels, outgoing)
+            write_before_commit(session.sync_session, levels, outgoing)
         return _Work(session, levels, commit_limit_s=self._commit_limit_s)
 
     async def prepare(self) -> None:
@@ -190,8 +190,8 @@ class _Work:
         self._levels = levels
         self._commit_limit_s = commit_limit_s
         # Asked now: once its own transaction runs, a session of a connection looks the same either way.
-        self._joined = _joins_an_outer_transaction(session.sync_session)
-        _watch(session.sync_session, levels)
+        self._joined = joins_an_outer_transaction(session.sync_session)
+        follow(session.sync_session, levels)
 
     @property
     def session(self) -> AsyncSession:
@@ -242,48 +242,3 @@ class _Work:
     async def _savepoint(self) -> AsyncGenerator[None]:
         async with self._session.begin_nested():
             yield
-
-
-def _write_before_commit(session: Session, levels: Levels[Any], outgoing: Outbound) -> None:
-    """The rows of what was published go into the same transaction, at its end: keys are locked for a moment only."""
-
-    def before_commit(session: Session) -> None:
-        if session.in_nested_transaction():
-            return  # a savepoint's release
-        rows = outgoing(levels.surviving())
-        if rows:
-            write_outgoing(session.connection(), rows)
-
-    event.listen(session, "before_commit", before_commit)
-
-
-def _watch(session: Session, levels: Levels[Any]) -> None:
-    """Follow the session's transactions, including savepoints the user's code makes by itself."""
-    committed: set[int] = set()
-
-    def created(_session: Session, transaction: SessionTransaction) -> None:
-        if transaction.nested:
-            levels.opened(id(transaction))
-
-    def after_commit(session: Session) -> None:
-        # Also fired when a savepoint is released, so note which of them it was.
-        current = session.get_nested_transaction() or session.get_transaction()
-        committed.add(id(current))
-
-    def ended(_session: Session, transaction: SessionTransaction) -> None:
-        kept = id(transaction) in committed
-        committed.discard(id(transaction))
-        if transaction.nested:
-            levels.ended(id(transaction), kept=kept)
-        elif transaction.parent is None:
-            levels.transaction_ended(committed=kept)
-
-    event.listen(session, "after_transaction_create", created)
-    event.listen(session, "after_commit", after_commit)
-    event.listen(session, "after_transaction_end", ended)
-
-
-def _joins_an_outer_transaction(session: Session) -> bool:
-    """Whether a commit of this session would only release a savepoint of somebody's connection."""
-    bind = session.bind
-    return isinstance(bind, Connection) and bind.in_transaction()
