@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 from uuid import uuid4
 
+import msgspec
+
 from cauce.after_commit import AfterCommitQueue
 from cauce.applying import Applying, consumer_name
 from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
@@ -24,6 +26,7 @@ from cauce.cancellation import being_cancelled, to_the_end
 from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.consumer import Consumer, log_failure
 from cauce.dependencies import Dependencies, Factory, Resolver
+from cauce.description import describe_service
 from cauce.durable import DurableDelivery
 from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope, new_id, utc_now
 from cauce.errors import (
@@ -359,6 +362,20 @@ class Service:
         )
         self._durable = self._new_durable()
 
+    async def _introduce(self, store: Journaled) -> None:
+        """Say in the database who we are, for those who look at it with `cauce status` and the like."""
+        described = describe_service(
+            self.name,
+            listeners=self.listeners,
+            known=self._known,
+            publishes=self.publishes,
+            transport=self.transport,
+            start=self._start,
+            keep=self._keep,
+        )
+        durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
+        await store.journal().introduce(self.name, msgspec.json.encode(described).decode(), durable)
+
     def _new_durable(self) -> DurableDelivery | None:
         """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
         transport = self.transport if isinstance(self.transport, DurableTransport) else None
@@ -399,6 +416,7 @@ class Service:
                 hearing = [tasks.create_task(self.outage.run())]
                 if self._durable is not None and isinstance(self.store, Journaled):
                     await self.store.prepare()
+                    await self._introduce(self.store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     loops.append(tasks.create_task(self._durable.work()))
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):

@@ -17,6 +17,9 @@ from cauce.transport import BrokerId, Lane, lane_of
 __all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 
 _READ_ONLY = {"cauce_read_only": True}
+_ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
+"""A line of `tried`: when an attempt failed, and with what."""
+_TRIED_LIMIT = 16_000
 
 
 def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
@@ -184,15 +187,20 @@ class SqlInbox:
 
     async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
         await self._run(
-            "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
-            "first_failed_at, error, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, :message, "
-            ":attempts, CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
-            "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, :NOW) "
-            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
-            "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
-            "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW)".replace(
-                ":delay", "CAST(:delay AS double precision)"
-            ).replace(":error", "CAST(:error AS text)"),
+            (
+                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
+                "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, "
+                ":message, :attempts, CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+                "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, "
+                f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
+                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+                "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
+                f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
+                f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
+            )
+            .replace(":delay", "CAST(:delay AS double precision)")
+            .replace(":error", "CAST(:error AS text)"),
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
@@ -243,12 +251,19 @@ class SqlInbox:
 
     async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
         await self._run(
-            "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-            "error, stack, attempts, first_at, last_at, worker) VALUES (:id, :consumer, :source, :event_id, :name, :lane, "
-            ":key, :channel, :message, :reason, :error, :stack, :attempts, "
-            "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker) "
-            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = :reason, error = :error, stack = :stack, "
-            "attempts = :attempts, last_at = :NOW, worker = :worker",
+            (
+                "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
+                "error, stack, attempts, first_at, last_at, worker, tried) VALUES (:id, :consumer, :source, :event_id, "
+                ":name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
+                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, "
+                "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
+                f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = excluded.reason, error = excluded.error, "
+                "stack = excluded.stack, attempts = excluded.attempts, last_at = excluded.last_at, "
+                "worker = excluded.worker, tried = excluded.tried"
+            )
+            .replace(":error", "CAST(:error AS text)")
+            .replace(":attempts", "CAST(:attempts AS integer)"),
             id=id,
             consumer=delivery.consumer,
             source=delivery.source,
@@ -279,7 +294,27 @@ class SqlJournal:
 
     async def incarnation(self) -> str:
         async with self._reading() as connection:
-            return str((await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one())
+            return str(
+                (await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one()
+            )
+
+    async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
+        async with self._engine.begin() as connection:
+            for name, value in (("service", service), ("description", description)):
+                await self._run(
+                    connection,
+                    "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) "
+                    "ON CONFLICT (name) DO UPDATE SET value = :value",
+                    name=name,
+                    value=value,
+                )
+            for consumer in sorted(consumers):
+                await self._run(
+                    connection,
+                    "INSERT INTO cauce_listener (consumer, first_seen_at, last_seen_at) VALUES (:consumer, :NOW, :NOW) "
+                    "ON CONFLICT (consumer) DO UPDATE SET last_seen_at = :NOW",
+                    consumer=consumer,
+                )
 
     async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
         async with self._engine.begin() as connection:
@@ -355,14 +390,17 @@ class SqlJournal:
             )
             return [
                 OutboxRow(
-                    int(row.position), str(row.event_id), Lane(int(row.lane)), row.key, bytes(row.message), int(row.attempts)
+                    int(row.position),
+                    str(row.event_id),
+                    Lane(int(row.lane)),
+                    row.key,
+                    bytes(row.message),
+                    int(row.attempts),
                 )
                 for row in rows
             ]
 
-    async def mark_sent(
-        self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]
-    ) -> bool:
+    async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
         async with self._engine.connect() as connection:
             transaction = await connection.begin()
             await connection.execute(
@@ -477,7 +515,9 @@ class SqlJournal:
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:
-            rows = await self._run(connection, "SELECT * FROM cauce_dead_letter ORDER BY last_at LIMIT :limit", limit=limit)
+            rows = await self._run(
+                connection, "SELECT * FROM cauce_dead_letter ORDER BY last_at LIMIT :limit", limit=limit
+            )
             return [
                 Dead(
                     id=row.id,

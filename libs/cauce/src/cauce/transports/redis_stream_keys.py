@@ -12,7 +12,7 @@ class StreamKeys:
     """Keys of the system that `prefix` names."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
 
     def stream(self, topic: str, lane: Lane) -> str:
         return self._of(topic, str(lane))
@@ -30,4 +30,4 @@ class StreamKeys:
         return self._of(topic, "*")
 
     def _of(self, topic: str, what: str) -> str:
-        return f"{self._prefix}:{{{topic}}}:{what}"
+        return f"{self.prefix}:{{{topic}}}:{what}"

@@ -67,6 +67,15 @@ class RedisStreams:
         self._commands = RedisCommands(self._server, answer_limit_s=answer_limit_s)
         self._ends: dict[str, _End] = {}
 
+    @property
+    def prefix(self) -> str:
+        return self.keys.prefix
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without user and password."""
+        return self._server.label
+
     # Publishing
 
     async def append(self, topic: str, lane: Lane, messages: Sequence[bytes]) -> Sequence[BrokerId]:
