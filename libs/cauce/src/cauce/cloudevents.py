@@ -21,7 +21,9 @@ from msgspec import Meta
 from cauce.envelope import MAX_ID_LENGTH, Envelope
 from cauce.errors import DecodeError, PublishError
 
-__all__ = ["MAX_DEPTH", "MAX_MESSAGE_BYTES", "from_json", "outgoing", "to_json"]
+__all__ = ["CONTENT_GONE", "MAX_DEPTH", "MAX_MESSAGE_BYTES", "from_json", "outgoing", "read_of_topic", "to_json"]
+
+CONTENT_GONE = "the broker has forgotten its content: it was deleted before it was acknowledged"
 
 MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -136,6 +138,17 @@ def from_json(raw: bytes) -> Envelope:
         traceparent=event.traceparent,
         tracestate=event.tracestate,
     )
+
+
+def read_of_topic(raw: bytes, topic: str) -> tuple[Envelope | None, str | None]:
+    """The event, or why the bytes are none of this topic: whoever may write to a topic speaks for its service only."""
+    try:
+        envelope = from_json(raw)
+    except DecodeError as error:
+        return None, f"{error.path}: {error.expectation}"
+    if envelope.source != topic:
+        return None, f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
+    return envelope, None
 
 
 def _may_hold_control_characters(raw: bytes) -> bool:

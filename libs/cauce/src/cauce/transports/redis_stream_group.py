@@ -16,9 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from cauce.cloudevents import from_json
-from cauce.envelope import Envelope
-from cauce.errors import DecodeError
+from cauce.cloudevents import CONTENT_GONE, read_of_topic
 from cauce.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status
 from cauce.transports.redis_connection import RedisTroubleError
 from cauce.transports.redis_pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
@@ -45,7 +43,6 @@ _RETRY_FIRST_S = 0.1
 _RETRY_CAP_S = 2.0
 _STEADY_S = 5.0
 _ACK_AFTER_S = 0.003
-_GONE = "the broker has forgotten its content: it was deleted before it was acknowledged"
 
 
 class _Stream:
@@ -248,7 +245,7 @@ class GroupReading:
             if stream.lane not in self._owned:
                 return False
             raw = field_of(fields, FIELD)
-            envelope, problem = _envelope(raw, topic)
+            envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
             held.add(entry_id)
             entry = _Entry(acks, stream, entry_id)
             await deliver(
@@ -456,19 +453,6 @@ class _Connected:
         for answer in answers:
             if isinstance(answer, RedisRefusal):
                 raise self._reading.refused(answer)
-
-
-def _envelope(raw: bytes | None, topic: str) -> tuple[Envelope | None, str | None]:
-    """The event, or why it is none of this topic."""
-    if raw is None:
-        return None, _GONE
-    try:
-        envelope = from_json(raw)
-    except DecodeError as error:
-        return None, f"{error.path}: {error.expectation}"
-    if envelope.source != topic:
-        return None, f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
-    return envelope, None
 
 
 def _read_ends_in_s(consumers: Iterable[Any]) -> float:
