@@ -22,7 +22,9 @@ __all__ = [
     "Clock",
     "Journal",
     "Mail",
+    "MailImpossibleError",
     "MailNotSentError",
+    "MailUncertainError",
     "Mailer",
     "MessageId",
     "Render",
@@ -43,6 +45,14 @@ class MailNotSentError(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class MailImpossibleError(MailNotSentError):
+    """It would be refused however often it is tried."""
+
+
+class MailUncertainError(MailNotSentError):
+    """The server may have taken it, and did not say (RFC 1047)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +81,8 @@ class Mailer(Protocol):
     async def send(self, mail: Mail) -> None:
         """Return once the server has taken responsibility for the mail; in bounded time.
 
-        Raises MailNotSentError when it refused, or did not say.
+        Raises MailNotSentError when it refused, MailImpossibleError when it always will, MailUncertainError when
+        it did not say.
         """
         ...
 
@@ -79,9 +90,7 @@ class Mailer(Protocol):
 class Journal(Protocol):
     """Which mail was sent for which event; every call is a transaction of its own."""
 
-    async def begin(
-        self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool
-    ) -> bool:
+    async def begin(self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool) -> bool:
         """Record that the mail is being sent. False when the event has a record already: then do nothing.
 
         `again`: a mail that was begun and not sent may be begun once more.
@@ -117,7 +126,7 @@ class WelcomeMail:
         """
         event_id = context.event_id
         if has_control_characters(event_id) or has_control_characters(event.id):
-            raise MailNotSentError("the event's id or the user's has control characters; nothing was recorded")
+            raise MailImpossibleError("the event's id or the user's has control characters; nothing was recorded")
         message_id = message_id_of(event_id, self.sender_domain)
         begun = await self.journal.begin(
             event_id=event_id, user_id=event.id, message_id=message_id, at=self.now(), again=self.tried_again
@@ -135,7 +144,7 @@ class WelcomeMail:
 
     def _compose(self, event: UserCreated, message_id: MessageId) -> Mail:
         if has_control_characters(event.username):
-            raise MailNotSentError("the username has control characters")
+            raise MailImpossibleError("the username has control characters")
         return Mail(
             recipient=one_recipient(event.email),
             message_id=message_id,
@@ -147,20 +156,20 @@ class WelcomeMail:
 def one_recipient(address: str) -> str:
     """The one bare address that this is, parsed and put together again; its domain in ASCII where possible.
 
-    Raises MailNotSentError for anything else: a list, a display name, a comment, a control character.
+    Raises MailImpossibleError for anything else: a list, a display name, a comment, a control character.
     """
     try:
         if has_control_characters(address):
             raise EmailNotValidError
         parsed = validate_email(address, check_deliverability=False)
     except (EmailNotValidError, ValueError):  # its text may repeat the address
-        raise MailNotSentError("the user's e-mail is not one valid address") from None
+        raise MailImpossibleError("the user's e-mail is not one valid address") from None
     recipient = parsed.ascii_email or parsed.normalized
     # What the parser let through is still not trusted to be one address for every mail server, some of which
     # take a full-width ＠ or ， for the ASCII one.
     seen_by_others = unicodedata.normalize("NFKC", recipient)
     if seen_by_others.count("@") != 1 or re.search(r'[\s,;:<>()\[\]"\\]', seen_by_others):
-        raise MailNotSentError("the user's e-mail is not one plain address")
+        raise MailImpossibleError("the user's e-mail is not one plain address")
     return recipient
 
 

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from cauce import Context, on
-from cauce.effects import Effect
-from cauce.retry import Retry
+from cauce.effects import Effect, EffectNotDoneError
+from cauce.retry import Reject, Retry
 from contracts.accounts import UserCreated
 
-from mailing.application import WelcomeMail
+from mailing.application import MailImpossibleError, MailNotSentError, MailUncertainError, WelcomeMail
 
 __all__ = ["welcome_listener"]
 
@@ -24,6 +24,13 @@ def welcome_listener(welcome: WelcomeMail, effect: Effect) -> Callable[[UserCrea
     @on(UserCreated, name="mailing.welcome", effect=effect, retry=Retry(attempts=10, base=1.0, cap=600.0), limit_s=60.0)
     async def welcome_who_signed_up(event: UserCreated, context: Context) -> None:
         _log.info("Event received: %s from %s", context.name, context.source)
-        await welcome.send(event, context)
+        try:
+            await welcome.send(event, context)
+        except MailUncertainError:
+            raise  # what becomes of it is `effect`'s to say
+        except MailImpossibleError as error:
+            raise Reject(error.reason) from None
+        except MailNotSentError as error:
+            raise EffectNotDoneError(error.reason) from None
 
     return welcome_who_signed_up

@@ -16,12 +16,12 @@ from random import random
 from typing import Literal, Protocol
 
 from cauce.cloudevents import to_json
-from cauce.effects import AtMostOnce
+from cauce.effects import AtMostOnce, EffectNotDoneError
 from cauce.envelope import Emission, Envelope
 from cauce.inbox import Position, decide
 from cauce.journal import Failure, Inbox, Waiting
 from cauce.listeners import Listener
-from cauce.retry import Reject
+from cauce.retry import Reject, RetryAfter
 from cauce.transaction import Transaction
 from cauce.transport import Lane, lane_of
 
@@ -69,7 +69,9 @@ class Applying:
     async def first(self, listener: Listener, emission: Emission, channel: str) -> Outcome:
         """A delivery from the broker. Raises only infrastructure errors; then nothing is recorded."""
         if listener.registration.effect is not None:
-            return await self._effect(listener, emission, _of(consumer_name(self.rules.name, listener), emission.envelope, channel))
+            return await self._effect(
+                listener, emission, _of(consumer_name(self.rules.name, listener), emission.envelope, channel)
+            )
         envelope = emission.envelope
         consumer = consumer_name(self.rules.name, listener)
         try:
@@ -108,6 +110,7 @@ class Applying:
         envelope, attempt = emission.envelope, delivery.attempts + 1
         of = (delivery.consumer, delivery.source, delivery.event_id)
         known = delivery.position > 0
+        at_most_once = isinstance(listener.registration.effect, AtMostOnce)
         replayed = False
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
@@ -123,20 +126,22 @@ class Applying:
                 if state == "first" and (done := await self._in_its_turn(inbox, delivery, envelope)) is not None:
                     await inbox.end_effect(*of)
                     return done
-            if state == "in_doubt" and isinstance(listener.registration.effect, AtMostOnce):
-                why = "a process died while this effect was under way; it may have happened"
+            if state == "in_doubt" and at_most_once:
                 await inbox.end_effect(*of)
-                await inbox.forget(delivery)
-                await inbox.bury(delivery, envelope.name, self._failure("uncertain", why, None, attempt), id=self.new_id())
-                log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, delivery.consumer, why)
-                return "dead"
+                why = "a process died while this effect was under way; it may have happened"
+                return await self._leave_to_a_person(inbox, envelope, replace(delivery, attempts=attempt), why)
         try:
             await self.call(listener, emission, None, attempt, replayed)
         except Exception as error:
+            if self.rules.is_infrastructure(error):
+                raise  # costs no attempt; the next try finds the effect in doubt
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
                 await inbox.end_effect(*of)
-                return await self._record(inbox, listener, envelope, replace(delivery, attempts=attempt), error)
+                tried = replace(delivery, attempts=attempt)
+                if at_most_once and not isinstance(error, (EffectNotDoneError, Reject, RetryAfter)):
+                    return await self._leave_to_a_person(inbox, envelope, tried, *_told(error))
+                return await self._record(inbox, listener, envelope, tried, error)
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
             await inbox.end_effect(*of)
@@ -144,6 +149,17 @@ class Applying:
                 await inbox.claim(delivery.position)
                 await inbox.release_next(delivery)
         return "handled"
+
+    async def _leave_to_a_person(
+        self, inbox: Inbox, envelope: Envelope, delivery: Waiting, why: str, stack: str | None = None
+    ) -> Outcome:
+        """An effect that may have happened and must not happen twice. Its key does not wait for it."""
+        await inbox.forget(delivery)
+        await inbox.release_next(delivery)
+        failure = self._failure("uncertain", why, stack, delivery.attempts)
+        await inbox.bury(delivery, envelope.name, failure, id=self.new_id())
+        log.error("dead: %s %s for %s: uncertain: %s", envelope.name, envelope.id, delivery.consumer, why)
+        return "dead"
 
     async def refuse(self, consumer: str, envelope: Envelope | None, channel: str, raw: bytes, why: str) -> None:
         """What can never be handled, whatever the number of tries: a dead letter with its bytes."""
@@ -199,9 +215,13 @@ class Applying:
             done = await self._admit(inbox, consumer, envelope, channel)
             if done is not None:
                 return done
-            return await self._record(inbox, listener, envelope, replace(_of(consumer, envelope, channel), attempts=1), error)
+            return await self._record(
+                inbox, listener, envelope, replace(_of(consumer, envelope, channel), attempts=1), error
+            )
 
-    async def _failed_again(self, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception) -> Outcome:
+    async def _failed_again(
+        self, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception
+    ) -> Outcome:
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
             if not await inbox.holds(waiting.position):
@@ -246,9 +266,7 @@ def _of(consumer: str, envelope: Envelope, channel: str) -> Waiting:
     return _waiting(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
 
 
-def _waiting(
-    consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes
-) -> Waiting:
+def _waiting(consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes) -> Waiting:
     return Waiting(
         position=0,
         consumer=consumer,
@@ -271,4 +289,3 @@ def _told(error: Exception) -> tuple[str, str]:
 def _place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     return f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-

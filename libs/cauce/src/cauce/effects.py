@@ -6,7 +6,9 @@ again (with the same idempotency key, so that the other side can tell); `AtMostO
 
 from dataclasses import dataclass
 
-__all__ = ["AtLeastOnce", "AtMostOnce", "Effect"]
+from cauce.errors import CauceError
+
+__all__ = ["AtLeastOnce", "AtMostOnce", "Effect", "EffectNotDoneError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,12 @@ class AtLeastOnce:
 
 @dataclass(frozen=True, slots=True)
 class AtMostOnce:
-    """After a crash in the middle: a dead letter with the reason `uncertain`, for a person to decide."""
+    """Never again once it may have happened: after a crash in the middle, and after any error that does not say
+    otherwise (EffectNotDoneError), it is a dead letter with the reason `uncertain`, for a person to decide."""
 
 
 Effect = AtLeastOnce | AtMostOnce
+
+
+class EffectNotDoneError(CauceError):
+    """Raised by a listener: the effect surely has not happened, so it is tried again, also under `AtMostOnce`."""

@@ -20,6 +20,7 @@ __all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "transport_from"]
 
 TRANSPORTS: Final = ("redis-streams", "redis-pubsub", "memory")
 NOT_YET: Final = ("nats", "rabbitmq")
+IF_DOWN: Final = "start it (make infra), or correct REDIS_HOST, REDIS_PORT and REDIS_PASS"
 
 
 def _transport(value: str) -> str:
@@ -77,7 +78,7 @@ class BrokerSettings(BaseSettings):
         None, repr=False, description="overrides host, port and password; rediss:// for TLS"
     )
     events_transport: Annotated[str, AfterValidator(_transport)] = Field(
-        "redis-pubsub",
+        "redis-streams",
         description="how integration events travel: redis-streams (durable), redis-pubsub (the article's, at most once), "
         "memory (one process)",
     )
@@ -101,14 +102,11 @@ def transport_from(
     """
     if settings.events_transport == "memory":
         return MemoryTransport()
+    # Their driver is needed only here.
     if settings.events_transport == "redis-streams":
         from cauce.transports.redis_streams import RedisStreams
 
-        return RedisStreams(settings.broker_url)
-    from cauce.transports.redis_pubsub import RedisPubSub  # its driver is needed only here
+        return RedisStreams(settings.broker_url, if_down=IF_DOWN)
+    from cauce.transports.redis_pubsub import RedisPubSub
 
-    return RedisPubSub(
-        settings.broker_url,
-        nest_names=nest_names,
-        if_down="start it (make infra), or correct REDIS_HOST, REDIS_PORT and REDIS_PASS",
-    )
+    return RedisPubSub(settings.broker_url, nest_names=nest_names, if_down=IF_DOWN)
