@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from random import random
 
 from cauce.errors import TransportUnavailableError
@@ -87,16 +86,31 @@ class Relay:
         rows = await self._journal.pending(list(lanes), limit=_BATCH)
         if not rows:
             return False
+        batches = _by_lane(rows)
+        # Lanes are independent of each other, so all of them make one trip.
+        answers = await asyncio.gather(
+            *(
+                self._transport.append(self._topic, lane, [row.message for row in batch])
+                for lane, batch in batches.items()
+            ),
+            return_exceptions=True,
+        )
         sent: list[tuple[int, BrokerId]] = []
         touched: dict[Lane, Epoch] = {}
-        for lane, batch in _by_lane(rows):
-            ids = await self._transport.append(self._topic, lane, [row.message for row in batch])
+        trouble: list[BaseException] = []
+        for (lane, batch), ids in zip(batches.items(), answers, strict=True):
+            if isinstance(ids, BaseException):
+                trouble.append(ids)
+                continue
             sent += [(row.position, broker_id) for row, broker_id in zip(batch, ids, strict=True)]
             touched[lane] = lanes[lane]
-        if await self._journal.mark_sent(touched, self._ownership.me, sent):
-            self._count("sent", len(sent))
-        else:
-            log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
+        if sent:
+            if await self._journal.mark_sent(touched, self._ownership.me, sent):
+                self._count("sent", len(sent))
+            else:
+                log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
+        if trouble:
+            raise trouble[0]
         return True
 
     async def _verify(self, lanes: Mapping[Lane, Epoch]) -> None:
@@ -124,6 +138,8 @@ class Relay:
             self._wake.clear()
 
 
-def _by_lane(rows: Sequence[OutboxRow]) -> list[tuple[Lane, list[OutboxRow]]]:
-    ordered = sorted(rows, key=lambda row: (row.lane, row.position))
-    return [(lane, list(batch)) for lane, batch in groupby(ordered, key=lambda row: row.lane)]
+def _by_lane(rows: Sequence[OutboxRow]) -> Mapping[Lane, Sequence[OutboxRow]]:
+    batches: dict[Lane, list[OutboxRow]] = {}
+    for row in rows:
+        batches.setdefault(row.lane, []).append(row)
+    return batches

@@ -1,5 +1,7 @@
 """What PostgreSQL and SQLite spell differently."""
 
+from functools import lru_cache
+
 from sqlalchemy import TextClause, text
 
 __all__ = ["Dialect"]
@@ -16,4 +18,9 @@ class Dialect:
         self.lock = " FOR UPDATE" if self.postgres else ""
 
     def sql(self, statement: str) -> TextClause:
-        return text(statement.replace(":NOW", self.now).replace(" FOR UPDATE", self.lock))
+        return _made_once(statement, self.now, self.lock)
+
+
+@lru_cache(maxsize=512)
+def _made_once(statement: str, now: str, lock: str) -> TextClause:
+    return text(statement.replace(":NOW", now).replace(" FOR UPDATE", lock))

@@ -1,7 +1,7 @@
 """The journal on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 from sqlalchemy import Connection, text
@@ -263,7 +263,8 @@ class SqlInbox:
                 "worker = excluded.worker, tried = excluded.tried"
             )
             .replace(":error", "CAST(:error AS text)")
-            .replace(":attempts", "CAST(:attempts AS integer)"),
+            .replace(":attempts", "CAST(:attempts AS integer)")
+            .replace(":event_id", "CAST(:event_id AS text)"),
             id=id,
             consumer=delivery.consumer,
             source=delivery.source,
@@ -389,39 +390,48 @@ class SqlJournal:
                 limit=limit,
             )
             return [
-                OutboxRow(
-                    int(row.position),
-                    str(row.event_id),
-                    Lane(int(row.lane)),
-                    row.key,
-                    bytes(row.message),
-                    int(row.attempts),
-                )
-                for row in rows
+                OutboxRow(position, event_id, Lane(lane), key, bytes(message), attempts)
+                for position, event_id, lane, key, message, attempts in rows
             ]
 
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
-        async with self._engine.connect() as connection:
-            transaction = await connection.begin()
+        # Whoever lost a lane meanwhile changes nothing: its row says so, and stays locked until the commit.
+        if not self._dialect.postgres:
+            return await self._mark_sent_in_turn(owned, me, sent)
+        positions, broker_ids = zip(*sent, strict=True)
+        async with self._alone() as connection:
+            done = await self._run(
+                connection,
+                "WITH held AS MATERIALIZED (SELECT 1 FROM cauce_lane WHERE member = :me AND (lane, epoch) IN "
+                "(SELECT * FROM unnest(CAST(:lanes AS smallint[]), CAST(:epochs AS bigint[]))) "
+                "ORDER BY lane FOR SHARE) "
+                "UPDATE cauce_outbox o SET sent_at = :NOW, broker_id = s.broker_id "
+                "FROM unnest(CAST(:positions AS bigint[]), CAST(:broker_ids AS text[])) AS s(position, broker_id) "
+                "WHERE o.position = s.position AND (SELECT count(*) FROM held) = :count",
+                me=me,
+                lanes=[int(lane) for lane in owned],
+                epochs=[int(epoch) for epoch in owned.values()],
+                count=len(owned),
+                positions=list(positions),
+                broker_ids=list(broker_ids),
+            )
+            return bool(done.rowcount > 0)
+
+    async def _mark_sent_in_turn(
+        self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]
+    ) -> bool:
+        async with self._engine.begin() as connection:
+            held = await self._run(
+                connection,
+                f"SELECT lane, epoch FROM cauce_lane WHERE member = :me AND lane IN ({_numbers(list(owned))})",
+                me=me,
+            )
+            if {Lane(lane): Epoch(epoch) for lane, epoch in held} != dict(owned):
+                return False
             await connection.execute(
-                self._dialect.sql(
-                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"
-                ),
+                self._dialect.sql("UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"),
                 [{"position": position, "broker_id": broker_id} for position, broker_id in sent],
             )
-            # The fence comes last: whoever lost a lane meanwhile changes nothing.
-            for lane, epoch in sorted(owned.items()):
-                held = await self._run(
-                    connection,
-                    "UPDATE cauce_lane SET epoch = epoch WHERE lane = :lane AND member = :me AND epoch = :epoch",
-                    lane=int(lane),
-                    me=me,
-                    epoch=int(epoch),
-                )
-                if held.rowcount != 1:
-                    await transaction.rollback()
-                    return False
-            await transaction.commit()
             return True
 
     async def newest_sent(self, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
@@ -540,10 +550,12 @@ class SqlJournal:
                 for row in rows
             ]
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncGenerator[AsyncConnection]:
-        async with self._engine.execution_options(**_READ_ONLY).connect() as connection:
-            yield connection
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._alone() if self._dialect.postgres else self._engine.execution_options(**_READ_ONLY).connect()
+
+    def _alone(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """For one statement that is a transaction by itself: PostgreSQL is spared two more to begin and to end it."""
+        return self._engine.execution_options(isolation_level="AUTOCOMMIT").connect()
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)
