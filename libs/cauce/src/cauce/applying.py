@@ -98,6 +98,9 @@ class Applying:
                     return "duplicate"
                 replayed = await inbox.exhume(waiting)
                 await inbox.release_next(waiting)
+                if not waiting.channel:
+                    # A durable domain event has not come by the broker; from here on it is known like one that has.
+                    await inbox.first_time(waiting.consumer, waiting.source, waiting.event_id)
                 await self.call(listener, emission, tx, attempt, replayed)
             return "handled"
         except Exception as error:
@@ -171,6 +174,18 @@ class Applying:
                 name = envelope.name if envelope else "?"
                 waiting = _waiting(consumer, source, event_id, envelope, channel, raw)
                 await inbox.bury(waiting, name, self._failure("undecodable", why, None, 1), id=self.new_id())
+
+    async def refuse_replay(self, waiting: Waiting, name: str, why: str) -> bool:
+        """A dead letter that is replayed and still does not fit its type: dead again. False if it is no replay."""
+        async with self.rules.transaction() as tx:
+            inbox = self.rules.inbox(tx)
+            if not await inbox.holds(waiting.position) or not await inbox.exhume(waiting):
+                return False
+            failure = self._failure("undecodable", why, None, waiting.attempts + 1)
+            await inbox.bury(waiting, name, failure, id=self.new_id())
+            await inbox.forget(waiting)
+            await inbox.release_next(waiting)
+        return True
 
     async def _admit(self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str) -> Outcome | None:
         """None: run the listener. Otherwise what the delivery is without running it."""

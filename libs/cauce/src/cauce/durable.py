@@ -87,6 +87,7 @@ class DurableDelivery:
         self._count = count
         self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
+        self._unreadable: set[int] = set()
         self._lanes_in_work: dict[Lane, int] = {}
         self._lanes_being_read: frozenset[Lane] = frozenset()
         self._wake = asyncio.Event()
@@ -279,18 +280,32 @@ class DurableDelivery:
         listener = self._by_name.get(waiting.consumer)
         if listener is None:
             return False  # another version of this service knows it; it waits
+        name = "?"
         try:
             envelope = from_json(waiting.message)
-            event_type = self._types.get(envelope.name)
+            name = envelope.name
+            event_type = self._types.get(name)
             if event_type is None:
                 return False
             emission = _typed(envelope, event_type)
         except DecodeError as error:
-            log.error("waiting delivery %d cannot be read by this version: %s", waiting.position, error)
+            await self._not_readable(waiting, name, error)
             return False
         self._taken.add(waiting.position)
         await self._submit(_Job(emission, (listener,), None, waiting))
         return True
+
+    async def _not_readable(self, waiting: Waiting, name: str, error: DecodeError) -> None:
+        """A replay is refused again; anything else may be a later version's, and waits for it."""
+        if waiting.position in self._unreadable:
+            return
+        why = f"{error.path}: {error.expectation}"
+        if await self._applying.refuse_replay(waiting, name, why):
+            self._count("dead", 1)
+            log.error("dead: %s for %s was replayed and is refused again: %s", waiting.event_id, waiting.consumer, why)
+        else:
+            self._unreadable.add(waiting.position)
+            log.error("waiting delivery %d cannot be read by this version: %s", waiting.position, error)
 
 
 def _typed(envelope: Envelope, event_type: type[Event]) -> Emission:
