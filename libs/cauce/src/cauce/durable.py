@@ -67,13 +67,16 @@ class DurableDelivery:
         listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
         by_name: Mapping[str, Listener],
         applying: Applying,
-        status: Status,
+        status: Callable[[str], Status],
         count: Callable[[str, int], None],
         member: str,
         keep: Keep,
         pace: Pace,
     ) -> None:
-        """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins."""
+        """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins.
+
+        `status` gives each loop that uses the broker a status of its own: ready means that all of them are.
+        """
         self._service = service
         self._journal = journal
         self._transport = transport
@@ -83,7 +86,8 @@ class DurableDelivery:
         self._listeners: dict[type[Event], Sequence[Listener]] = {**listeners}
         self._by_name = {consumer_name(service, listener): listener for listener in by_name.values()}
         self._applying = applying
-        self._status = status
+        self._hearing = status("subscription") if transport is not None and subscription else None
+        self._local = status("database") if transport is None else None
         self._count = count
         self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
@@ -110,7 +114,7 @@ class DurableDelivery:
                 journal=journal,
                 transport=transport,
                 ownership=self.ownership,
-                status=status,
+                status=status("relay"),
                 count=count,
                 verify_every_s=pace.verify_every_s,
             )
@@ -132,11 +136,12 @@ class DurableDelivery:
             tasks.create_task(self._waiting_room())
             tasks.create_task(self._pruning.run())
             if self._transport is None or self._relay is None:
-                self._status.up()
+                if self._local is not None:
+                    self._local.up()
                 return
             tasks.create_task(self._relay.run())
-            if self._subscription:
-                tasks.create_task(self._consume(self._transport))
+            if self._hearing is not None:
+                tasks.create_task(self._consume(self._transport, self._hearing))
 
     async def work(self) -> None:
         """Do what was fetched, until cancelled."""
@@ -149,13 +154,13 @@ class DurableDelivery:
         except Exception as error:  # they will be taken when the lease ends
             log.warning("the lanes could not be given back: %s", type(error).__name__)
 
-    async def _consume(self, transport: DurableTransport) -> None:
+    async def _consume(self, transport: DurableTransport, status: Status) -> None:
         begin = "0-0" if self._start == "retained" else f"{int(time.time() * 1000)}-0"
         since = {topic: BrokerId(await self._journal.since(topic, begin)) for topic in self._subscription.topics}
         await transport.consume(
             self._subscription,
             self.deliver,
-            self._status,
+            status,
             group=self._service,
             lanes=self._lanes_to_read,
             since=since,

@@ -6,6 +6,7 @@ repeats die in the inbox. Nothing is ever skipped: the relay asks for what is no
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import random
@@ -24,6 +25,8 @@ _BATCH = 500
 _TAIL = 100
 _POLL_FIRST_S = 0.02
 _POLL_CAP_S = 1.0
+_SIGN_OF_LIFE_S = 1.5
+"""After so long without a word from the broker it is asked for one, so that readiness knows before a row waits."""
 
 
 class Relay:
@@ -53,6 +56,7 @@ class Relay:
         self._verified: dict[Lane, tuple[Epoch, float, str]] = {}
         self._server: str | None = None
         self._troubled = True
+        self._heard_at = -math.inf
 
     def wake(self) -> None:
         """Something was committed: a hint that spares a wait, nothing more."""
@@ -74,8 +78,9 @@ class Relay:
                 pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
                 self._verified.clear()
                 self._troubled = True
+                self._heard_at = -math.inf
                 self._status.down(str(error), retry_in_s=pause_s)
-            except Exception as error:  # noqa: BLE001  # the database: nothing is lost, the rows wait there
+            except Exception as error:  # the database: nothing is lost, the rows wait there
                 pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
                 log.warning("the outbox could not be read or marked: %s", type(error).__name__)
             await self._pause(pause_s * (0.8 + 0.4 * random()))
@@ -85,6 +90,9 @@ class Relay:
         await self._verify(lanes)
         rows = await self._journal.pending(list(lanes), limit=_BATCH)
         if not rows:
+            if self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
+                await self._transport.now(self._topic)
+                self._heard_at = self._now()
             return False
         batches = _by_lane(rows)
         # Lanes are independent of each other, so all of them make one trip.
@@ -111,6 +119,7 @@ class Relay:
                 log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
         if trouble:
             raise trouble[0]
+        self._heard_at = self._now()
         return True
 
     async def _verify(self, lanes: Mapping[Lane, Epoch]) -> None:

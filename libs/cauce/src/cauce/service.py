@@ -384,7 +384,7 @@ class Service:
             return None
         types: dict[str, type[Event]] = {}
         for one in self._known:
-            types.update({name: one for name in (describe(one).name, *describe(one).earlier_names)})
+            types.update(dict.fromkeys((describe(one).name, *describe(one).earlier_names), one))
         return DurableDelivery(
             service=self.name,
             journal=self.store.journal(),
@@ -401,7 +401,7 @@ class Service:
                 new_id=lambda: uuid4().hex,
                 retention_s=self._keep.inbox_s,
             ),
-            status=self.outage,
+            status=self.outage.part,
             count=self._count,
             member=f"{_worker()}:{uuid4().hex[:12]}",
             keep=self._keep,
