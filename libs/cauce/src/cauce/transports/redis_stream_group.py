@@ -292,9 +292,7 @@ class _Connected:
         now = time.monotonic()
         self._let_go(owned)
         await self._prepare([stream for stream in owned if stream not in self._ready_at], now)
-        for stream, ready_at in list(self._ready_at.items()):
-            if ready_at <= now and stream not in self._recovered:
-                await self._recover(stream)
+        await self._recover([one for one, at in self._ready_at.items() if at <= now and one not in self._recovered])
         if self._reading.released():
             self._look_at = min(self._look_at, now + _RELEASED_AFTER_S)
         if now >= self._look_at:
@@ -385,21 +383,23 @@ class _Connected:
 
     # The entries
 
-    async def _recover(self, stream: _Stream) -> None:
-        """Deliver what this lane was given before and is not acknowledged, except what we hold."""
-        after = b"0-0"
-        while True:
-            answer = await self._read([stream], [after], _AT_ONCE)
+    async def _recover(self, streams: Sequence[_Stream]) -> None:
+        """Deliver what these lanes were given before and is not acknowledged, except what we hold."""
+        after = dict.fromkeys(streams, b"0-0")
+        while after:
+            answer = await self._read(list(after), list(after.values()), max(1, _AT_ONCE // len(after)))
             if answer is None:
                 return
-            entries = answer[0][1] if answer else ()
-            if not entries:
-                self._recovered[stream] = None
-                return
-            if not await self._reading.hand_over(stream, entries, redelivered=True):
-                self._recovered.pop(stream, None)
-                return
-            after = entries[-1][0]
+            by_key = {stream.key.encode(): stream for stream in after}
+            after = {}
+            for key, entries in answer:
+                stream = by_key[key]
+                if not entries:
+                    self._recovered[stream] = None
+                elif await self._reading.hand_over(stream, entries, redelivered=True):
+                    after[stream] = entries[-1][0]
+                else:
+                    self._recovered.pop(stream, None)
 
     async def _look(self) -> None:
         """Was something given out in our name that we do not hold? Is the group still to be waited for?"""
@@ -409,11 +409,15 @@ class _Connected:
         group = self._reading.group
         answers = await self._pipeline.ask(*registrations, *(("XPENDING", stream.key, group) for stream in streams))
         self._accept(answers[: len(registrations)])
-        for stream, summary in zip(streams, answers[len(registrations) :], strict=True):
-            if isinstance(summary, RedisRefusal):
-                continue  # the next read says so too
-            if summary[0] > _held_between(stream.held, summary[1], summary[2]):
-                await self._recover(stream)
+        summaries = zip(streams, answers[len(registrations) :], strict=True)
+        # A refusal here is one of the next read too.
+        await self._recover(
+            [
+                stream
+                for stream, summary in summaries
+                if not isinstance(summary, RedisRefusal) and summary[0] > _held_between(stream.held, *summary[1:3])
+            ]
+        )
 
     async def _read_new(self, patience_s: float) -> None:
         """One read over all our streams; then one of those that had more, without waiting, so that a busy lane is not
