@@ -1,12 +1,13 @@
 """A service's own database through the user's SQLAlchemy session: PostgreSQL or SQLite."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -25,6 +26,10 @@ _READ_ONLY = "cauce_read_only"
 _INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
 """SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
 _INFRASTRUCTURE_STATES = ("55P03",)  # a lock was not to be had in time
+_POOL_SIZE = 20
+"""A connection beyond these is closed after its use, and making one takes longer than a transaction."""
+_RESTS_SINCE = "cauce_rests_since"
+_RESTED_S = 1.0
 _WRITES = "cauce_writes"
 _TURN_LIMIT_S = 30.0
 _SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
@@ -35,8 +40,8 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     """An engine with the settings Cauce's promises need; `options` go to `create_async_engine`.
 
     SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
-    read-only (a deferred one that turns writer fails at once instead of waiting). PostgreSQL: pooled connections are
-    tested before use and dead peers are noticed. On both, parameters never appear in errors or logs.
+    read-only (a deferred one that turns writer fails at once instead of waiting). PostgreSQL: pooled connections that
+    have rested are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
 
     Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
     """
@@ -58,7 +63,30 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     arguments: dict[str, Any] = options.pop("connect_args", {})
     if parsed.get_driver_name() == "psycopg":
         arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
-    return create_async_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=arguments, **options)
+    pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
+    engine = create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options})
+    if not options.get("pool_pre_ping", False):
+        _test_after_a_pause(engine)
+    return engine
+
+
+def _test_after_a_pause(engine: AsyncEngine) -> None:
+    """A connection that has rested is tested before it is used. One that was used just now is not: that would cost
+    every transaction a round trip, and see no more than its own first statement sees."""
+    dialect = engine.sync_engine.dialect
+
+    def returned(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTS_SINCE] = time.monotonic()
+
+    def taken(connection: Any, record: ConnectionPoolEntry, _pooled: object) -> None:
+        if time.monotonic() - record.info.get(_RESTS_SINCE, float("inf")) > _RESTED_S:
+            try:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error
+
+    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkout", taken)
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
