@@ -103,7 +103,7 @@ def print_section(
     ours = next(iter(measured.values()))
     print(f"\n### {title}\n\n| way | {unit} | times {ours.name} |\n|---|---:|---:|")
     for one in measured.values():
-        print(f"| {one.name} | {one.median_ns / unit_ns:,.3g} | {1 / one.times_faster_than(ours):.2f} |")
+        print(f"| {one.name} | {_figure(one.median_ns / unit_ns)} | {1 / one.times_faster_than(ours):.2f} |")
     if goals:
         print("\n| goal | ratio | wanted | reached |\n|---|---:|---:|---|")
     for goal in goals:
@@ -113,6 +113,10 @@ def print_section(
             print(
                 f"| {goal.number}: {goal.ours} against {goal.theirs} | {ratio:.2f} | ≥ {goal.at_least:.2f} | {verdict} |"
             )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _verdict(ratio: float, at_least: float) -> str:
