@@ -7,6 +7,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
 MEMBERS := libs/cauce libs/contracts libs/seedwork apps/accounts apps/mailing apps/music_discovery
 
 .PHONY: help setup demo up infra accounts mailing music-discovery discovery test check format bench lock clean
@@ -53,14 +55,21 @@ format: $(READY) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format --quiet .
 
-bench: $(READY) ## The benchmarks, beside their peers, as ratios
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.lock
-	@$(BIN)/python benchmarks/dispatch.py
+# The peers get an environment of their own, so that the locked one stays as it is.
+$(BENCH_READY): benchmarks/requirements.lock | $(READY)
+	@echo '· the peers of the benchmarks, in $(BENCH_VENV)'
+	@$(BIN)/python -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
+bench: $(BENCH_READY) ## The benchmarks, beside their peers, as ratios
+	@PYTHONPATH=libs/cauce/src $(BENCH_VENV)/bin/python benchmarks/dispatch.py
 
 lock: $(READY) ## Renew requirements.lock (needs uv on PATH)
 	uv lock --upgrade
 	uv export --quiet --all-packages --all-groups --no-emit-workspace --no-emit-project --no-header --no-annotate --format requirements-txt -o requirements.lock
+	uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 -c requirements.lock benchmarks/requirements.in -o benchmarks/requirements.lock
 	@touch $(READY)
 
 clean: ## Remove .venv and the data of the embedded servers
-	rm -rf $(VENV) .cauce
+	rm -rf $(VENV) $(BENCH_VENV) .cauce

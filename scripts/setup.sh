@@ -28,8 +28,13 @@ if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check --no-input)
-step "locked dependencies ($(grep -c '==' requirements.lock) packages; the first time this takes a minute)"
-"${pip[@]}" install -qq --require-hashes --no-deps -r requirements.lock
+total=$(grep -c '==' requirements.lock)
+step "locked dependencies ($total packages; the first time this takes a minute or two)"
+"${pip[@]}" install --progress-bar off --require-hashes --no-deps -r requirements.lock \
+    2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2) |
+    awk -v total="$total" '
+        /^Collecting /{ if (++n % 15 == 0) { printf "  %d of %d fetched\n", n, total; fflush() } }
+        /^Installing collected/{ printf "  all fetched; installing\n"; fflush() }'
 step "this workspace: $*"
 editable=()
 for member in "$@"; do editable+=(-e "$member"); done

@@ -6,6 +6,7 @@ The first word after a fence is its language. Further words, invisible on the pa
     python from=PATH       a verbatim part of that file, which has tests of its own
     python file=NAME       saved under that name by whoever plays the page
     python pytest          a test file; run by pytest
+    typescript nest=NAME   run by a real NestJS, in tests/nest
     text output            what the block before prints; `…` stands for anything, white space does not count
 
 In a tutorial, comments before a block say where it belongs: `<!-- terminal: NAME -->` starts it in a terminal of its

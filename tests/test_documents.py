@@ -4,15 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cauce.dev.project import Project
 from cauce.dev.servers import ValkeyServer
 from documents import ROOT, Block, blocks, documents, pattern_of, shown, squeezed
 
 EVERY = documents()
-LANGUAGES = {"python", "bash", "text", "json", "toml", "typescript", "yaml", "ini"}
+LANGUAGES = {"python", "bash", "console", "text", "json", "toml", "typescript", "yaml", "ini"}
 LIMIT_S = 60
 _BORDER = "\x00block"
 
@@ -65,7 +67,8 @@ def _assert_printed(printed: str, every: Sequence[Block], example: Block) -> Non
 
 @pytest.mark.parametrize("path", _pages(_with("pytest")))
 def test_the_test_files_of_a_page_pass(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nfilterwarnings = error\n")
+    settings = ("asyncio_mode = auto", "asyncio_default_fixture_loop_scope = function", "filterwarnings = error")
+    (tmp_path / "pytest.ini").write_text("\n".join(["[pytest]", *settings]) + "\n")
     for number, block in enumerate(block for block in blocks(path) if "pytest" in block.words):
         (tmp_path / (block.value("file") or f"test_page_{number}.py")).write_text(block.text)
 
@@ -117,6 +120,8 @@ def test_every_block_of_a_page_says_its_language_and_every_output_has_its_exampl
     every = blocks(path)
     for before, block in zip([None, *every], every, strict=False):
         assert block.language in LANGUAGES or block.mark, f"{block}: a block of no known language"
+        if block.language == "typescript":
+            assert block.value("nest"), f"{block}: nobody runs it; see tests/nest/test_documents_nest_examples.py"
         if "output" in block.words:
             assert before is not None, f"{block}: the output of nothing"
             assert before.language in ("python", "bash"), f"{block}: the output of nothing"
@@ -196,6 +201,27 @@ def test_the_versions_that_the_readme_names_are_those_the_tests_use(name: str, v
         core = re.search(r'"@nestjs/core": "(\d+\.\d+)', manifest)
         assert core is not None
         assert core[1] in text
+
+
+@pytest.mark.parametrize("path", _pages([p for p in EVERY if any("[tool.cauce.dev]" in b.text for b in blocks(p))]))
+def test_cauce_dev_accepts_the_project_files_of_a_page(path: Path, tmp_path: Path) -> None:
+    for block in blocks(path):
+        if block.language == "toml" and "[tool.cauce.dev]" in block.text:
+            (tmp_path / "pyproject.toml").write_text(block.text)
+
+            assert Project.read(tmp_path / "pyproject.toml").services, str(block)
+
+
+def test_the_core_depends_on_what_its_readme_says() -> None:
+    declared = tomllib.loads((ROOT / "libs/cauce/pyproject.toml").read_text())["project"]
+    text = (ROOT / "libs/cauce/README.md").read_text()
+    core = [re.split(r"[<>=\[]", one)[0] for one in declared["dependencies"]]
+
+    assert len(core) <= 3
+    assert f"The core depends on {' and '.join(f'`{name}`' for name in core)}." in text
+    assert {f"`{extra}`" for extra in declared["optional-dependencies"]} - {"`sqlalchemy`"} <= set(
+        re.findall(r"`[a-z]+`", text)
+    )
 
 
 def test_the_two_services_are_at_most_forty_five_lines() -> None:

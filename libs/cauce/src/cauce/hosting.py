@@ -10,9 +10,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any, cast
 
 import uvicorn
 
@@ -48,15 +48,19 @@ def run(
     if not logging.getLogger().handlers:
         # A program that configured no logging still hears what its service has to say.
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        sockets = {
-            "http": _listen(host, port, "http") if app is not None and port is not None else None,
-            "health": _listen(health_host, health_port, "health") if health_port is not None else None,
-        }
-        return asyncio.run(_serve(service, app, sockets["http"], sockets["health"], grace_s))
-    except ConfigurationError as error:
-        sys.stderr.write(f"{service.name}: {error}\n")
-        return EXIT_CONFIGURATION
+    with ExitStack() as doors:
+        try:
+            if (app is None) != (port is None):
+                raise ConfigurationError(
+                    ["an app needs a port and a port needs an app: run(service, app=app, port=3013)"]
+                )
+            http = None if port is None else doors.enter_context(_listen(host, port, "http"))
+            health = None if health_port is None else doors.enter_context(_listen(health_host, health_port, "health"))
+            return asyncio.run(_serve(service, app, http, health, grace_s))
+        except ConfigurationError as error:
+            text = error.problems[0] if len(error.problems) == 1 else str(error)
+            sys.stderr.write(f"{service.name}: {text}\n")
+            return EXIT_CONFIGURATION
 
 
 def _listen(host: str, port: int, what: str) -> socket.socket:
@@ -65,7 +69,8 @@ def _listen(host: str, port: int, what: str) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
         )
     except OSError as error:
-        reason = error.strerror or str(error)
+        # create_server adds the address to the text of an errno, and the message has it already.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise ConfigurationError(
             [
                 f"the {what} port {host}:{port} cannot be opened ({reason.lower()}). Stop what uses it, or choose another."
@@ -74,11 +79,39 @@ def _listen(host: str, port: int, what: str) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: one owner of signals per process."""
+    """uvicorn without its own signals and exits: each has one owner per process."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets=sockets)
+        except SystemExit:
+            self.should_exit = True
+
+
+class _App:
+    """The application, and what kept it from starting: an exit code is made of it, and it is said once."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.failed: BaseException | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_traceback(message: dict[str, Any]) -> None:
+            await send(message | {"message": ""} if message["type"] == "lifespan.startup.failed" else message)
+
+        try:
+            await self._app(scope, receive, without_traceback)
+        except BaseException as error:
+            self.failed = error
+            raise
 
 
 def _server(app: Any, grace_s: float, *, lifespan: str) -> _Server:
@@ -110,41 +143,70 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
-    servers: list[_Server] = []
+    started = False
     try:
         async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as tasks:
+            health_server = _server(health_app(service), grace_s, lifespan="off")
             if health is not None:
-                health_server = _server(health_app(service), grace_s, lifespan="off")
                 tasks.create_task(health_server.serve(sockets=[health]))
-                servers.append(health_server)
-            if http is not None:
-                public = _server(app, grace_s, lifespan="on")
-                serving = tasks.create_task(public.serve(sockets=[http]))
-                while not public.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
-                    await asyncio.sleep(0.01)
+            async with _running(service, app, http, grace_s, tasks) as serving:
+                started = True
                 _announce(service, http, health)
-                await _first_of(stopping.wait(), service.stopped(), asyncio.wait({serving}))
+                await _first_of(stopping.wait(), service.stopped(), *(asyncio.wait({one}) for one in serving))
                 limit.reschedule(loop.time() + grace_s)
-                public.should_exit = True
-                await serving
-            else:
-                async with service:
-                    _announce(service, None, health)
-                    await _first_of(stopping.wait(), service.stopped())
-                    limit.reschedule(loop.time() + grace_s)
-            for server in servers:
-                server.should_exit = True
+            health_server.should_exit = True
     except TimeoutError:
         log.error("%s: did not drain within %.0f s", service.name, grace_s)
         return EXIT_CRASHED
     except Exception as error:  # the last door: said, and turned into an exit code
-        log.critical("%s: stopped by an error: %s", service.name, error, exc_info=error)
+        cause = _innermost(error)
+        if isinstance(cause, ConfigurationError) and not started:
+            raise cause from None
+        what = "stopped by" if started else "could not start:"
+        told = cause if service.crash is None else None  # a crash was told with its traceback by the service
+        log.critical("%s: %s %s: %s", service.name, what, type(cause).__name__, cause, exc_info=told)
         return EXIT_CRASHED
     if not stopping.is_set():
         log.critical("%s: stopped by itself; the lines above say why", service.name)
         return EXIT_CRASHED
     log.info("%s: stopped", service.name)
     return EXIT_OK
+
+
+@asynccontextmanager
+async def _running(
+    service: Service, app: Any, http: socket.socket | None, grace_s: float, tasks: asyncio.TaskGroup
+) -> AsyncGenerator[list[asyncio.Task[None]]]:
+    """Started, until the block ends; gives what serves it. Raises what kept it from starting, or made it stop."""
+    if http is None:
+        async with service:
+            yield []
+        return
+    guarded = _App(app)
+    public = _server(guarded, grace_s, lifespan="on")
+    serving = tasks.create_task(public.serve(sockets=[http]))
+    while not public.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    try:
+        if guarded.failed is not None:
+            raise guarded.failed
+        if not service.running:
+            raise service.crash or ConfigurationError([_NO_LIFESPAN])
+        yield [serving]
+    finally:
+        public.should_exit = True
+        await serving
+    if service.crash is not None:
+        raise service.crash
+
+
+_NO_LIFESPAN = "its application does not start it; give it the service's lifespan: FastAPI(lifespan=service.lifespan)"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("tuple[BaseException, ...]", error.exceptions)[0]
+    return error
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from importlib import import_module
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import URL, Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
@@ -22,6 +24,7 @@ from cauce.stores.sql_journal import SqlInbox, SqlJournal
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
+_DRIVERS = {"sqlite": ("aiosqlite",), "postgresql": ("psycopg", "asyncpg")}
 _READ_ONLY = "cauce_read_only"
 _INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
 """SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
@@ -40,8 +43,9 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     """An engine with the settings Cauce's promises need; `options` go to `create_async_engine`.
 
     SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
-    read-only (a deferred one that turns writer fails at once instead of waiting). PostgreSQL: pooled connections that
-    have rested are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
+    read-only (a deferred one that turns writer fails at once instead of waiting). A SQLite in memory is one connection,
+    which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections that have rested
+    are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
 
     Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
     """
@@ -54,9 +58,13 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
             ]
         ) from None
     backend = parsed.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
+    if backend not in _DRIVERS:
         raise ConfigurationError([f"database {backend!r} is not supported: use sqlite+aiosqlite or postgresql+psycopg"])
+    _check_driver(parsed)
     if backend == "sqlite":
+        if _is_in_memory(parsed):  # it lives in one connection, which transactions then have one after the other
+            alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+            options = {**alone, "pool_timeout": _TURN_LIMIT_S, **options}
         engine = create_async_engine(parsed, hide_parameters=True, **options)
         _prepare_sqlite(engine)
         return engine
@@ -89,8 +97,31 @@ def _test_after_a_pause(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "checkout", taken)
 
 
+def _check_driver(url: URL) -> None:
+    """ConfigurationError unless it is one of ours, and installed."""
+    backend = url.get_backend_name()
+    drivers = _DRIVERS[backend]
+    _, _, driver = url.drivername.partition("+")
+    if driver not in drivers:
+        said = (
+            f"the driver {driver!r} of the database URL"
+            if driver
+            else "the database URL names no driver, and the default"
+        )
+        raise ConfigurationError([f"{said} is not asynchronous; write {backend}+{drivers[0]}://…"])
+    try:
+        import_module(driver)
+    except ImportError:
+        fix = f"'cauce[{'sqlite' if backend == 'sqlite' else 'postgres'}]'" if driver == drivers[0] else driver
+        raise ConfigurationError([f"the driver {driver} is not installed: pip install {fix}"]) from None
+
+
+def _is_in_memory(url: URL) -> bool:
+    return url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+
+
 def _prepare_sqlite(engine: AsyncEngine) -> None:
-    turn = asyncio.Lock()
+    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
@@ -107,11 +138,12 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             connection.exec_driver_sql("PRAGMA query_only = 1")
             connection.exec_driver_sql("BEGIN")
         else:
-            _wait_for_turn(connection, turn)
+            _wait_for_turn(connection, turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def returned(connection: Any, record: ConnectionPoolEntry) -> None:
-        if (record.record_info or {}).pop(_WRITES, False):
+        turn: asyncio.Lock | None = (record.record_info or {}).pop(_WRITES, None)
+        if turn is not None:
             turn.release()
         if connection is not None:
             cursor = connection.cursor()
@@ -131,7 +163,7 @@ def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:
     The turn ends when the connection goes back to the pool. Who waits too long goes on and gets SQLite's own error.
     """
     pooled: Any = connection.connection
-    if pooled.record_info.get(_WRITES, False):
+    if _WRITES in pooled.record_info:
         return
 
     async def wait(_driver: object) -> None:
@@ -140,7 +172,7 @@ def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:
 
     with suppress(TimeoutError):
         pooled.dbapi_connection.run_async(wait)
-        pooled.record_info[_WRITES] = True
+        pooled.record_info[_WRITES] = turn
 
 
 class SqlAlchemyStore:
@@ -209,7 +241,9 @@ class SqlAlchemyStore:
         return None
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        """Close the engine's connections; not those of an engine whose connection somebody lent to the sessions."""
+        if not isinstance(self._sessions.kw.get("bind"), AsyncConnection):
+            await self.engine.dispose()
 
 
 class _Work:

@@ -1,0 +1,228 @@
+"""A transaction per request: committed before the response leaves, rolled back when the endpoint raises."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from cauce import CauceError, DomainEvent, Service, Transaction, on
+from cauce.fastapi import ReadTx, Tx, service_of
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from sqlalchemy import text
+
+
+class Added(DomainEvent, name="web.added"):
+    word: str
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    @on(Added, when="after_commit")
+    async def hear(self, event: Added) -> None:
+        self.words.append(event.word)
+
+
+class Site:
+    """An application over one service on one SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.heard = Heard()
+        self.engine = create_engine(f"sqlite+aiosqlite:///{folder}/web.sqlite")
+        self.service = Service("web-ms", modules=[self.heard], store=SqlAlchemyStore(self.engine))
+        self.app = FastAPI(lifespan=self.service.lifespan)
+        self.order: list[str] = []
+        app = self.app
+
+        async def add(tx: Transaction, word: str) -> None:
+            await tx.session.execute(text("INSERT INTO words VALUES (:word)"), {"word": word})
+            await tx.publish(Added(word=word))
+
+        @app.post("/words/{word}", status_code=201)
+        async def create(word: str, tx: Tx) -> dict[str, str]:
+            await add(tx, word)
+            return {"word": word}
+
+        @app.post("/orphans", status_code=201)
+        async def orphan(tx: Tx) -> dict[str, str]:
+            await add(tx, "orphan")
+            await tx.session.execute(text("INSERT INTO children VALUES (7)"))  # refused at the commit
+            return {"word": "orphan"}
+
+        @app.post("/refused", status_code=201)
+        async def refused(tx: Tx) -> None:
+            await add(tx, "refused")
+            raise HTTPException(409, "no")
+
+        @app.post("/broken", status_code=201)
+        async def broken(tx: Tx) -> None:
+            await add(tx, "broken")
+            raise ZeroDivisionError
+
+        async def inner(tx: Tx) -> Transaction:
+            return tx
+
+        @app.post("/shared", status_code=201)
+        async def shared(tx: Tx, same: Annotated[Transaction, Depends(inner)]) -> bool:
+            return tx is same
+
+        @app.get("/words")
+        async def words(tx: ReadTx) -> list[str]:
+            return list((await tx.session.execute(text("SELECT word FROM words"))).scalars())
+
+        @app.get("/writes")
+        async def writes(tx: ReadTx) -> None:
+            await add(tx, "written by a reader")
+
+        @app.post("/later/{word}", status_code=202)
+        async def later(word: str, tx: Tx, tasks: BackgroundTasks, request: Request) -> None:
+            await add(tx, word)
+
+            async def look() -> None:
+                async with service_of(request).transaction(read_only=True) as own:
+                    self.order.extend((await own.session.execute(text("SELECT word FROM words"))).scalars())
+
+            tasks.add_task(look)
+
+    async def prepare(self) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE words (word TEXT)"))
+            await connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
+            await connection.execute(
+                text("CREATE TABLE children (id INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
+            )
+
+    async def stored(self) -> list[str]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(text("SELECT word FROM words"))).scalars())
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncGenerator[Site]:
+    site = Site(tmp_path)
+    await site.prepare()
+    async with site.service:
+        yield site
+
+
+def client_of(app: FastAPI, state: Mapping[str, object], *, raises: bool = False) -> httpx.AsyncClient:
+    async def with_state(scope: Any, receive: Any, send: Any) -> None:  # as a server does after the lifespan began
+        await app(scope | {"state": dict(state)}, receive, send)
+
+    transport = httpx.ASGITransport(with_state, raise_app_exceptions=raises)
+    return httpx.AsyncClient(transport=transport, base_url="http://web")
+
+
+@pytest.fixture
+async def client(site: Site) -> AsyncGenerator[httpx.AsyncClient]:
+    async with client_of(site.app, {"cauce_service": site.service}) as client:
+        yield client
+
+
+async def test_the_commit_comes_before_the_response(site: Site) -> None:
+    """Seen at the very moment the response begins to leave."""
+    stored_when_answered: list[list[str]] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            assert message["status"] == 201
+            stored_when_answered.append(await site.stored())
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/words/a",
+        "raw_path": b"/words/a",
+        "query_string": b"",
+        "headers": [],
+        "state": {"cauce_service": site.service},
+    }
+    await site.app(scope, receive, send)
+    assert stored_when_answered == [["a"]]
+    await site.service.idle()
+    assert site.heard.words == ["a"]
+
+
+async def test_a_commit_that_fails_is_not_answered_with_success(site: Site, client: httpx.AsyncClient) -> None:
+    assert (await client.post("/orphans")).status_code == 500
+    await site.service.idle()
+    assert await site.stored() == []
+    assert site.heard.words == []
+    assert (await client.post("/words/next")).status_code == 201
+    assert await site.stored() == ["next"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/refused", 409), ("/broken", 500)])
+async def test_an_endpoint_that_raises_rolls_back(
+    site: Site, client: httpx.AsyncClient, path: str, status: int
+) -> None:
+    assert (await client.post(path)).status_code == status
+    await site.service.idle()
+    assert await site.stored() == []
+    assert site.heard.words == []
+
+
+async def test_a_request_has_one_transaction(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/shared")).json() is True
+
+
+async def test_a_reader_reads_and_cannot_write(site: Site, client: httpx.AsyncClient) -> None:
+    await client.post("/words/a")
+    assert (await client.get("/words")).json() == ["a"]
+    assert (await client.get("/writes")).status_code == 500
+    assert await site.stored() == ["a"]
+
+
+async def test_a_background_task_finds_the_change_committed(site: Site, client: httpx.AsyncClient) -> None:
+    assert (await client.post("/later/a")).status_code == 202
+    assert site.order == ["a"]
+
+
+async def test_requests_have_no_cause_and_each_its_own_conversation(site: Site, client: httpx.AsyncClient) -> None:
+    conversations: list[str] = []
+    site.service.observe(
+        lambda one: conversations.append(one.envelope.correlation_id) if one.what == "published" else None
+    )
+    await client.post("/words/a")
+    await client.post("/words/b")
+    assert len(set(conversations)) == 2
+
+
+async def test_an_application_without_the_services_lifespan_is_told_how() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def anything(tx: Tx) -> Response:
+        return Response()
+
+    async with client_of(app, {}, raises=True) as client:
+        with pytest.raises(CauceError) as caught:
+            await client.get("/")
+    assert str(caught.value) == (
+        "no service runs here; give the application its lifespan: FastAPI(lifespan=service.lifespan)"
+    )
+
+
+def test_one_application_runs_in_one_event_loop_after_the_other(tmp_path: Path) -> None:
+    """As with the usual test client, which has a loop of its own in every test."""
+    site = Site(tmp_path)
+
+    async def use(number: int) -> None:
+        async with site.app.router.lifespan_context(site.app) as state, client_of(site.app, state or {}) as client:
+            if number == 0:
+                await site.prepare()
+            assert (await client.post(f"/words/{number}")).status_code == 201
+            assert (await client.get("/words")).json() == [str(n) for n in range(number + 1)]
+
+    for number in range(2):
+        asyncio.run(use(number))
+    assert site.heard.words == ["0", "1"]

@@ -1,0 +1,66 @@
+"""What users may rely on: the names, the few dependencies, and a core that pulls in nothing heavy."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import cauce
+import pytest
+
+PUBLIC = [
+    "Bus",
+    "CauceError",
+    "CommitUnknownError",
+    "ConcurrentUseError",
+    "ConfigurationError",
+    "Context",
+    "DecodeError",
+    "DefinitionError",
+    "DomainEvent",
+    "DomainEventBus",
+    "Envelope",
+    "IntegrationEvent",
+    "IntegrationEventBus",
+    "ListenersFailedError",
+    "PublishError",
+    "Service",
+    "Transaction",
+    "TransportUnavailableError",
+    "current_envelope",
+    "on",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(cauce.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_exists_and_says_what_it_promises(name: str) -> None:
+    assert getattr(cauce, name).__doc__
+
+
+def test_a_name_that_does_not_exist_is_told_so() -> None:
+    with pytest.raises(AttributeError, match="Servce"):
+        _ = cauce.Servce  # type: ignore[attr-defined]  # pyright: ignore
+
+
+def test_the_core_depends_on_at_most_three_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+    assert len(project["dependencies"]) <= 3
+
+
+@pytest.mark.parametrize("statement", ["from cauce import *", "import cauce.transports.memory, cauce.testing"])
+def test_the_core_imports_no_driver_no_web_framework_and_no_sql(statement: str) -> None:
+    heavy = ["sqlalchemy", "redis", "fastapi", "starlette", "uvicorn", "pydantic", "psycopg", "aiosqlite", "httpx"]
+    program = f"{statement}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_library_ships_its_types() -> None:
+    assert (Path(cauce.__file__).parent / "py.typed").exists()

@@ -1,0 +1,13 @@
+from cauce import DomainEvent, IntegrationEvent, on
+
+
+class Played(DomainEvent, name="typing.played"):
+    title: str
+
+
+class Created(IntegrationEvent, name="typing.created", version=1, source="typing"):
+    id: str
+
+
+@on("typing.*")
+async def listener(event: Played) -> None: ...

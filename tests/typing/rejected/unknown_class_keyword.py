@@ -1,0 +1,13 @@
+from cauce import DomainEvent, IntegrationEvent
+
+
+class Played(DomainEvent, name="typing.played"):
+    title: str
+
+
+class Created(IntegrationEvent, name="typing.created", version=1, source="typing"):
+    id: str
+
+
+class Misspelt(DomainEvent, nam="typing.misspelt"):
+    title: str
