@@ -13,7 +13,7 @@ from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES
 from seedwork import database, logs
-from seedwork.settings import transport_from
+from seedwork.settings import bridge_from, transport_from
 
 from mailing.application import WelcomeMail
 from mailing.entrypoints import welcome_listener
@@ -52,6 +52,7 @@ def build(settings: Settings) -> Service:
         modules=[welcome_listener(welcome, EFFECTS[settings.mail_delivery])],
         store=SqlAlchemyStore(engine),
         transport=transport,
+        bridge=bridge_from(settings, NEST_NAMES),
         start="retained",
     )
 

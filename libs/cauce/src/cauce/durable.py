@@ -6,7 +6,6 @@ are its own; two processes of one service share the lanes out and never handle t
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import random
 from typing import Literal
@@ -17,7 +16,7 @@ from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
 from cauce.consumer import decode
 from cauce.envelope import Emission, Envelope
-from cauce.errors import DecodeError
+from cauce.errors import DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.journal import Journal, Waiting
 from cauce.lanes import MemberId
@@ -62,7 +61,8 @@ class DurableDelivery:
         journal: Journal,
         transport: DurableTransport | None,
         subscription: Subscription,
-        start: Literal["retained", "now"],
+        starts: Mapping[str, Literal["retained", "now"]],
+        adopted: Sequence[str],
         types: Mapping[str, type[Event]],
         listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
         by_name: Mapping[str, Listener],
@@ -73,7 +73,8 @@ class DurableDelivery:
         keep: Keep,
         pace: Pace,
     ) -> None:
-        """`types`: event classes by every name they are accepted under; `start`: where a new subscription begins.
+        """`types`: event classes by every name they are accepted under; `starts`: where a new subscription to a topic begins. `adopted`: the
+        topics of others into which a bridge of this service puts events.
 
         `status` gives each loop that uses the broker a status of its own: ready means that all of them are.
         """
@@ -81,7 +82,7 @@ class DurableDelivery:
         self._journal = journal
         self._transport = transport
         self._subscription = subscription
-        self._start = start
+        self._starts = starts
         self._types = types
         self._listeners: dict[type[Event], Sequence[Listener]] = {**listeners}
         self._by_name = {consumer_name(service, listener): listener for listener in by_name.values()}
@@ -98,8 +99,9 @@ class DurableDelivery:
         self.ownership = Ownership(
             journal, MemberId(member), busy=self._busy, lease_s=pace.lease_s, beat_every_s=pace.beat_every_s
         )
+        topics = (service, *(topic for topic in adopted if topic != service))
         self._pruning = Pruning(
-            topic=service,
+            topics=topics,
             journal=journal,
             transport=transport,
             ownership=self.ownership,
@@ -110,7 +112,7 @@ class DurableDelivery:
         self._relay = None
         if transport is not None:
             self._relay = Relay(
-                topic=service,
+                topics=topics,
                 journal=journal,
                 transport=transport,
                 ownership=self.ownership,
@@ -155,8 +157,7 @@ class DurableDelivery:
             log.warning("the lanes could not be given back: %s", type(error).__name__)
 
     async def _consume(self, transport: DurableTransport, status: Status) -> None:
-        begin = "0-0" if self._start == "retained" else f"{int(time.time() * 1000)}-0"
-        since = {topic: BrokerId(await self._journal.since(topic, begin)) for topic in self._subscription.topics}
+        since = await self._since(transport, status)
         await transport.consume(
             self._subscription,
             self.deliver,
@@ -165,6 +166,21 @@ class DurableDelivery:
             lanes=self._lanes_to_read,
             since=since,
         )
+
+    async def _since(self, transport: DurableTransport, status: Status) -> Mapping[str, BrokerId]:
+        """Where our group begins in every topic, by the broker's clock where it begins now."""
+        while True:
+            try:
+                return {topic: await self._since_in(topic, transport) for topic in sorted(self._subscription.topics)}
+            except TransportUnavailableError as error:
+                status.down(str(error), retry_in_s=_POLL_CAP_S)
+            except Exception as error:
+                log.warning("where the subscription begins could not be read: %s", type(error).__name__)
+            await asyncio.sleep(_POLL_CAP_S * (0.8 + 0.4 * random()))
+
+    async def _since_in(self, topic: str, transport: DurableTransport) -> BrokerId:
+        begin = "0-0" if self._starts[topic] == "retained" else await transport.now(topic)
+        return BrokerId(await self._journal.since(topic, begin))
 
     async def deliver(self, delivery: Delivery) -> None:
         """Take an entry of the broker: to the listeners that hear it, or out of the way with its bytes kept."""

@@ -26,10 +26,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """An event of this service on its way to the broker. `message` is the envelope as CloudEvents JSON."""
+    """An event on its way to the broker. `message` is the envelope as CloudEvents JSON; `topic` is the service's own,
+    or that of a producer whose event came over a bridge."""
 
     position: int
     event_id: str
+    topic: str
     lane: Lane
     key: str | None
     message: bytes
@@ -164,11 +166,19 @@ class Journal(Protocol):
         """Mark rows sent. False, and nothing changed, if one of `owned` is not ours under its epoch any more."""
         ...
 
-    async def newest_sent(self, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
+    async def adopt(self, envelope: Envelope, *, known_to: Sequence[str]) -> bool:
+        """Write down an event that another kind of producer published, to be relayed into the topic of its source.
+
+        False, and nothing changed, if it is known: it was adopted before, it is an event of this service, or one of
+        the consumers `known_to` has met it.
+        """
+        ...
+
+    async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
         """The newest sent rows of a lane, oldest first: what the broker must still know."""
         ...
 
-    async def unsend(self, lane: Lane, *, from_position: int) -> int:
+    async def unsend(self, topic: str, lane: Lane, *, from_position: int) -> int:
         """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
         ...
 

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from random import random
 
 from cauce.errors import TransportUnavailableError
@@ -35,7 +36,7 @@ class Relay:
     def __init__(
         self,
         *,
-        topic: str,
+        topics: Sequence[str],
         journal: Journal,
         transport: DurableTransport,
         ownership: Ownership,
@@ -44,7 +45,8 @@ class Relay:
         verify_every_s: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._topic = topic
+        """`topics`: the service's own, then those of others whose events it adopts."""
+        self._topics = topics
         self._journal = journal
         self._transport = transport
         self._ownership = ownership
@@ -53,7 +55,7 @@ class Relay:
         self._verify_every_s = verify_every_s
         self._now = monotonic
         self._wake = asyncio.Event()
-        self._verified: dict[Lane, tuple[Epoch, float, str]] = {}
+        self._verified: dict[tuple[str, Lane], tuple[Epoch, float, str]] = {}
         self._server: str | None = None
         self._troubled = True
         self._heard_at = -math.inf
@@ -91,22 +93,22 @@ class Relay:
         rows = await self._journal.pending(list(lanes), limit=_BATCH)
         if not rows:
             if self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
-                await self._transport.now(self._topic)
+                await self._transport.now(self._topics[0])
                 self._heard_at = self._now()
             return False
-        batches = _by_lane(rows)
+        batches = _by_stream(rows)
         # Lanes are independent of each other, so all of them make one trip.
         answers = await asyncio.gather(
             *(
-                self._transport.append(self._topic, lane, [row.message for row in batch])
-                for lane, batch in batches.items()
+                self._transport.append(topic, lane, [row.message for row in batch])
+                for (topic, lane), batch in batches.items()
             ),
             return_exceptions=True,
         )
         sent: list[tuple[int, BrokerId]] = []
         touched: dict[Lane, Epoch] = {}
         trouble: list[BaseException] = []
-        for (lane, batch), ids in zip(batches.items(), answers, strict=True):
+        for ((_, lane), batch), ids in zip(batches.items(), answers, strict=True):
             if isinstance(ids, BaseException):
                 trouble.append(ids)
                 continue
@@ -124,18 +126,18 @@ class Relay:
 
     async def _verify(self, lanes: Mapping[Lane, Epoch]) -> None:
         """Before anything new: does the broker still hold the newest of what it confirmed?"""
-        for lane, epoch in lanes.items():
-            known = self._verified.get(lane)
+        for (lane, epoch), topic in product(lanes.items(), self._topics):
+            known = self._verified.get((topic, lane))
             if known is not None and known[0] == epoch and self._now() - known[1] < self._verify_every_s:
                 continue
-            newest = await self._journal.newest_sent(lane, limit=_TAIL)
-            tail = await self._transport.tail(self._topic, lane, [broker_id for _, broker_id in newest])
+            newest = await self._journal.newest_sent(topic, lane, limit=_TAIL)
+            tail = await self._transport.tail(topic, lane, [broker_id for _, broker_id in newest])
             if tail.lost_from is not None:
                 first = next(position for position, broker_id in newest if broker_id == tail.lost_from)
-                again = await self._journal.unsend(lane, from_position=0 if first == newest[0][0] else first)
+                again = await self._journal.unsend(topic, lane, from_position=0 if first == newest[0][0] else first)
                 self._count("refed", again)
-                log.error("lane %d: the broker lost events it had confirmed; %d are sent again", lane, again)
-            self._verified[lane] = (epoch, self._now(), tail.server)
+                log.error("%s, lane %d: the broker lost events it had confirmed; %d are sent again", topic, lane, again)
+            self._verified[topic, lane] = (epoch, self._now(), tail.server)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -147,8 +149,8 @@ class Relay:
             self._wake.clear()
 
 
-def _by_lane(rows: Sequence[OutboxRow]) -> Mapping[Lane, Sequence[OutboxRow]]:
-    batches: dict[Lane, list[OutboxRow]] = {}
+def _by_stream(rows: Sequence[OutboxRow]) -> Mapping[tuple[str, Lane], Sequence[OutboxRow]]:
+    batches: dict[tuple[str, Lane], list[OutboxRow]] = {}
     for row in rows:
-        batches.setdefault(row.lane, []).append(row)
+        batches.setdefault((row.topic, row.lane), []).append(row)
     return batches

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from cauce.errors import TransportUnavailableError
 from cauce.journal import Journal
@@ -38,7 +39,7 @@ class Pruning:
     def __init__(
         self,
         *,
-        topic: str,
+        topics: Sequence[str],
         journal: Journal,
         transport: DurableTransport | None,
         ownership: Ownership,
@@ -46,7 +47,7 @@ class Pruning:
         count: Callable[[str, int], None],
         every_s: float = _EVERY_S,
     ) -> None:
-        self._topic = topic
+        self._topics = topics
         self._journal = journal
         self._transport = transport
         self._ownership = ownership
@@ -76,8 +77,8 @@ class Pruning:
                 await asyncio.sleep(0)
             await self._enforce_caps()
         if self._transport is not None:
-            for lane in lanes:
-                trimmed = await self._transport.trim(self._topic, lane, older_than_s=self._keep.broker_s)
+            for topic, lane in product(self._topics, lanes):
+                trimmed = await self._transport.trim(topic, lane, older_than_s=self._keep.broker_s)
                 if trimmed:
                     self._count("trimmed", trimmed)
 

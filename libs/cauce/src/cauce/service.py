@@ -21,6 +21,7 @@ import msgspec
 
 from cauce.after_commit import AfterCommitQueue
 from cauce.applying import Applying, consumer_name
+from cauce.bridge import Inward, NestBridge
 from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
 from cauce.cancellation import being_cancelled, to_the_end
 from cauce.catalog import collect, in_order, known_events, problems_between
@@ -39,7 +40,7 @@ from cauce.errors import (
     did_you_mean,
 )
 from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
-from cauce.journal import Inbox, Outgoing
+from cauce.journal import Inbox, Journal, Outgoing
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
@@ -78,7 +79,7 @@ class Service:
 
     `modules`: modules, decorated functions, or objects with decorated methods. `publishes`: the integration events it
     may publish. `provide`: what listeners need, by type, made per transaction; `resolver` asks a container for the
-    rest. `clock` and `new_id` are for tests.
+    rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
 
     Raises ConfigurationError with everything that is wrong. Nothing is connected before `async with service`.
     """
@@ -90,6 +91,7 @@ class Service:
         modules: Sequence[object] = (),
         store: Store | None = None,
         transport: Transport | DurableTransport | None = None,
+        bridge: NestBridge | None = None,
         start: Literal["retained", "now"] | None = None,
         keep: Keep | None = None,
         pace: Pace | None = None,
@@ -113,10 +115,13 @@ class Service:
             session_type=self.store.session_type,
         )
         problems: list[str] = []
+        self._bridge = bridge
+        if bridge is not None and publishes:
+            modules = [*modules, bridge.outward(publishes)]
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
         self._known = known_events(modules, self.listeners, publishes)
-        self._start = start
+        self._start: Literal["retained", "now"] | None = start
         self._keep = keep or Keep()
         self._pace = pace or Pace()
         problems.extend(self._problems())
@@ -131,6 +136,8 @@ class Service:
         heard = self._heard_integration_events()
         self._heard = {one: in_order(self.listeners, one) for one in heard}
         self._subscription = self._subscribe(heard)
+        own = {one: tuple(filter(_is_the_users, listeners)) for one, listeners in self._heard.items()}
+        self._heard_by_users = {one: listeners for one, listeners in own.items() if listeners}
         self._by_name = {listener.name: listener for listener in self.listeners}
         self._renew()
 
@@ -313,7 +320,11 @@ class Service:
         for event_type in self.publishes:
             if (source := describe(event_type).source) != self.name:
                 yield f"publishes {event_type.__name__}, which belongs to {source!r}.{did_you_mean(str(source), [self.name])}"
-        hears = any(listener.registration.kind is IntegrationEvent for listener in self.listeners)
+        hears = any(
+            listener.registration.kind is IntegrationEvent and _is_the_users(listener) for listener in self.listeners
+        )
+        if self._bridge is not None and not isinstance(self.transport, DurableTransport):
+            yield "a bridge joins NestJS to a durable transport, and there is none: transport=RedisStreams(url)"
         if self.transport is None and (self.publishes or hears):
             yield "it hears or publishes integration events and has no transport: transport=RedisStreams(url)"
         durable = any(listener.registration.when == "durable" for listener in self.listeners)
@@ -382,16 +393,14 @@ class Service:
         listens = any(listener.registration.when == "durable" for listener in self.listeners)
         if not isinstance(self.store, Journaled) or (transport is None and not listens):
             return None
-        types: dict[str, type[Event]] = {}
-        for one in self._known:
-            types.update(dict.fromkeys((describe(one).name, *describe(one).earlier_names), one))
         return DurableDelivery(
             service=self.name,
             journal=self.store.journal(),
             transport=transport,
             subscription=self._subscription,
-            start="now" if self._start == "now" else "retained",
-            types=types,
+            starts={topic: self._start_of(topic) for topic in self._subscription.topics},
+            adopted=sorted(self._subscribe(list(self._heard_by_users)).topics) if self._bridge is not None else (),
+            types=self._types(),
             listeners={one: tuple(heard) for one, heard in self._heard.items()},
             by_name=self._by_name,
             applying=Applying(
@@ -408,6 +417,37 @@ class Service:
             pace=self._pace,
         )
 
+    def _types(self) -> dict[str, type[Event]]:
+        """Event classes by every name they are accepted under."""
+        return {name: one for one in self._known for name in (describe(one).name, *describe(one).earlier_names)}
+
+    def _start_of(self, topic: str) -> Literal["retained", "now"]:
+        """A bridge that is switched on tells NestJS what happens from now on, not what happened yesterday."""
+        if topic in self._subscribe(list(self._heard_by_users)).topics:
+            return self._start or "retained"
+        return "now"
+
+    async def _hear_nestjs(self, bridge: NestBridge, journal: Journal) -> None:
+        async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
+            new = await journal.adopt(envelope, known_to=known_to)
+            if new and self._durable is not None:
+                self._durable.committed()
+            return new
+
+        inward = Inward(
+            service=self.name,
+            types=self._types(),
+            consumers={
+                one: [consumer_name(self.name, listener) for listener in listeners]
+                for one, listeners in self._heard_by_users.items()
+            },
+            adopt=adopt,
+            is_infrastructure=self.is_infrastructure,
+            count=self._count,
+        )
+        subscription = self._subscribe(list(self._heard_by_users))
+        await bridge.inward(subscription, inward, self.outage.part("NestJS's events"))
+
     async def _run(self) -> None:
         """Every loop of the service, until it is told to stop; a loop that crashes takes the service down, loudly."""
         try:
@@ -419,6 +459,8 @@ class Service:
                     await self._introduce(self.store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     loops.append(tasks.create_task(self._durable.work()))
+                    if self._bridge is not None and self._heard_by_users:
+                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, self.store.journal())))
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(
@@ -444,6 +486,8 @@ class Service:
             self._queue.close()
 
     async def _close(self) -> None:
+        if self._bridge is not None:
+            await self._bridge.close()
         if self.transport is not None:
             await self.transport.close()
         await self.store.close()
@@ -608,6 +652,11 @@ class Service:
 
     def _count(self, what: str, times: int = 1) -> None:
         self.counters[what] += times
+
+
+def _is_the_users(listener: Listener) -> bool:
+    """Rather than ours: the bridge's."""
+    return listener.name != NestBridge.listener_name
 
 
 def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -5,18 +5,19 @@ A service's own settings inherit from these and are read by `cauce.settings.load
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import quote
 
+from cauce.bridge import NestBridge
 from cauce.events import IntegrationEvent
 from cauce.transport import DurableTransport, Transport
 from cauce.transports.memory import MemoryTransport
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "transport_from"]
+__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "bridge_from", "transport_from"]
 
 TRANSPORTS: Final = ("redis-streams", "redis-pubsub", "memory")
 NOT_YET: Final = ("nats", "rabbitmq")
@@ -83,6 +84,20 @@ class BrokerSettings(BaseSettings):
         "memory (one process)",
     )
 
+    nest_bridge: Literal["off", "on"] = Field(
+        "off", description="on: NestJS services on Pub/Sub take part beside redis-streams, hearing and speaking"
+    )
+
+    @model_validator(mode="after")
+    def _bridge_needs_two_banks(self) -> Self:
+        if self.nest_bridge == "on" and self.events_transport != "redis-streams":
+            already = " (which NestJS hears without a bridge)" if self.events_transport == "redis-pubsub" else ""
+            raise ValueError(
+                "NEST_BRIDGE=on joins NestJS to redis-streams, and EVENTS_TRANSPORT is "
+                f"{self.events_transport}{already}: change one of the two"
+            )
+        return self
+
     @property
     def broker_url(self) -> str:
         """The broker's address, password included: for connecting, not for showing."""
@@ -110,3 +125,12 @@ def transport_from(
     from cauce.transports.redis_pubsub import RedisPubSub
 
     return RedisPubSub(settings.broker_url, nest_names=nest_names, if_down=IF_DOWN)
+
+
+def bridge_from(settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]) -> NestBridge | None:
+    """The bridge to NestJS services, if these settings ask for one. Connects to nothing. `nest_names` as above."""
+    if settings.nest_bridge == "off":
+        return None
+    from cauce.transports.redis_pubsub import RedisPubSub
+
+    return NestBridge(RedisPubSub(settings.broker_url, nest_names=nest_names, durable=True, if_down=IF_DOWN))

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from cauce.cloudevents import to_json
+from cauce.envelope import Envelope
 from cauce.inbox import Position
 from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, LaneRow, MemberId
@@ -384,14 +385,14 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT position, event_id, lane, key, message, attempts FROM cauce_outbox "
+                "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox "
                 f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND next_at <= :NOW "
                 "ORDER BY position LIMIT :limit",
                 limit=limit,
             )
             return [
-                OutboxRow(position, event_id, Lane(lane), key, bytes(message), attempts)
-                for position, event_id, lane, key, message, attempts in rows
+                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
+                for position, event_id, topic, lane, key, message, attempts in rows
             ]
 
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
@@ -429,30 +430,60 @@ class SqlJournal:
             if {Lane(lane): Epoch(epoch) for lane, epoch in held} != dict(owned):
                 return False
             await connection.execute(
-                self._dialect.sql("UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"),
+                self._dialect.sql(
+                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"
+                ),
                 [{"position": position, "broker_id": broker_id} for position, broker_id in sent],
             )
             return True
 
-    async def newest_sent(self, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
+    async def adopt(self, envelope: Envelope, *, known_to: Sequence[str]) -> bool:
+        event = {"topic": envelope.source, "event_id": envelope.id}
+        consumers = {f"consumer{number}": consumer for number, consumer in enumerate(known_to)}
+        async with self._engine.begin() as connection:
+            if consumers:
+                known = await self._run(
+                    connection,
+                    f"SELECT 1 FROM cauce_inbox WHERE consumer IN ({', '.join(f':{one}' for one in consumers)}) "
+                    "AND source = :topic AND event_id = :event_id LIMIT 1",
+                    **event,
+                    **consumers,
+                )
+                if known.one_or_none() is not None:
+                    return False
+            done = await self._run(
+                connection,
+                "INSERT INTO cauce_outbox (event_id, topic, lane, key, name, message, created_at) "
+                "VALUES (:event_id, :topic, :lane, :key, :name, :message, :NOW) ON CONFLICT (event_id) DO NOTHING",
+                **event,
+                lane=int(lane_of(envelope)),
+                key=envelope.key,
+                name=envelope.name,
+                message=to_json(envelope),
+            )
+            return bool(done.rowcount == 1)
+
+    async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
         """The newest sent rows of a lane, oldest first: what the broker must still know."""
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT position, broker_id FROM cauce_outbox WHERE sent_at IS NOT NULL AND lane = :lane "
+                "SELECT position, broker_id FROM cauce_outbox WHERE sent_at IS NOT NULL AND topic = :topic AND lane = :lane "
                 "ORDER BY position DESC LIMIT :limit",
+                topic=topic,
                 lane=int(lane),
                 limit=limit,
             )
             return [(int(row.position), BrokerId(str(row.broker_id))) for row in reversed(rows.all())]
 
-    async def unsend(self, lane: Lane, *, from_position: int) -> int:
+    async def unsend(self, topic: str, lane: Lane, *, from_position: int) -> int:
         """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
         async with self._engine.begin() as connection:
             done = await self._run(
                 connection,
-                "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE lane = :lane AND position >= :position "
-                "AND sent_at IS NOT NULL",
+                "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE topic = :topic AND lane = :lane "
+                "AND position >= :position AND sent_at IS NOT NULL",
+                topic=topic,
                 lane=int(lane),
                 position=from_position,
             )

@@ -73,7 +73,14 @@ outbox = Table(
 _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
 Index("cauce_outbox_pending", outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
-Index("cauce_outbox_sent", outbox.c.lane, outbox.c.position, postgresql_where=_sent, sqlite_where=_sent)
+Index(
+    "cauce_outbox_sent",
+    outbox.c.topic,
+    outbox.c.lane,
+    outbox.c.position,
+    postgresql_where=_sent,
+    sqlite_where=_sent,
+)
 
 member = Table(
     "cauce_member",
