@@ -159,7 +159,14 @@ class Journal(Protocol):
         ...
 
     async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
-        """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor."""
+        """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor.
+
+        Rows set aside are not among them, nor those that follow one under its key.
+        """
+        ...
+
+    async def set_aside(self, position: int, problem: str) -> None:
+        """A row that the broker will never take: it stays, with the reason, and its key waits behind it."""
         ...
 
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
@@ -175,11 +182,11 @@ class Journal(Protocol):
         ...
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
-        """The newest sent rows of a lane, oldest first: what the broker must still know."""
+        """The rows of a lane that were sent last, in the order of sending: what the broker must still know."""
         ...
 
-    async def unsend(self, topic: str, lane: Lane, *, from_position: int) -> int:
-        """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
+    async def unsend(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
+        """The broker forgot: this row and those sent after it (None: all that are kept) are to be sent again."""
         ...
 
     async def since(self, topic: str, start: str) -> str:

@@ -1,13 +1,13 @@
 """The journal on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from cauce.cloudevents import to_json
+from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position
 from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
@@ -17,6 +17,8 @@ from cauce.transport import BrokerId, Lane, lane_of
 
 __all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 
+_LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
+"""A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
 _READ_ONLY = {"cauce_read_only": True}
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
@@ -64,7 +66,7 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
             "key": envelope.key,
             "key_seq": envelope.key_seq,
             "name": envelope.name,
-            "message": to_json(envelope),
+            "message": message_of(envelope),
             "consumer": one.consumer,
         }
         (sent if one.consumer is None else here).append(row)
@@ -301,7 +303,7 @@ class SqlJournal:
             )
 
     async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             for name, value in (("service", service), ("description", description)):
                 await self._run(
                     connection,
@@ -319,7 +321,7 @@ class SqlJournal:
                 )
 
     async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await self._run(
                 connection,
                 "INSERT INTO cauce_member (id, lease_until) VALUES (:me, :NOW + :lease) "
@@ -351,7 +353,7 @@ class SqlJournal:
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got: dict[Lane, Epoch] = {}
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             for lane, epoch in sorted(wanted.items()):
                 done = await self._run(
                     connection,
@@ -365,7 +367,7 @@ class SqlJournal:
         return got
 
     async def give_back(self, me: MemberId, lanes: Sequence[Lane]) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             for lane in sorted(lanes):
                 await self._run(
                     connection,
@@ -375,7 +377,7 @@ class SqlJournal:
                 )
 
     async def leave(self, me: MemberId) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await self._run(connection, "UPDATE cauce_lane SET member = NULL WHERE member = :me", me=me)
             await self._run(connection, "DELETE FROM cauce_member WHERE id = :me", me=me)
 
@@ -385,8 +387,10 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox "
-                f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND next_at <= :NOW "
+                "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
+                f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND problem IS NULL "
+                "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_outbox s WHERE s.problem IS NOT NULL "
+                "AND s.sent_at IS NULL AND s.topic = o.topic AND s.key = o.key AND s.position < o.position)) "
                 "ORDER BY position LIMIT :limit",
                 limit=limit,
             )
@@ -394,6 +398,15 @@ class SqlJournal:
                 OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
                 for position, event_id, topic, lane, key, message, attempts in rows
             ]
+
+    async def set_aside(self, position: int, problem: str) -> None:
+        async with self._writing() as connection:
+            await self._run(
+                connection,
+                "UPDATE cauce_outbox SET problem = :problem WHERE position = :position AND sent_at IS NULL",
+                problem=problem,
+                position=position,
+            )
 
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
         # Whoever lost a lane meanwhile changes nothing: its row says so, and stays locked until the commit.
@@ -406,7 +419,7 @@ class SqlJournal:
                 "WITH held AS MATERIALIZED (SELECT 1 FROM cauce_lane WHERE member = :me AND (lane, epoch) IN "
                 "(SELECT * FROM unnest(CAST(:lanes AS smallint[]), CAST(:epochs AS bigint[]))) "
                 "ORDER BY lane FOR SHARE) "
-                "UPDATE cauce_outbox o SET sent_at = :NOW, broker_id = s.broker_id "
+                "UPDATE cauce_outbox o SET sent_at = (SELECT :NOW), broker_id = s.broker_id "
                 "FROM unnest(CAST(:positions AS bigint[]), CAST(:broker_ids AS text[])) AS s(position, broker_id) "
                 "WHERE o.position = s.position AND (SELECT count(*) FROM held) = :count",
                 me=me,
@@ -421,7 +434,7 @@ class SqlJournal:
     async def _mark_sent_in_turn(
         self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]
     ) -> bool:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             held = await self._run(
                 connection,
                 f"SELECT lane, epoch FROM cauce_lane WHERE member = :me AND lane IN ({_numbers(list(owned))})",
@@ -440,7 +453,7 @@ class SqlJournal:
     async def adopt(self, envelope: Envelope, *, known_to: Sequence[str]) -> bool:
         event = {"topic": envelope.source, "event_id": envelope.id}
         consumers = {f"consumer{number}": consumer for number, consumer in enumerate(known_to)}
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             if consumers:
                 known = await self._run(
                     connection,
@@ -459,38 +472,42 @@ class SqlJournal:
                 lane=int(lane_of(envelope)),
                 key=envelope.key,
                 name=envelope.name,
-                message=to_json(envelope),
+                message=message_of(envelope),
             )
             return bool(done.rowcount == 1)
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
-        """The newest sent rows of a lane, oldest first: what the broker must still know."""
+        """The rows of a lane that were sent last, in the order of sending: what the broker must still know.
+
+        Not by position: the row of a transaction that committed late has a low one, and may be the last that was sent.
+        """
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
                 "SELECT position, broker_id FROM cauce_outbox WHERE sent_at IS NOT NULL AND topic = :topic AND lane = :lane "
-                "ORDER BY position DESC LIMIT :limit",
+                "ORDER BY sent_at DESC, position DESC LIMIT :limit",
                 topic=topic,
                 lane=int(lane),
                 limit=limit,
             )
             return [(int(row.position), BrokerId(str(row.broker_id))) for row in reversed(rows.all())]
 
-    async def unsend(self, topic: str, lane: Lane, *, from_position: int) -> int:
-        """The broker forgot: kept rows from this position on are to be sent again, before anything new."""
-        async with self._engine.begin() as connection:
+    async def unsend(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
+        """The broker forgot: this row and those sent after it (None: all that are kept) are to be sent again."""
+        async with self._writing() as connection:
             done = await self._run(
                 connection,
                 "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE topic = :topic AND lane = :lane "
-                "AND position >= :position AND sent_at IS NOT NULL",
+                "AND sent_at IS NOT NULL "
+                "AND sent_at >= COALESCE((SELECT sent_at FROM cauce_outbox WHERE position = :position), 0)",
                 topic=topic,
                 lane=int(lane),
-                position=from_position,
+                position=-1 if from_position is None else from_position,
             )
             return int(done.rowcount)
 
     async def since(self, topic: str, start: str) -> str:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             name = f"since:{topic}"
             await self._run(
                 connection,
@@ -502,7 +519,7 @@ class SqlJournal:
             return str(found.scalar_one())
 
     async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
@@ -528,7 +545,7 @@ class SqlJournal:
             return int(found.n) > rows or int(found.n) * float(found.size) > size
 
     async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
@@ -580,6 +597,13 @@ class SqlJournal:
                 )
                 for row in rows
             ]
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[AsyncConnection]:
+        async with self._engine.begin() as connection:
+            if self._dialect.postgres:
+                await connection.execute(text(_LIMITS))
+            yield connection
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._alone() if self._dialect.postgres else self._engine.execution_options(**_READ_ONLY).connect()
