@@ -51,8 +51,8 @@ class Rules(Protocol):
         ...
 
 
-CallListener = Callable[[Listener, Emission, Transaction | None, int, bool], Awaitable[None]]
-"""listener, emission, transaction (None for an effect outside the database), attempt, replayed"""
+CallListener = Callable[[Listener, Emission, Transaction | None, int, bool, str], Awaitable[None]]
+"""listener, emission, transaction (None for an effect outside the database), attempt, replayed, channel"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Applying:
                 inbox = self.rules.inbox(tx)
                 done = await self._admit(inbox, consumer, envelope, channel)
                 if done is None:
-                    await self.call(listener, emission, tx, 1, False)
+                    await self.call(listener, emission, tx, 1, False, channel)
             return done or "handled"
         except Exception as error:
             if self.rules.is_infrastructure(error):
@@ -101,7 +101,7 @@ class Applying:
                 if not waiting.channel:
                     # A durable domain event has not come by the broker; from here on it is known like one that has.
                     await inbox.first_time(waiting.consumer, waiting.source, waiting.event_id)
-                await self.call(listener, emission, tx, attempt, replayed)
+                await self.call(listener, emission, tx, attempt, replayed, waiting.channel)
             return "handled"
         except Exception as error:
             if self.rules.is_infrastructure(error):
@@ -134,7 +134,7 @@ class Applying:
                 why = "a process died while this effect was under way; it may have happened"
                 return await self._leave_to_a_person(inbox, envelope, replace(delivery, attempts=attempt), why)
         try:
-            await self.call(listener, emission, None, attempt, replayed)
+            await self.call(listener, emission, None, attempt, replayed, delivery.channel)
         except Exception as error:
             if self.rules.is_infrastructure(error):
                 raise  # costs no attempt; the next try finds the effect in doubt

@@ -69,6 +69,7 @@ class DurableDelivery:
         applying: Applying,
         status: Callable[[str], Status],
         count: Callable[[str, int], None],
+        handled: Callable[[Emission, str], None],
         member: str,
         keep: Keep,
         pace: Pace,
@@ -76,7 +77,8 @@ class DurableDelivery:
         """`types`: event classes by every name they are accepted under; `starts`: where a new subscription to a topic begins. `adopted`: the
         topics of others into which a bridge of this service puts events.
 
-        `status` gives each loop that uses the broker a status of its own: ready means that all of them are.
+        `status` gives each loop that uses the broker a status of its own: ready means that all of them are. `handled` is told of
+        an event and the name of the listener, once that is committed.
         """
         self._service = service
         self._journal = journal
@@ -90,6 +92,7 @@ class DurableDelivery:
         self._hearing = status("subscription") if transport is not None and subscription else None
         self._local = status("database") if transport is None else None
         self._count = count
+        self._handled = handled
         self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._unreadable: set[int] = set()
@@ -222,10 +225,14 @@ class DurableDelivery:
             for listener in job.listeners:
                 outcome = await self._persistently(job, listener)
                 self._count(outcome, 1)
+                if outcome == "handled":
+                    self._handled(job.emission, listener.name)
             if job.delivery is not None:
                 await job.delivery.ack()
         except Exception as error:  # the entry stays un-acknowledged, and comes again
             log.error("%s %s could not be settled: %s", envelope.name, envelope.id, error, exc_info=error)
+            if job.delivery is not None:
+                job.delivery.release()
         finally:
             lane = lane_of(envelope)
             self._lanes_in_work[lane] -= 1

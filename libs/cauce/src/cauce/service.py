@@ -412,6 +412,7 @@ class Service:
             ),
             status=self.outage.part,
             count=self._count,
+            handled=lambda emission, listener: self._tell("handled", emission, listener),
             member=f"{_worker()}:{uuid4().hex[:12]}",
             keep=self._keep,
             pace=self._pace,
@@ -563,12 +564,19 @@ class Service:
         return isinstance(self.store, Journaled) and self.store.is_infrastructure(error)
 
     async def _call_durably(
-        self, listener: Listener, emission: Emission, tx: Transaction | None, attempt: int, replayed: bool
+        self,
+        listener: Listener,
+        emission: Emission,
+        tx: Transaction | None,
+        attempt: int,
+        replayed: bool,
+        channel: str,
     ) -> None:
+        circumstances: dict[str, Any] = {"attempt": attempt, "replayed": replayed, "channel": channel}
         token = current_emission.set(emission)
         try:
             async with asyncio.timeout(listener.registration.limit_s):
-                await call_listener(listener, emission, self.dependencies, tx, attempt=attempt, replayed=replayed)
+                await call_listener(listener, emission, self.dependencies, tx, **circumstances)
         except Exception as error:
             self._tell("failed", emission, listener.name, error)
             raise

@@ -17,10 +17,11 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from cauce.cloudevents import to_json
 from cauce.envelope import Envelope
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
 from cauce.service import Happening, Service
-from cauce.transport import lane_of
+from cauce.transport import DurableTransport, lane_of
 
 __all__ = ["Story", "StoryError", "story"]
 
@@ -163,10 +164,16 @@ class Story:
 
     async def _arrive(self, event: IntegrationEvent) -> None:
         for service in self._services:
-            if service.transport is not None:
-                envelope = Envelope.of(event)
-                await service.transport.publish(lane_of(envelope), [envelope])
-                return
+            transport = service.transport
+            if transport is None:
+                continue
+            envelope = Envelope.of(event)
+            lane = lane_of(envelope)
+            if isinstance(transport, DurableTransport):
+                await transport.append(envelope.source, lane, [to_json(envelope)])
+            else:
+                await transport.publish(lane, [envelope])
+            return
         raise StoryError(f"{type(event).__name__} comes from another service, and no service here has a transport")
 
     def _note(self, happening: Happening) -> None:
