@@ -239,7 +239,7 @@ class Service:
             async with self.transaction() as tx:
                 await tx.publish(event)
         else:
-            raise PublishError(not_an_event(event))
+            raise PublishError(not_an_event(event, self.publishable))
 
     # What a transaction asks its service (transaction.Rules)
 
@@ -254,6 +254,11 @@ class Service:
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
             )
         return plan
+
+    @property
+    def publishable(self) -> Sequence[type[Event]]:
+        """The event classes known here that this service may publish."""
+        return (*(one for one in self._known if issubclass(one, DomainEvent)), *self.publishes)
 
     def check_running(self, event_type: type[Event]) -> None:
         """PublishError if what waits for the commit would wait for ever."""

@@ -56,6 +56,8 @@ class Rules(Protocol):
     clock: Clock
     new_id: NewId
 
+    @property
+    def publishable(self) -> Sequence[type[Event]]: ...
     def plan(self, event_type: type[DomainEvent]) -> Plan: ...
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None: ...
     def check_running(self, event_type: type[Event]) -> None: ...
@@ -112,7 +114,7 @@ class Transaction:
                 return None
             if isinstance(event, IntegrationEvent):
                 return self._accept(event)
-            raise PublishError(not_an_event(event))
+            raise PublishError(not_an_event(event, self._rules.publishable))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
