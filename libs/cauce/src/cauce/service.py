@@ -106,6 +106,7 @@ class Service:
         heard = self._heard_integration_events()
         self._heard = {one: in_order(self.listeners, one) for one in heard}
         self._subscription = self._subscribe(heard)
+        self._types = {name: one for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
         self._renew()
 
     # Running
@@ -161,6 +162,11 @@ class Service:
         return frozenset({describe(one).name for one in self._heard_integration_events()}) | set(
             self._subscription.patterns
         )
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Every name, earlier ones too, under which an integration event reaches a listener here."""
+        return frozenset(self._types)
 
     async def stopped(self) -> None:
         """Wait until the service has stopped, by being told to or by a crash."""
@@ -322,7 +328,7 @@ class Service:
         )
         self._consumer = Consumer(
             service=self.name,
-            types={name: one for one in self._heard for name in (describe(one).name, *describe(one).earlier_names)},
+            types=self._types,
             listeners=self._heard,
             handle=self._handle,
             count=self._count,
