@@ -235,6 +235,33 @@ async def test_a_loop_that_crashes_is_loud_and_takes_the_service_down(caplog: py
     assert broker.closed == 1
 
 
+async def test_a_transport_that_stops_without_an_error_is_a_crash_too() -> None:
+    class Ends(MemoryTransport):
+        async def run(self, subscription: Subscription, deliver: Deliver, status: Status) -> None:
+            status.up()
+
+    with pytest.raises(CauceError, match="the transport 'memory' stopped by itself, without an error"):
+        async with Service("mail-ms", transport=Ends()) as service:
+            await service.stopped()
+
+
+async def test_a_transport_that_cannot_be_closed_does_not_keep_the_database_open() -> None:
+    closed: list[str] = []
+
+    class Stubborn(MemoryTransport):
+        async def close(self) -> None:
+            raise OSError("it will not close")
+
+    class Closing(MemoryStore):
+        async def close(self) -> None:
+            closed.append("store")
+
+    with pytest.raises(OSError, match="it will not close"):
+        async with Service("mail-ms", transport=Stubborn(), store=Closing()):
+            pass
+    assert closed == ["store"]
+
+
 # Draining
 
 

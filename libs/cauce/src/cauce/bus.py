@@ -68,8 +68,9 @@ class Bus:
     """Domain events between the modules of one process, without a transaction, a store or a broker.
 
     `things` are modules, decorated functions, or objects with decorated methods. Every listener is independent: all
-    run, in turn, and the errors of those that failed are raised together as ListenersFailedError. Listeners may ask
-    for a Context or an Envelope; whoever needs a Transaction needs a Service.
+    run, in turn, and the errors of those that failed are raised together as ListenersFailedError. Nothing is committed
+    here, so `when` makes no difference. Listeners may ask for a Context or an Envelope; whoever needs a Transaction
+    needs a Service.
 
     Raises ConfigurationError with everything that is wrong with the listeners.
     """
@@ -105,7 +106,10 @@ class Bus:
             call = self._sync_plans[type(event)]
         except KeyError:
             call = self._plan_sync(event)
-        token = _enter(Emission(event, _current(), self.source))
+        outer = _current()
+        if outer is not None and outer.outer is not None:
+            outer.settle()
+        token = _enter(Emission(event, outer, self.source))
         errors: list[Exception] | None = None
         try:
             call(event)
@@ -124,7 +128,10 @@ class Bus:
             calls = self._async_plans[type(event)]
         except KeyError:
             calls = self._plan_async(event)
-        token = _enter(Emission(event, _current(), self.source))
+        outer = _current()
+        if outer is not None and outer.outer is not None:
+            outer.settle()
+        token = _enter(Emission(event, outer, self.source))
         errors: list[Exception] | None = None
         try:
             for call, is_async in calls:

@@ -92,8 +92,9 @@ class Service:
         )
         problems: list[str] = []
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
-        self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
-        self._known = known_events(modules, self.listeners, publishes)
+        problems.extend(_no_integration_events(publishes))
+        self.publishes: tuple[type[IntegrationEvent], ...] = tuple(filter(_is_integration_event, publishes))
+        self._known = known_events(modules, self.listeners, self.publishes)
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -341,9 +342,7 @@ class Service:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
                 if self.transport is not None:  # also when it only publishes: readiness names the broker
-                    hearing.append(
-                        tasks.create_task(self.transport.run(self._subscription, self._consumer.deliver, self.outage))
-                    )
+                    hearing.append(tasks.create_task(self._hear(self.transport)))
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()
@@ -361,10 +360,16 @@ class Service:
         finally:
             self._queue.close()
 
+    async def _hear(self, transport: Transport) -> None:
+        await transport.run(self._subscription, self._consumer.deliver, self.outage)
+        raise CauceError(f"the transport {transport.name!r} stopped by itself, without an error")
+
     async def _close(self) -> None:
-        if self.transport is not None:
-            await self.transport.close()
-        await self.store.close()
+        try:
+            if self.transport is not None:
+                await self.transport.close()
+        finally:
+            await self.store.close()
 
     @asynccontextmanager
     async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
@@ -407,7 +412,7 @@ class Service:
         envelope = Envelope.of(
             event, source=self.name, cause=current_envelope(), id=self.new_id(), occurred_on=self.clock()
         )
-        emission = Emission(event, current_emission.get(), self.name, envelope)
+        emission = Emission(event, None, self.name, envelope)
         self._published([AfterCommit(emission, (), ())], known=False)
         errors: list[Exception] = []
         token = current_emission.set(emission)
@@ -479,6 +484,19 @@ class Service:
 
     def _count(self, what: str) -> None:
         self.counters[what] += 1
+
+
+def _is_integration_event(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, IntegrationEvent) and bool(thing.__dict__.get("__cauce__"))
+
+
+def _no_integration_events(things: Iterable[object]) -> Iterator[str]:
+    for thing in things:
+        if not _is_integration_event(thing):
+            label = thing.__name__ if isinstance(thing, type) else repr(thing)
+            domain = isinstance(thing, type) and issubclass(thing, DomainEvent)
+            why = "a domain event, which never leaves the service" if domain else "no integration event with a name"
+            yield f"publishes=[…, {label}]: {label} is {why}; leave it out"
 
 
 def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:

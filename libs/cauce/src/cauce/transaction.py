@@ -134,7 +134,7 @@ class Transaction:
         envelope = Envelope.of(
             event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
         )
-        emission = Emission(event, current_emission.get(), rules.name, envelope)
+        emission = Emission(event, None, rules.name, envelope)
         self._work.take_part()
         self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit))
         token = current_emission.set(emission)
