@@ -323,3 +323,64 @@ def test_a_context_can_be_made_by_hand() -> None:
     whole = Context(envelope=envelope(id="mine"), channel="c", attempt=2, headers={"a": "b"}, listener="l")
     assert (whole.event_id, whole.headers["a"], whole.attempt) == ("mine", "b", 2)
     assert Context.of(Began(), source="by-hand").source == "by-hand"
+
+
+# Events that cause each other for ever are not all remembered, and whoever asks still gets a cause
+
+
+def held() -> int:
+    """How many emissions can be reached from here, this one included."""
+    count, emission = 0, current_emission.get()
+    while emission is not None:
+        count, emission = count + 1, emission.outer
+    return count
+
+
+async def test_a_bus_whose_events_cause_each_other_in_tasks_forgets_the_old_ones() -> None:
+    reachable: list[int] = []
+    asked: list[Envelope] = []
+
+    @on(Went)
+    def again(event: Went) -> None:
+        reachable.append(held())
+        number = event.number or 0
+        if number < 3000:
+
+            async def later() -> None:
+                bus.emit(Went(number=number + 1) if number < 2999 else Began())
+
+            tasks.create_task(later())
+
+    @on(Began)
+    def ask(event: Began, envelope: Envelope) -> None:
+        asked.append(envelope)
+
+    bus = Bus([again, ask])
+    async with asyncio.TaskGroup() as tasks:
+        bus.emit(Went(number=0))
+
+    assert len(reachable) == 3000
+    assert max(reachable) <= 3
+    [envelope] = asked
+    assert envelope.causation_id
+    assert envelope.correlation_id not in (envelope.id, envelope.causation_id)
+
+
+async def test_a_service_whose_events_cause_each_other_after_commits_forgets_the_old_ones() -> None:
+    reachable: list[int] = []
+    conversations: set[str] = set()
+
+    @on(Went, when="after_commit")
+    async def again(event: Went, tx: Transaction, context: Context) -> None:
+        reachable.append(held())
+        conversations.add(context.envelope.correlation_id)
+        if (number := event.number or 0) < 200:
+            await tx.publish(Went(number=number + 1))
+
+    async with Service("causes-ms", modules=[again]) as service:
+        async with service.transaction() as tx:
+            await tx.publish(Went(number=0))
+        await service.idle()
+    assert len(reachable) == 201
+    assert max(reachable) <= 2
+    assert len(conversations) == 1

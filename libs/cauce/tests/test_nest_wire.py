@@ -318,16 +318,16 @@ def test_what_cannot_be_an_event_is_said(changes: dict[str, object], problem: st
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        (b"not json", "not JSON (8 bytes)"),
-        (b"", "not JSON (0 bytes)"),
-        (b"\x80\x04\x95", "not UTF-8 (3 bytes)"),
+        (b"not json", "not JSON"),
+        (b"", "not JSON"),
+        (b"\x80\x04\x95", "not UTF-8"),
         (b"null", "the data is null, an event is an object"),
         (b'"hola"', "the data is a text, an event is an object"),
         (b"[1,2]", "the data is an array, an event is an object"),
         (b'{"pattern":"p","data":7}', "the data is a number, an event is an object"),
         (b'{"pattern":"p","data":false}', "the data is false, an event is an object"),
         (b'{"pattern":"p"}', "the packet has no data"),
-        (b'{"data":{"payload":{"a":NaN}}}', "not JSON (30 bytes)"),
+        (b'{"data":{"payload":{"a":NaN}}}', "not JSON"),
         (
             b'{"data":{"payload":{"a":1,"a":2}}}',
             "a key is there twice in one object, and parsers disagree on which one counts",

@@ -664,6 +664,18 @@ def test_everything_that_is_missing_is_said_together_with_the_nearest() -> None:
     ]
 
 
+def test_what_is_no_integration_event_cannot_be_said_to_be_published() -> None:
+    unchecked: Any = [Announced, Saved, str, Announced(word="a")]
+    with pytest.raises(ConfigurationError) as caught:
+        Service("tx-ms", publishes=unchecked, provide={"Words": Words}, transport=MemoryTransport())  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # the mistake
+    assert caught.value.problems == (
+        "publishes=[…, Saved]: Saved is a domain event, which never leaves the service; leave it out",
+        "publishes=[…, str]: str is no integration event with a name; leave it out",
+        "publishes=[…, Announced(word='a')]: Announced(word='a') is no integration event with a name; leave it out",
+        "provide['Words']: things are found by type, not by name; write the class",
+    )
+
+
 async def test_asking_a_transaction_for_what_nothing_provides() -> None:
     async with Service("tx-ms", provide={Words: Words}).transaction() as tx:
         with pytest.raises(ConfigurationError, match=r"nothing provides Counting\."):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.context import Context
 from cauce.envelope import Emission, Envelope, current_emission
-from cauce.errors import ConfigurationError, ListenersFailedError, PublishError
+from cauce.errors import ConfigurationError, ListenersFailedError, PublishError, did_you_mean
 from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.listeners import Listener
 
@@ -38,9 +38,21 @@ class IntegrationEventBus(Protocol):
         ...
 
 
-def not_an_event(thing: object) -> str:
+def not_an_event(thing: object, known: Iterable[type[Event]] = ()) -> str:
+    """What to say to somebody who publishes this; `known` are the events that could be published instead."""
+    if isinstance(thing, type) and issubclass(cast("type[object]", thing), Event):
+        name = cast("type[Event]", thing).__name__
+        return f"publish({name}): {name} is the class; publish one of it: {name}(…)."
     name = type(thing).__name__
-    return f"publish({name}): {name} is not an event. Derive it from DomainEvent or IntegrationEvent."
+    names = sorted({one.__name__ for one in known})
+    instead = f", or publish one of: {', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''}" if names else ""
+    return (
+        f"publish({name}): {name} is not an event.{did_you_mean(name, names)} "
+        f"Derive it from DomainEvent or IntegrationEvent{instead}."
+    )
+
+
+_NAMED = 8
 
 
 _Call: TypeAlias = Callable[[Any], Any]
@@ -56,8 +68,9 @@ class Bus:
     """Domain events between the modules of one process, without a transaction, a store or a broker.
 
     `things` are modules, decorated functions, or objects with decorated methods. Every listener is independent: all
-    run, in turn, and the errors of those that failed are raised together as ListenersFailedError. Listeners may ask
-    for a Context or an Envelope; whoever needs a Transaction needs a Service.
+    run, in turn, and the errors of those that failed are raised together as ListenersFailedError. Nothing is committed
+    here, so `when` makes no difference. Listeners may ask for a Context or an Envelope; whoever needs a Transaction
+    needs a Service.
 
     Raises ConfigurationError with everything that is wrong with the listeners.
     """
@@ -93,7 +106,10 @@ class Bus:
             call = self._sync_plans[type(event)]
         except KeyError:
             call = self._plan_sync(event)
-        token = _enter(Emission(event, _current(), self.source))
+        outer = _current()
+        if outer is not None and outer.outer is not None:
+            outer.settle()
+        token = _enter(Emission(event, outer, self.source))
         errors: list[Exception] | None = None
         try:
             call(event)
@@ -112,7 +128,10 @@ class Bus:
             calls = self._async_plans[type(event)]
         except KeyError:
             calls = self._plan_async(event)
-        token = _enter(Emission(event, _current(), self.source))
+        outer = _current()
+        if outer is not None and outer.outer is not None:
+            outer.settle()
+        token = _enter(Emission(event, outer, self.source))
         errors: list[Exception] | None = None
         try:
             for call, is_async in calls:
@@ -152,9 +171,12 @@ class Bus:
         self._async_plans[type(event)] = plan
         return plan
 
+    def _known(self) -> list[type[Event]]:
+        return [one for one in known_events(self._things, self._listeners) if issubclass(one, DomainEvent)]
+
     def _listeners_for(self, event: object) -> list[Listener]:
         if not isinstance(event, Event):
-            raise PublishError(not_an_event(event))
+            raise PublishError(not_an_event(event, self._known()))
         if not isinstance(event, DomainEvent):
             raise PublishError(
                 f"{type(event).__name__} is an integration event: it is for other services, and a Bus ends with this "

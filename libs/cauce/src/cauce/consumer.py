@@ -167,7 +167,7 @@ class Consumer:
         self._count("refused")
         envelope = delivery.envelope
         if envelope is None or event_type is None:
-            what, sender, fix = f"a message on {delivery.channel}", "", ""
+            what, sender, fix = f"a message on {delivery.channel}", "", " → correct whoever publishes it there"
         else:
             what, sender = f"{envelope.name} {envelope.id}", f" · from {envelope.source or 'unknown'}"
             home = f"{event_type.__module__}.{event_type.__qualname__}"

@@ -40,8 +40,10 @@ class Dependencies:
     def wrong_factories(self) -> Iterator[str]:
         """Entries of `provide` that cannot make anything."""
         for wanted, factory in self._provide.items():
+            name = getattr(wanted, "__name__", repr(wanted))
+            if isinstance(wanted, str):
+                yield f"provide[{wanted!r}]: things are found by type, not by name; write the class"
             if not callable(factory):
-                name = wanted.__name__
                 yield (
                     f"provide[{name}] is {factory!r}, not something to call with the transaction: "
                     f"provide={{{name}: lambda tx: …}}"
@@ -56,7 +58,7 @@ class Dependencies:
             if label is None:
                 yield f"{listener.name}: the parameter {parameter.name!r} has no type to find it by · {listener.where}"
             else:
-                known = [one.__name__ for one in self._provide]
+                known = [getattr(one, "__name__", str(one)) for one in self._provide]
                 yield (
                     f"{listener.name} needs {label} ({parameter.name!r}), and nothing provides it."
                     f"{did_you_mean(label, known)} Add it to the service: provide={{{label}: lambda tx: …}} · "
@@ -97,7 +99,7 @@ class Dependencies:
         elif self._resolver is not None:
             made = self._resolver(wanted, tx)
         else:
-            known = [one.__name__ for one in self._provide]
+            known = [getattr(one, "__name__", str(one)) for one in self._provide]
             raise ConfigurationError(
                 [f"nothing provides {wanted.__name__}.{did_you_mean(wanted.__name__, known)}"], where="the service"
             )

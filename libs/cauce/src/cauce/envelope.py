@@ -152,6 +152,11 @@ class Emission(Struct, gc=False):
         cause = None if self.outer is None else self.outer.envelope
         self.made = Envelope.of(self.event, source=self.source, cause=cause)
 
+    def settle(self) -> None:
+        """Know the cause by its ids only: events that cause each other for ever must not all be remembered."""
+        self._make()
+        self.outer = None
+
     def _make(self) -> Envelope:
         with _making:  # threads started by one listener share the cause: it must not get two ids
             if self.made is None:

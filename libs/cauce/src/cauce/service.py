@@ -119,8 +119,9 @@ class Service:
         if bridge is not None and publishes:
             modules = [*modules, bridge.outward(publishes)]
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
-        self.publishes: tuple[type[IntegrationEvent], ...] = tuple(publishes)
-        self._known = known_events(modules, self.listeners, publishes)
+        problems.extend(_no_integration_events(publishes))
+        self.publishes: tuple[type[IntegrationEvent], ...] = tuple(filter(_is_integration_event, publishes))
+        self._known = known_events(modules, self.listeners, self.publishes)
         self._start: Literal["retained", "now"] | None = start
         self._keep = keep or Keep()
         self._pace = pace or Pace()
@@ -139,6 +140,7 @@ class Service:
         own = {one: tuple(filter(_is_the_users, listeners)) for one, listeners in self._heard.items()}
         self._heard_by_users = {one: listeners for one, listeners in own.items() if listeners}
         self._by_name = {listener.name: listener for listener in self.listeners}
+        self._types = {name: one for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
         self._renew()
 
     # Running
@@ -194,6 +196,11 @@ class Service:
         return frozenset({describe(one).name for one in self._heard_integration_events()}) | set(
             self._subscription.patterns
         )
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Every name, earlier ones too, under which an integration event reaches a listener here."""
+        return frozenset(self._types)
 
     async def stopped(self) -> None:
         """Wait until the service has stopped, by being told to or by a crash."""
@@ -273,7 +280,7 @@ class Service:
             async with self.transaction() as tx:
                 await tx.publish(event)
         else:
-            raise PublishError(not_an_event(event))
+            raise PublishError(not_an_event(event, self.publishable))
 
     # What a transaction asks its service (transaction.Rules)
 
@@ -289,6 +296,11 @@ class Service:
                 durable=tuple(one for one in heard if one.registration.when == "durable"),
             )
         return plan
+
+    @property
+    def publishable(self) -> Sequence[type[Event]]:
+        """The event classes known here that this service may publish."""
+        return (*(one for one in self._known if issubclass(one, DomainEvent)), *self.publishes)
 
     def check_running(self, event_type: type[Event]) -> None:
         """PublishError if what waits for the commit would wait for ever."""
@@ -366,7 +378,7 @@ class Service:
         )
         self._consumer = Consumer(
             service=self.name,
-            types={name: one for one in self._heard for name in (describe(one).name, *describe(one).earlier_names)},
+            types=self._types,
             listeners=self._heard,
             handle=self._handle,
             count=self._count,
@@ -464,9 +476,7 @@ class Service:
                         hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, self.store.journal())))
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
-                    hearing.append(
-                        tasks.create_task(self.transport.run(self._subscription, self._consumer.deliver, self.outage))
-                    )
+                    hearing.append(tasks.create_task(self._hear(self.transport)))
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()
@@ -486,12 +496,18 @@ class Service:
         finally:
             self._queue.close()
 
+    async def _hear(self, transport: Transport) -> None:
+        await transport.run(self._subscription, self._consumer.deliver, self.outage)
+        raise CauceError(f"the transport {transport.name!r} stopped by itself, without an error")
+
     async def _close(self) -> None:
-        if self._bridge is not None:
-            await self._bridge.close()
-        if self.transport is not None:
-            await self.transport.close()
-        await self.store.close()
+        try:
+            if self._bridge is not None:
+                await self._bridge.close()
+            if self.transport is not None:
+                await self.transport.close()
+        finally:
+            await self.store.close()
 
     @asynccontextmanager
     async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
@@ -588,7 +604,7 @@ class Service:
         envelope = Envelope.of(
             event, source=self.name, cause=current_envelope(), id=self.new_id(), occurred_on=self.clock()
         )
-        emission = Emission(event, current_emission.get(), self.name, envelope)
+        emission = Emission(event, None, self.name, envelope)
         self._published([AfterCommit(emission, (), ())], known=False)
         errors: list[Exception] = []
         token = current_emission.set(emission)
@@ -665,6 +681,19 @@ class Service:
 def _is_the_users(listener: Listener) -> bool:
     """Rather than ours: the bridge's."""
     return listener.name != NestBridge.listener_name
+
+
+def _is_integration_event(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, IntegrationEvent) and bool(thing.__dict__.get("__cauce__"))
+
+
+def _no_integration_events(things: Iterable[object]) -> Iterator[str]:
+    for thing in things:
+        if not _is_integration_event(thing):
+            label = thing.__name__ if isinstance(thing, type) else repr(thing)
+            domain = isinstance(thing, type) and issubclass(thing, DomainEvent)
+            why = "a domain event, which never leaves the service" if domain else "no integration event with a name"
+            yield f"publishes=[…, {label}]: {label} is {why}; leave it out"
 
 
 def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:

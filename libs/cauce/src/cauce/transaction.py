@@ -58,6 +58,8 @@ class Rules(Protocol):
     clock: Clock
     new_id: NewId
 
+    @property
+    def publishable(self) -> Sequence[type[Event]]: ...
     def plan(self, event_type: type[DomainEvent]) -> Plan: ...
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None: ...
     def check_running(self, event_type: type[Event]) -> None: ...
@@ -114,7 +116,7 @@ class Transaction:
                 return None
             if isinstance(event, IntegrationEvent):
                 return self._accept(event)
-            raise PublishError(not_an_event(event))
+            raise PublishError(not_an_event(event, self._rules.publishable))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
@@ -134,7 +136,7 @@ class Transaction:
         envelope = Envelope.of(
             event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
         )
-        emission = Emission(event, current_emission.get(), rules.name, envelope)
+        emission = Emission(event, None, rules.name, envelope)
         self._work.take_part()
         self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
         token = current_emission.set(emission)

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar, cast
 
 from cauce.cloudevents import to_json
 from cauce.envelope import Envelope
+from cauce.errors import did_you_mean
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
 from cauce.service import Happening, Service
 from cauce.transport import DurableTransport, lane_of
@@ -49,6 +50,7 @@ class Story:
         self._services = services
         self._limit_s = limit_s
         self._stack = AsyncExitStack()
+        self._arrived: list[Envelope] = []
         self._happened: list[Happening] = []
         self._expected_failures: list[Happening] = []
         self._news = asyncio.Event()
@@ -81,7 +83,8 @@ class Story:
         """Publish as production code would.
 
         A domain event, or an integration event of one of the story's services: in a transaction of that service. An
-        integration event of another service: it arrives over the transport, as from outside.
+        integration event of another service: it arrives over the transport, as from outside. StoryError if nobody here
+        hears it.
         """
         if isinstance(event, IntegrationEvent):
             source = describe(type(event)).source
@@ -145,7 +148,10 @@ class Story:
             raise self._missing(why or "the condition to hold") from None
 
     async def never_published(self, event_type: type[Event], /, **fields: object) -> None:
-        """Let everything under way finish, then fail if such an event was published."""
+        """Let everything under way finish, then fail if such an event was published.
+
+        What a real broker has not delivered yet is not seen as under way: wait for what it leads to first.
+        """
         self._expectations += 1
         await self._settle()
         for one in self._happened:
@@ -154,7 +160,7 @@ class Story:
 
     def tree(self) -> str:
         """Everything that happened, each event under the one that caused it."""
-        events = {one.envelope.id: one.envelope for one in self._happened}
+        events = {one.id: one for one in (*self._arrived, *(happening.envelope for happening in self._happened))}
         if not events:
             return "Nothing was published, and no listener was called."
         roots = [one for one in events.values() if one.causation_id not in events]
@@ -163,18 +169,19 @@ class Story:
     # Inside
 
     async def _arrive(self, event: IntegrationEvent) -> None:
-        for service in self._services:
-            transport = service.transport
-            if transport is None:
-                continue
-            envelope = Envelope.of(event)
-            lane = lane_of(envelope)
-            if isinstance(transport, DurableTransport):
-                await transport.append(envelope.source, lane, [to_json(envelope)])
-            else:
-                await transport.publish(lane, [envelope])
-            return
-        raise StoryError(f"{type(event).__name__} comes from another service, and no service here has a transport")
+        envelope = Envelope.of(event)
+        accepted = {name for service in self._services for name in service.accepts}
+        if envelope.name not in accepted:
+            raise StoryError(
+                f"{type(event).__name__} comes from another service ({envelope.source}), and nobody in this story hears "
+                f"{envelope.name}.{did_you_mean(envelope.name, accepted)} Heard: {', '.join(sorted(accepted)) or 'nothing'}"
+            )
+        transport = next(one.transport for one in self._services if one.transport and envelope.name in one.accepts)
+        self._arrived.append(envelope)
+        if isinstance(transport, DurableTransport):
+            await transport.append(envelope.source, lane_of(envelope), [to_json(envelope)])
+        else:
+            await transport.publish(lane_of(envelope), [envelope])
 
     def _note(self, happening: Happening) -> None:
         self._happened.append(happening)
@@ -207,6 +214,7 @@ class Story:
         try:
             async with asyncio.timeout(self._limit_s):
                 while any(service.unfinished for service in self._services):
+                    self._news.clear()
                     await self._news_or(0.005)
         except TimeoutError:
             raise self._missing("the services to come to rest") from None
@@ -219,8 +227,9 @@ class Story:
     def _missing(self, what: str) -> StoryError:
         return StoryError(f"waited {self._limit_s:g} s for {what}.\n\n{self.tree()}")
 
-    def _branch(self, envelope: Envelope, events: dict[str, Envelope], indent: str) -> list[str]:
-        lines = [f"{indent}{envelope.name} {envelope.id[:8]} from {envelope.source}"]
+    def _branch(self, envelope: Envelope, events: dict[str, Envelope], indent: str, mark: str = "") -> list[str]:
+        lines = [f"{indent}{mark}{envelope.name} {envelope.id[:8]} from {envelope.source}"]
+        indent += " " * len(mark)
         for one in self._happened:
             if one.envelope.id == envelope.id and one.what != "published":
                 error = f": {one.error!r}" if one.error is not None else ""
@@ -228,7 +237,7 @@ class Story:
                 lines.append(f"{indent}  · {one.what}{by}{error}")
         for other in events.values():
             if other.causation_id == envelope.id:
-                lines += self._branch(other, events, indent + "  └ ")
+                lines += self._branch(other, events, indent + "  ", "└ ")
         return lines
 
     def _name_of(self, listener: Callable[..., object] | str) -> str:

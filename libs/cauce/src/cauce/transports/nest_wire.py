@@ -336,13 +336,13 @@ def _checked(raw: bytes) -> bytes:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise _NoEventError(f"not UTF-8 ({len(raw)} bytes)") from None
+        raise _NoEventError("not UTF-8") from None
     if _SURROGATE_ESCAPE.search(text):
         text = _ESCAPES.sub(lambda found: "\\ufffd" if found["lone"] else found[0], text)
     try:
         parse_json(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_int=len, parse_float=len)
     except ValueError:
-        raise _NoEventError(f"not JSON ({len(raw)} bytes)") from None
+        raise _NoEventError("not JSON") from None
     return text.encode()
 
 
