@@ -14,7 +14,13 @@ CANARY = "cAnary-9f3b-password"
 
 @pytest.fixture
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSystem]:
-    with live_system(tmp_path_factory.mktemp("canary"), STORE="sqlite", LOG_LEVEL="DEBUG", LOG_FORMAT="json") as system:
+    with live_system(
+        tmp_path_factory.mktemp("canary"),
+        STORE="sqlite",
+        LOG_LEVEL="DEBUG",
+        LOG_FORMAT="json",
+        EVENTS_TRANSPORT="redis-streams",
+    ) as system:
         yield system
 
 

@@ -14,7 +14,9 @@ Live = Callable[..., AbstractContextManager[LiveSystem]]
 def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
     @contextmanager
     def start(**settings: str) -> Generator[LiveSystem]:
-        with live_system(tmp_path_factory.mktemp("broker"), **settings) as system:
+        with live_system(
+            tmp_path_factory.mktemp("broker"), **{"EVENTS_TRANSPORT": "redis-streams", **settings}
+        ) as system:
             yield system
 
     return start
@@ -24,7 +26,7 @@ def _user(name: str) -> dict[str, str]:
     return {"username": name, "password": "pa55word!", "email": f"{name}@example.com"}
 
 
-# --- on Streams, the default ----------------------------------------------------------------------------------
+# --- on Streams ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])

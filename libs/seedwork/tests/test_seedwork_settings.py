@@ -29,7 +29,7 @@ def test_without_any_setting_the_article_s_defaults_hold() -> None:
     settings = loaded()
 
     assert settings.broker_url == "redis://localhost:6379"
-    assert settings.events_transport == "redis-streams"
+    assert settings.events_transport == "redis-pubsub"
     assert (settings.log_format, settings.log_level) == ("console", "INFO")
     assert isinstance(transport_from(settings, NEST_NAMES), RedisStreams)
 
