@@ -412,7 +412,7 @@ class Service:
             subscription=self._subscription,
             starts={topic: self._start_of(topic) for topic in self._subscription.topics},
             adopted=sorted(self._subscribe(list(self._heard_by_users)).topics) if self._bridge is not None else (),
-            types=self._types(),
+            types=self._every_type(),
             listeners={one: tuple(heard) for one, heard in self._heard.items()},
             by_name=self._by_name,
             applying=Applying(
@@ -430,7 +430,7 @@ class Service:
             pace=self._pace,
         )
 
-    def _types(self) -> dict[str, type[Event]]:
+    def _every_type(self) -> dict[str, type[Event]]:
         """Event classes by every name they are accepted under."""
         return {name: one for one in self._known for name in (describe(one).name, *describe(one).earlier_names)}
 
@@ -449,7 +449,7 @@ class Service:
 
         inward = Inward(
             service=self.name,
-            types=self._types(),
+            types=self._every_type(),
             consumers={
                 one: [consumer_name(self.name, listener) for listener in listeners]
                 for one, listeners in self._heard_by_users.items()
