@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cauce.journal import Inbox, Journal, Outgoing
 from cauce.levels import Levels
 
-__all__ = ["Journaled", "Outbound", "Store", "UnitOfWork"]
+if TYPE_CHECKING:
+    from cauce.admin.figures import Figures
+
+__all__ = ["Figured", "Journaled", "Outbound", "Store", "UnitOfWork"]
 
 
 class UnitOfWork(Protocol):
@@ -61,6 +64,15 @@ class Journaled(Protocol):
 
     def is_infrastructure(self, error: BaseException) -> bool:
         """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""
+        ...
+
+
+@runtime_checkable
+class Figured(Protocol):
+    """A store that can tell what a service has done, what waits and what is dead, over all restarts and processes."""
+
+    async def figures(self) -> "Figures":
+        """The numbers of now. Raises NoTablesError where there is nothing to count, and the database's own errors."""
         ...
 
 

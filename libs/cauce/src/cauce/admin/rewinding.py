@@ -14,7 +14,7 @@ __all__ = ["Heard", "Published", "Restored", "renew", "rewind_heard", "rewind_pu
 
 
 class Published(Struct, frozen=True, kw_only=True):
-    """`events` are to be sent again; `kept_for_s` is how far back the kept rows go, None if there are none."""
+    """`events` are to be sent again; `kept_for_s` is how far back the kept rows go, None if all of them are there."""
 
     events: int
     lanes: int
@@ -40,7 +40,7 @@ async def rewind_published(connection: AsyncConnection, since_s: float, *, why: 
     """Kept rows of that age and younger are to be sent again, before anything new. In the caller's transaction."""
     sql = Dialect(connection.dialect.name).sql
     (kept,) = await connection.execute(
-        sql("SELECT :NOW - min(sent_at) AS age FROM cauce_outbox WHERE sent_at IS NOT NULL")
+        sql("SELECT :NOW - min(sent_at) AS age, min(position) AS lowest FROM cauce_outbox WHERE sent_at IS NOT NULL")
     )
     firsts = list(
         await connection.execute(
@@ -67,7 +67,9 @@ async def rewind_published(connection: AsyncConnection, since_s: float, *, why: 
             )
             events += int(done.rowcount)
     found = Published(
-        events=events, lanes=len(firsts), kept_for_s=None if kept.age is None else round(float(kept.age), 3)
+        events=events,
+        lanes=len(firsts),
+        kept_for_s=None if kept.age is None or kept.lowest == 1 else round(float(kept.age), 3),
     )
     if not dry_run:
         await write_audit(connection, "rewind published", why=why, detail={"since_s": since_s, "events": events})

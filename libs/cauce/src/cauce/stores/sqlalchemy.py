@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event, make_url, text
@@ -21,6 +21,9 @@ from cauce.store import Outbound
 from cauce.stores.schema import create_tables
 from cauce.stores.sessions import follow, joins_an_outer_transaction, write_before_commit
 from cauce.stores.sql_journal import SqlInbox, SqlJournal
+
+if TYPE_CHECKING:
+    from cauce.admin.figures import Figures
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
@@ -230,6 +233,11 @@ class SqlAlchemyStore:
         if state is not None:
             return str(state)[:2] in _INFRASTRUCTURE_CLASSES or str(state) in _INFRASTRUCTURE_STATES
         return isinstance(error, OperationalError)
+
+    async def figures(self) -> "Figures":
+        from cauce.admin.figures import figures_of
+
+        return await figures_of(self.engine)
 
     async def problem(self) -> str | None:
         try:
