@@ -270,7 +270,7 @@ class FastStreamBatch(FastStream):
 
 WAYS: dict[str, Callable[[str], Any]] = {"redis-py": Raw, "cauce": Cauce}
 if find_spec("faststream") is not None:
-    WAYS |= {FastStream.name: FastStream, FastStreamBatch.name: FastStreamBatch}
+    WAYS.update({FastStream.name: FastStream, FastStreamBatch.name: FastStreamBatch})
 
 
 def missing() -> Sequence[str]:

@@ -225,7 +225,9 @@ def report(task: Task, figures: Mapping[str, Sequence[float]]) -> None:
         if goal.theirs in figures:
             found = ratio(figures[goal.theirs])
             sign = "≤" if task.lower_is_better else "≥"
-            print(f"| {goal.number}: against {goal.theirs} | {found:.2f} | {sign} {goal.wanted:.2f} | {_verdict(task, goal, found)} |")
+            print(
+                f"| {goal.number}: against {goal.theirs} | {found:.2f} | {sign} {goal.wanted:.2f} | {_verdict(task, goal, found)} |"
+            )
 
 
 def _verdict(task: Task, goal: Goal, found: float) -> str:

@@ -16,7 +16,6 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any
 
 from cauce.journal import Journal, Outgoing
@@ -28,6 +27,7 @@ from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from history import happened
+from msgspec.structs import replace
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 

@@ -5,9 +5,11 @@ until it is cancelled and heals itself. What differs (does the broker remember?)
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NewType, Protocol, runtime_checkable
 from zlib import crc32
+
+from msgspec import Struct, field
 
 from cauce.envelope import Envelope
 
@@ -59,8 +61,7 @@ def _nothing_to_release() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """One message as it came. `envelope` is None when it is no event, and then `problem` says why."""
 
     channel: str

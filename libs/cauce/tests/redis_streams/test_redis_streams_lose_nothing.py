@@ -98,6 +98,28 @@ async def test_a_stream_deleted_five_times_while_events_flow(broker: RedisUnderT
     assert not heard.troubles  # a stream that is missing is no outage
 
 
+@pytest.mark.parametrize("first", ["publisher", "reader"])
+async def test_what_nobody_had_read_when_the_stream_was_deleted_comes_before_anything_new(
+    broker: RedisUnderTest, first: str
+) -> None:
+    async with relaying(broker, batch=100) as publisher, hearing(broker) as heard:
+        publisher.write(1, 1)
+        await heard.has(1)
+        heard.open.clear()
+        publisher.write(2, 1500)
+        await until(lambda: publisher.is_empty, "all on the broker")
+        await broker.admin.delete(broker.keys.stream(TOPIC, LANE))
+        if first == "reader":
+            heard.open.set()
+            await asyncio.sleep(0.3)  # it comes upon the missing stream before the publisher does
+        publisher.write(1501, 1510)
+        await until(lambda: publisher.is_empty, "the new ones on the broker")
+        heard.open.set()
+        await everything(heard, publisher, 1510)
+
+    assert first_occurrences(heard) == list(range(1, 1511))
+
+
 async def test_a_stream_deleted_while_nobody_publishes_is_noticed_before_anything_new(broker: RedisUnderTest) -> None:
     async with publishing(broker) as transport, hearing(broker) as heard:
         await transport.tail(TOPIC, LANE, [])

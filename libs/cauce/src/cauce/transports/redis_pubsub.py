@@ -10,10 +10,12 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from cauce.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.errors import ConfigurationError, TransportUnavailableError

@@ -4,7 +4,7 @@ Our connections speak protocol 2. A proxy or a later default may answer in the o
 maps: nothing here depends on which.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 __all__ = ["Order", "entries_by_stream", "field_of", "is_id", "named", "order", "text", "texts"]
@@ -30,8 +30,8 @@ def is_id(entry_id: str) -> bool:
 
 def named(reply: Any) -> dict[str, Any]:
     """Names and values: a map, or a flat list of them."""
-    if isinstance(reply, Mapping):
-        return {text(name): value for name, value in cast("Mapping[Any, Any]", reply).items()}
+    if isinstance(reply, dict):
+        return {text(name): value for name, value in cast("dict[Any, Any]", reply).items()}
     flat = cast("Sequence[Any]", reply)
     return {text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
@@ -45,8 +45,8 @@ def entries_by_stream(reply: Any) -> Sequence[tuple[bytes, Sequence[Any]]]:
     """What XREAD and XREADGROUP give: for every stream its `[id, fields]`; empty when there was nothing in time."""
     if not reply:
         return ()
-    if isinstance(reply, Mapping):
-        return list(cast("Mapping[bytes, Sequence[Any]]", reply).items())
+    if isinstance(reply, dict):
+        return list(cast("dict[bytes, Sequence[Any]]", reply).items())
     return cast("Sequence[tuple[bytes, Sequence[Any]]]", reply)
 
 
@@ -55,8 +55,8 @@ def field_of(fields: Any, name: bytes) -> bytes | None:
     field."""
     if not fields:
         return None
-    if not isinstance(fields, Mapping):
-        flat = cast("Sequence[bytes]", fields)
+    if isinstance(fields, list):
+        flat = cast("list[bytes]", fields)
         if flat[0] == name:
             return flat[1]
     return cast("bytes", named(cast("Any", fields)).get(name.decode(), b""))
