@@ -8,7 +8,7 @@ four: it costs no attempt, and the delivery is tried again when the trouble is o
 import logging
 import os
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,8 +18,8 @@ from typing import Literal, Protocol
 from cauce.cloudevents import to_json
 from cauce.effects import AtMostOnce, EffectNotDoneError
 from cauce.envelope import Emission, Envelope
-from cauce.inbox import Position, decide
-from cauce.journal import Failure, Inbox, Waiting
+from cauce.inbox import decide
+from cauce.journal import Arrival, Failure, Inbox, Waiting
 from cauce.listeners import Listener
 from cauce.retry import Reject, RetryAfter
 from cauce.transaction import Transaction
@@ -77,7 +77,8 @@ class Applying:
         try:
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
-                done = await self._admit(inbox, consumer, envelope, channel)
+                (found,) = await inbox.arrive(consumer, [envelope])
+                done = await self._in_its_turn(inbox, consumer, envelope, channel, found)
                 if done is None:
                     await self.call(listener, emission, tx, 1, False, channel)
             return done or "handled"
@@ -85,6 +86,31 @@ class Applying:
             if self.rules.is_infrastructure(error):
                 raise
             return await self._failed_first(listener, envelope, channel, error)
+
+    async def together(
+        self, listener: Listener, deliveries: Sequence[tuple[Emission, str]]
+    ) -> Sequence[Outcome] | None:
+        """Deliveries of different keys, with their channels, in one transaction.
+
+        None if one of them failed: nothing is recorded then, and each is to be handled by itself. Raises only
+        infrastructure errors; then nothing is recorded either.
+        """
+        consumer = consumer_name(self.rules.name, listener)
+        outcomes: list[Outcome] = []
+        try:
+            async with self.rules.transaction() as tx:
+                inbox = self.rules.inbox(tx)
+                arrivals = await inbox.arrive(consumer, [emission.envelope for emission, _ in deliveries])
+                for (emission, channel), found in zip(deliveries, arrivals, strict=True):
+                    done = await self._in_its_turn(inbox, consumer, emission.envelope, channel, found)
+                    if done is None:
+                        await self.call(listener, emission, tx, 1, False)
+                    outcomes.append(done or "handled")
+        except Exception as error:
+            if self.rules.is_infrastructure(error):
+                raise
+            return None
+        return outcomes
 
     async def again(self, listener: Listener, emission: Emission, waiting: Waiting) -> Outcome:
         """A delivery from the waiting room, whose row is the token. Raises only infrastructure errors."""
@@ -120,15 +146,16 @@ class Applying:
             if known:
                 if not await inbox.holds(delivery.position):
                     return "duplicate"
-                state = await inbox.begin_effect_again(*of)
                 replayed = await inbox.exhume(delivery)
             else:
-                state = await inbox.begin_effect(*of)
-                if state == "done":
+                (found,) = await inbox.arrive(delivery.consumer, [envelope])
+                if found.known and not await inbox.is_in_doubt(*of):
                     return "duplicate"
-                if state == "first" and (done := await self._in_its_turn(inbox, delivery, envelope)) is not None:
-                    await inbox.end_effect(*of)
-                    return done
+                if not found.known:
+                    done = await self._in_its_turn(inbox, delivery.consumer, envelope, delivery.channel, found)
+                    if done is not None:
+                        return done
+            state = await inbox.begin_effect(*of)
             if state == "in_doubt" and at_most_once:
                 await inbox.end_effect(*of)
                 why = "a process died while this effect was under way; it may have happened"
@@ -187,39 +214,33 @@ class Applying:
             await inbox.release_next(waiting)
         return True
 
-    async def _admit(self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str) -> Outcome | None:
-        """None: run the listener. Otherwise what the delivery is without running it."""
-        if not await inbox.first_time(consumer, envelope.source, envelope.id):
-            return "duplicate"
-        return await self._in_its_turn(inbox, _of(consumer, envelope, channel), envelope)
-
-    async def _in_its_turn(self, inbox: Inbox, waiting: Waiting, envelope: Envelope) -> Outcome | None:
+    async def _in_its_turn(
+        self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str, found: Arrival
+    ) -> Outcome | None:
         """None if it is this event's turn among those of its key; otherwise what became of it."""
-        consumer = waiting.consumer
-        key, seq, incarnation = envelope.key, envelope.key_seq, envelope.incarnation
-        if key is None or seq is None or incarnation is None:
-            return None
-        position = await inbox.position(consumer, envelope.source, key)
         decision = decide(
-            id_known=False,
-            key_seq=seq,
-            incarnation=incarnation,
-            position=position,
+            id_known=found.known,
+            key_seq=envelope.key_seq,
+            incarnation=envelope.incarnation,
+            position=found.position,
             age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
             retention_s=self.retention_s,
         )
         if decision.do == "dead_letter":
-            why = f"sequence {seq} of key {key!r} came after {position.last_seq if position else '?'}"
+            last = found.position.last_seq if found.position else "?"
+            why = f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"
+            waiting = _of(consumer, envelope, channel)
             await inbox.bury(waiting, envelope.name, self._failure("late", why, None, 0), id=self.new_id())
             log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
             return "dead"
         if decision.do == "acknowledge":
             return "duplicate"
         if decision.why == "new_incarnation":
-            log.warning("%s: %s began anew (another incarnation); key %r starts again", consumer, envelope.source, key)
-        await inbox.advance(consumer, envelope.source, key, Position(seq, incarnation))
-        if await inbox.is_parked(consumer, envelope.source, key):
-            await inbox.wait(waiting, delay_s=None, error=None)
+            log.warning(
+                "%s: %s began anew (another incarnation); key %r starts again", consumer, envelope.source, envelope.key
+            )
+        if found.parked:
+            await inbox.wait(_of(consumer, envelope, channel), delay_s=None, error=None)
             return "waiting"
         return None
 
@@ -227,7 +248,8 @@ class Applying:
         consumer = consumer_name(self.rules.name, listener)
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            done = await self._admit(inbox, consumer, envelope, channel)
+            (found,) = await inbox.arrive(consumer, [envelope])
+            done = await self._in_its_turn(inbox, consumer, envelope, channel, found)
             if done is not None:
                 return done
             return await self._record(

@@ -87,30 +87,41 @@ class Dead:
     worker: str
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What was known when an event arrived for a listener."""
+
+    known: bool
+    position: Position | None = None
+    """The last event of its key that this listener had handled before."""
+    parked: bool = False
+    """Events of its key wait already, so it must wait behind them."""
+
+
 class Inbox(Protocol):
-    """The user's side for one listener and one delivery, on the listener's own transaction."""
+    """The user's side for one listener, on the listener's own transaction."""
+
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope]) -> Sequence[Arrival]:
+        """Remember events of different keys, each as the last one of its key unless a later one is; what was known.
+
+        A second copy of one waits here until the first one's outcome is known.
+        """
+        ...
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         """Remember the event; False if it was known. A second copy waits here until the first one's outcome is known."""
         ...
 
-    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt", "done"]:
-        """Remember that an effect is about to happen. `in_doubt`: one was begun before, and nobody knows how it ended."""
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        """Note that an effect is about to happen. `in_doubt`: one was begun before, and nobody knows how it ended."""
         ...
 
-    async def begin_effect_again(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
-        """The same for a delivery that has waited here, and is therefore known."""
+    async def is_in_doubt(self, consumer: str, source: str, event_id: str) -> bool:
+        """Whether an effect was begun, and nobody knows how it ended."""
         ...
 
     async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
         """It is known how the effect ended."""
-        ...
-
-    async def position(self, consumer: str, source: str, key: str) -> Position | None: ...
-    async def advance(self, consumer: str, source: str, key: str, position: Position) -> None: ...
-
-    async def is_parked(self, consumer: str, source: str, key: str) -> bool:
-        """Whether events of this key wait already, so that a later one must wait behind them."""
         ...
 
     async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:

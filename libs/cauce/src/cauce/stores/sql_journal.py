@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position
-from cauce.journal import Dead, Failure, OutboxRow, Outgoing, Waiting
+from cauce.journal import Arrival, Dead, Failure, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
@@ -20,6 +20,36 @@ __all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 _LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
 """A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
 _READ_ONLY = {"cauce_read_only": True}
+_MOVE = (
+    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
+    "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
+)
+_ARRIVE = f"""
+    WITH arrived AS (
+        SELECT * FROM unnest(
+            CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:seqs AS bigint[]),
+            CAST(:incarnations AS text[])
+        ) AS a (source, event_id, key, seq, incarnation)
+    ), first AS (
+        INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
+        SELECT :consumer, source, event_id, :NOW FROM arrived ORDER BY source, event_id
+        ON CONFLICT DO NOTHING RETURNING source, event_id
+    ), moved AS (
+        INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
+        SELECT :consumer, source, key, seq, incarnation FROM arrived JOIN first USING (source, event_id)
+        WHERE seq IS NOT NULL ORDER BY source, key
+        {_MOVE} RETURNING source, key
+    )
+    SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
+        p.last_seq, p.incarnation,
+        EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
+        AS parked
+    FROM arrived a
+    LEFT JOIN first USING (source, event_id)
+    LEFT JOIN moved USING (source, key)
+    LEFT JOIN cauce_position p ON p.consumer = :consumer AND p.source = a.source AND p.key = a.key
+""".replace(":consumer", "CAST(:consumer AS text)")
+"""One trip for a whole batch. Rows are locked in one order, so that two processes never wait crosswise."""
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
@@ -102,6 +132,51 @@ class SqlInbox:
         bind = session.get_bind()
         self._dialect = Dialect(bind.dialect.name)
 
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope]) -> Sequence[Arrival]:
+        if not self._dialect.postgres:
+            return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
+        rows = await self._run(
+            _ARRIVE,
+            consumer=consumer,
+            sources=[one.source for one in envelopes],
+            ids=[one.id for one in envelopes],
+            keys=[one.key for one in envelopes],
+            seqs=[_sequence(one) for one in envelopes],
+            incarnations=[one.incarnation for one in envelopes],
+        )
+        found = {(row.source, row.event_id): row for row in rows}
+        return [await self._arrival(consumer, one, found[one.source, one.id]) for one in envelopes]
+
+    async def _arrival(self, consumer: str, envelope: Envelope, row: Any) -> Arrival:
+        if not row.first:
+            return Arrival(known=True)
+        position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
+        if _sequence(envelope) is not None and not row.moved:
+            # The statement saw the position as it was when it began; if it waited for somebody, that may be old.
+            position = await self._position(consumer, envelope.source, envelope.key)
+        return Arrival(known=False, position=position, parked=row.parked)
+
+    async def _arrive_alone(self, consumer: str, envelope: Envelope) -> Arrival:
+        if not await self.first_time(consumer, envelope.source, envelope.id):
+            return Arrival(known=True)
+        if envelope.key is None:
+            return Arrival(known=False)
+        place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
+        position = await self._position(**place)
+        if _sequence(envelope) is not None:
+            await self._run(
+                "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
+                f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
+                **place,
+                seq=envelope.key_seq,
+                incarnation=envelope.incarnation,
+            )
+        parked = await self._run(
+            "SELECT EXISTS (SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+            **place,
+        )
+        return Arrival(known=False, position=position, parked=bool(parked.scalar_one()))
+
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         done = await self._run(
             "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) "
@@ -112,35 +187,23 @@ class SqlInbox:
         )
         return done.rowcount == 1
 
-    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt", "done"]:
-        done = await self._run(
-            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at, state) "
-            "VALUES (:consumer, :source, :event_id, :NOW, 'sending') ON CONFLICT DO NOTHING",
-            consumer=consumer,
-            source=source,
-            event_id=event_id,
-        )
-        if done.rowcount == 1:
-            return "first"
-        return "in_doubt" if await self._state(consumer, source, event_id) == "sending" else "done"
-
-    async def begin_effect_again(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
-        if await self._state(consumer, source, event_id) == "sending":
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        if await self.is_in_doubt(consumer, source, event_id):
             return "in_doubt"
         await self._set_state(consumer, source, event_id, "sending")
         return "first"
 
-    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
-        await self._set_state(consumer, source, event_id, None)
-
-    async def _state(self, consumer: str, source: str, event_id: str) -> str | None:
+    async def is_in_doubt(self, consumer: str, source: str, event_id: str) -> bool:
         found = await self._run(
             "SELECT state FROM cauce_inbox WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
             consumer=consumer,
             source=source,
             event_id=event_id,
         )
-        return found.scalar_one_or_none()
+        return found.scalar_one_or_none() == "sending"
+
+    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
+        await self._set_state(consumer, source, event_id, None)
 
     async def _set_state(self, consumer: str, source: str, event_id: str, state: str | None) -> None:
         await self._run(
@@ -153,7 +216,7 @@ class SqlInbox:
             state=state,
         )
 
-    async def position(self, consumer: str, source: str, key: str) -> Position | None:
+    async def _position(self, consumer: str, source: str, key: str | None) -> Position | None:
         row = (
             await self._run(
                 "SELECT last_seq, incarnation FROM cauce_position "
@@ -164,29 +227,6 @@ class SqlInbox:
             )
         ).one_or_none()
         return None if row is None else Position(int(row.last_seq), str(row.incarnation))
-
-    async def advance(self, consumer: str, source: str, key: str, position: Position) -> None:
-        await self._run(
-            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
-            "VALUES (:consumer, :source, :key, :seq, :incarnation) "
-            "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = :seq, incarnation = :incarnation",
-            consumer=consumer,
-            source=source,
-            key=key,
-            seq=position.last_seq,
-            incarnation=position.incarnation,
-        )
-
-    async def is_parked(self, consumer: str, source: str, key: str) -> bool:
-        row = (
-            await self._run(
-                "SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key LIMIT 1",
-                consumer=consumer,
-                source=source,
-                key=key,
-            )
-        ).one_or_none()
-        return row is not None
 
     async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
         await self._run(
@@ -614,6 +654,11 @@ class SqlJournal:
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)
+
+
+def _sequence(envelope: Envelope) -> int | None:
+    """Its number among those of its key; None if it has none that could be compared."""
+    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:
