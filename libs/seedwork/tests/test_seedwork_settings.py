@@ -31,7 +31,7 @@ def test_without_any_setting_the_article_s_defaults_hold() -> None:
     assert settings.broker_url == "redis://localhost:6379"
     assert settings.events_transport == "redis-pubsub"
     assert (settings.log_format, settings.log_level) == ("console", "INFO")
-    assert isinstance(transport_from(settings, NEST_NAMES), RedisStreams)
+    assert isinstance(transport_from(settings, NEST_NAMES), RedisPubSub)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_address_is_made_of_the_article_s_three_or_given_whole(environment: 
     assert loaded(**environment).broker_url == url
 
 
-def test_the_article_s_transport_can_be_chosen() -> None:
-    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="redis-pubsub"), NEST_NAMES), RedisPubSub)
+def test_the_durable_transport_can_be_chosen() -> None:
+    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="redis-streams"), NEST_NAMES), RedisStreams)
 
 
 def test_memory_is_a_transport_too() -> None:
@@ -72,7 +72,7 @@ def test_a_misspelt_transport_is_answered_with_the_nearest() -> None:
 
 def test_a_bridge_to_nestjs_is_there_only_when_it_is_asked_for() -> None:
     assert bridge_from(loaded(), NEST_NAMES) is None
-    assert bridge_from(loaded(NEST_BRIDGE="on"), NEST_NAMES) is not None
+    assert bridge_from(loaded(NEST_BRIDGE="on", EVENTS_TRANSPORT="redis-streams"), NEST_NAMES) is not None
 
 
 @pytest.mark.parametrize("transport", ["redis-pubsub", "memory"])
