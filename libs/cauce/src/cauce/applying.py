@@ -104,7 +104,7 @@ class Applying:
                 for (emission, channel), found in zip(deliveries, arrivals, strict=True):
                     done = await self._in_its_turn(inbox, consumer, emission.envelope, channel, found)
                     if done is None:
-                        await self.call(listener, emission, tx, 1, False)
+                        await self.call(listener, emission, tx, 1, False, channel)
                     outcomes.append(done or "handled")
         except Exception as error:
             if self.rules.is_infrastructure(error):

@@ -6,9 +6,9 @@ are its own; two processes of one service share the lanes out and never handle t
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from random import random
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ __all__ = ["DurableDelivery"]
 
 log = logging.getLogger("cauce.durable")
 
+T = TypeVar("T")
+
 _AT_ONCE = 8
 _BOUND = 512
 _POLL_FIRST_S = 0.05
@@ -49,6 +51,10 @@ class _Job:
         self.listeners = listeners
         self.delivery = delivery
         self.waiting = waiting
+
+    @property
+    def channel(self) -> str:
+        return self.delivery.channel if self.delivery is not None else ""
 
 
 class DurableDelivery:
@@ -93,7 +99,7 @@ class DurableDelivery:
         self._local = status("database") if transport is None else None
         self._count = count
         self._handled = handled
-        self._work: PerKey[_Job] = PerKey(self._settle, at_once=_AT_ONCE, bound=_BOUND)
+        self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._unreadable: set[int] = set()
         self._lanes_in_work: dict[Lane, int] = {}
@@ -219,14 +225,43 @@ class DurableDelivery:
         # A read under way may still be given an entry: whoever owned the lane meanwhile would handle the next one first.
         return any(self._lanes_in_work.get(lane) or lane in self._lanes_being_read for lane in lanes)
 
-    async def _settle(self, job: _Job) -> None:
+    def _shares_with(self, job: _Job) -> Hashable | None:
+        """Deliveries with the same answer may share a transaction."""
+        first_time = job.delivery is not None and not job.delivery.redelivered
+        if first_time and job.listeners and all(one.registration.shared_transaction for one in job.listeners):
+            return type(job.emission.event)
+        return None
+
+    async def _settle(self, jobs: Sequence[_Job]) -> None:
+        """Jobs of different keys; more than one only if they may share transactions."""
+        unshared = {job: job.listeners for job in jobs}
+        if len(jobs) > 1:
+            try:
+                unshared = dict.fromkeys(jobs, await self._settle_together(jobs))
+            except Exception as error:  # each by itself finds out which one it is
+                log.error("%d deliveries could not be settled together: %s", len(jobs), error, exc_info=error)
+        for job, listeners in unshared.items():
+            await self._settle_alone(job, listeners)
+
+    async def _settle_together(self, jobs: Sequence[_Job]) -> Sequence[Listener]:
+        """Which of their listeners still have to be called, for each delivery by itself."""
+        refused: list[Listener] = []
+        deliveries = [(job.emission, job.channel) for job in jobs]
+        for listener in jobs[0].listeners:
+            outcomes = await self._persistently(listener, lambda one=listener: self._applying.together(one, deliveries))
+            if outcomes is None:
+                refused.append(listener)
+            for job, outcome in zip(jobs, outcomes or (), strict=False):
+                self._tell(outcome, job, listener)
+        return refused
+
+    async def _settle_alone(self, job: _Job, listeners: Sequence[Listener]) -> None:
+        """What is left to be done for one job; then it is acknowledged."""
         envelope = job.emission.envelope
         try:
-            for listener in job.listeners:
-                outcome = await self._persistently(job, listener)
-                self._count(outcome, 1)
-                if outcome == "handled":
-                    self._handled(job.emission, listener.name)
+            for listener in listeners:
+                outcome = await self._persistently(listener, lambda one=listener: self._apply(job, one))
+                self._tell(outcome, job, listener)
             if job.delivery is not None:
                 await job.delivery.ack()
         except Exception as error:  # the entry stays un-acknowledged, and comes again
@@ -240,15 +275,22 @@ class DurableDelivery:
                 self._taken.discard(job.waiting.position)
                 self._wake.set()
 
-    async def _persistently(self, job: _Job, listener: Listener) -> Outcome:
+    def _tell(self, outcome: Outcome, job: _Job, listener: Listener) -> None:
+        self._count(outcome, 1)
+        if outcome == "handled":
+            self._handled(job.emission, listener.name)
+
+    async def _apply(self, job: _Job, listener: Listener) -> Outcome:
+        if job.waiting is not None:
+            return await self._applying.again(listener, job.emission, job.waiting)
+        return await self._applying.first(listener, job.emission, job.channel)
+
+    async def _persistently(self, listener: Listener, apply: Callable[[], Awaitable[T]]) -> T:
         """Until the outcome is committed: trouble with the infrastructure costs time, never an attempt."""
         pause_s = 0.1
         while True:
             try:
-                if job.waiting is not None:
-                    return await self._applying.again(listener, job.emission, job.waiting)
-                channel = job.delivery.channel if job.delivery is not None else ""
-                return await self._applying.first(listener, job.emission, channel)
+                return await apply()
             except Exception as error:
                 if not self._applying.rules.is_infrastructure(error):
                     raise

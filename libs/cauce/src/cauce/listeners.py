@@ -43,6 +43,7 @@ class Registration:
     retry: Retry
     effect: Effect | None
     limit_s: float
+    shared_transaction: bool
 
 
 class _On(Generic[E]):
@@ -79,6 +80,7 @@ def on(
     retry: Retry | None = None,
     effect: Effect | None = None,
     limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[E]: ...
 @overload
 def on(
@@ -92,6 +94,7 @@ def on(
     retry: Retry | None = None,
     effect: Effect | None = None,
     limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[E]: ...
 def on(
     *targets: type[Event] | str,
@@ -102,6 +105,7 @@ def on(
     retry: Retry | None = None,
     effect: Effect | None = None,
     limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[Any]:
     """Hear these events: by class, by several classes, by exact name, or by pattern.
 
@@ -115,6 +119,11 @@ def on(
     `retry` says how often and when; `effect` is for a listener whose effect is outside the database (a mail, an HTTP
     call): it runs without a transaction, and says what is to happen when a process dies in the middle. `limit_s`
     bounds one call of a durable or integration listener; running longer is a failure like any other.
+
+    `shared_transaction=True` is for a listener of integration events that does nothing but change the session: up to
+    a hundred events of different keys may then share one transaction, which is several times faster. If one of them
+    fails, all are rolled back and handled again one by one; so a call may be repeated whose own work succeeded, and
+    what it did outside the session stays done. An event that is also heard by a listener without it is handled alone.
 
     `name` is the listener's stable identity (default: module and qualified name). A plain function must not block;
     one that does says `blocking=True` and runs in a thread, without a transaction.
@@ -138,6 +147,11 @@ def on(
         )
     if heard is DomainEvent and when != "durable" and (retry is not None or effect is not None):
         raise DefinitionError('@on(…, retry= or effect=): only what is written down is tried again; add when="durable"')
+    if shared_transaction and (heard is DomainEvent or effect is not None or blocking):
+        raise DefinitionError(
+            "@on(…, shared_transaction=True): only for integration events whose whole effect is in the session; a call "
+            "with an effect elsewhere, or in a thread, could not be undone when another one fails"
+        )
     registration = Registration(
         targets=targets,
         kind=heard,
@@ -147,6 +161,7 @@ def on(
         retry=retry or Retry(),
         effect=effect,
         limit_s=limit_s,
+        shared_transaction=shared_transaction,
     )
     return _On(registration)
 

@@ -2,26 +2,39 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["PerKey"]
 
 J = TypeVar("J")
 
+TOGETHER = 100
+
 
 class PerKey(Generic[J]):
     """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys side by side.
 
-    Holds `bound` jobs at most; whoever submits more waits. `work` must not raise.
+    Jobs of different keys that `group` gives the same name are worked on together, up to a hundred; one it gives None
+    is alone. Holds `bound` jobs at most; whoever submits more waits. `work` must not raise.
     """
 
-    def __init__(self, work: Callable[[J], Awaitable[None]], *, at_once: int, bound: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Sequence[J]], Awaitable[None]],
+        *,
+        group: Callable[[J], Hashable | None],
+        at_once: int,
+        bound: int,
+    ) -> None:
         self._work = work
+        self._group = group
         self._at_once = at_once
         self._room = asyncio.Semaphore(bound)
         self._queues: dict[Hashable, deque[J]] = {}
-        self._ready: asyncio.Queue[Hashable] = asyncio.Queue()
+        self._ready: asyncio.Queue[deque[Hashable]] = asyncio.Queue()
+        self._groups: dict[Hashable, deque[Hashable]] = {}
+        """Keys whose next job may be worked on together; each is in `_ready` while it is not empty."""
         self._unfinished = 0
 
     @property
@@ -38,7 +51,7 @@ class PerKey(Generic[J]):
         waiting = self._queues.get(key)
         if waiting is None:
             self._queues[key] = deque((job,))
-            self._ready.put_nowait(key)
+            self._offer(key)
         else:
             waiting.append(job)
 
@@ -48,17 +61,32 @@ class PerKey(Generic[J]):
             for _ in range(self._at_once):
                 tasks.create_task(self._worker())
 
+    def _offer(self, key: Hashable) -> None:
+        """The next job of this key may be worked on."""
+        group = self._group(self._queues[key][0])
+        keys = deque[Hashable]() if group is None else self._groups.setdefault(group, deque())
+        if not keys:
+            self._ready.put_nowait(keys)
+        keys.append(key)
+
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
-            waiting = self._queues[key]
+            offered = await self._ready.get()
+            keys = [offered.popleft() for _ in range(min(TOGETHER, len(offered)))]
+            if offered:
+                self._ready.put_nowait(offered)
             try:
-                await self._work(waiting[0])
+                await self._work([self._queues[key][0] for key in keys])
             finally:
-                waiting.popleft()
-                self._unfinished -= 1
-                self._room.release()
-                if waiting:
-                    self._ready.put_nowait(key)
-                else:
-                    del self._queues[key]
+                for key in keys:
+                    self._done(key)
+
+    def _done(self, key: Hashable) -> None:
+        waiting = self._queues[key]
+        waiting.popleft()
+        self._unfinished -= 1
+        self._room.release()
+        if waiting:
+            self._offer(key)
+        else:
+            del self._queues[key]
