@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
-from sqlalchemy import Connection, text
+from msgspec.structs import replace
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from cauce.cloudevents import outgoing as message_of
@@ -50,6 +51,11 @@ _ARRIVE = f"""
     LEFT JOIN cauce_position p ON p.consumer = :consumer AND p.source = a.source AND p.key = a.key
 """.replace(":consumer", "CAST(:consumer AS text)")
 """One trip for a whole batch. Rows are locked in one order, so that two processes never wait crosswise."""
+_COUNT = (
+    "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
+    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq "
+    "RETURNING seq, (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
+)
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
@@ -64,21 +70,12 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
     dialect = Dialect(connection.dialect.name)
     keys = sorted({(one.envelope.source, one.envelope.key) for one in outgoing if one.envelope.key is not None})
     heads: dict[tuple[str, str], int] = {}
+    incarnation = None
     for topic, key in keys:
         count = len({one.envelope.id for one in outgoing if (one.envelope.source, one.envelope.key) == (topic, key)})
-        last = connection.execute(
-            dialect.sql(
-                "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
-                "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + :count RETURNING seq"
-            ),
-            {"topic": topic, "key": key, "count": count},
-        ).scalar_one()
-        heads[topic, key] = int(last) - count
-    incarnation = None
-    if keys:
-        incarnation = str(
-            connection.execute(text("SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one()
-        )
+        head = connection.execute(dialect.sql(_COUNT), {"topic": topic, "key": key, "count": count}).one()
+        heads[topic, key] = int(head.seq) - count
+        incarnation = str(head.incarnation)
     sent: list[dict[str, Any]] = []
     here: list[dict[str, Any]] = []
     numbered: dict[str, int] = {}
@@ -88,7 +85,7 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
             if envelope.id not in numbered:
                 heads[envelope.source, envelope.key] += 1
                 numbered[envelope.id] = heads[envelope.source, envelope.key]
-            envelope = _numbered(envelope, numbered[envelope.id], incarnation)
+            envelope = replace(envelope, key_seq=numbered[envelope.id], incarnation=incarnation)
         row = {
             "event_id": envelope.id,
             "topic": envelope.source,
@@ -106,7 +103,7 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
                 "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
                 "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
             ),
-            sent,
+            sent if len(sent) > 1 else sent[0],
         )
     if here:
         connection.execute(
@@ -114,14 +111,8 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
                 "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at) "
                 "VALUES (:consumer, :topic, :event_id, :lane, :key, '', :message, :NOW, :NOW)"
             ),
-            here,
+            here if len(here) > 1 else here[0],
         )
-
-
-def _numbered(envelope: Any, key_seq: int, incarnation: str | None) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(envelope, key_seq=key_seq, incarnation=incarnation)
 
 
 class SqlInbox:
@@ -642,7 +633,7 @@ class SqlJournal:
     async def _writing(self) -> AsyncGenerator[AsyncConnection]:
         async with self._engine.begin() as connection:
             if self._dialect.postgres:
-                await connection.execute(text(_LIMITS))
+                await connection.execute(self._dialect.sql(_LIMITS))
             yield connection
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
