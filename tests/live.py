@@ -25,6 +25,7 @@ __all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
 
 T = TypeVar("T")
 
+SERVICES = ("accounts", "mailing", "music-discovery")
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = (
     "ACCOUNTS_PORT",
@@ -102,11 +103,15 @@ class LiveSystem:
 
     def topic(self, service: str) -> list[dict[str, Any]]:
         """What the durable topic of this service holds, oldest first, as CloudEvents."""
+        return [json.loads(entry) for entry in self.entries(service)]
+
+    def entries(self, service: str) -> list[bytes]:
+        """The same as it is on the broker."""
         keys = StreamKeys("cauce")
         with self.redis() as redis:
             streams = [redis.xrange(keys.stream(service, Lane(lane))) for lane in range(LANES)]
         entries = sorted((entry for stream in streams for entry in stream), key=lambda entry: _order(entry[0]))
-        return [json.loads(fields[FIELD]) for _, fields in entries]
+        return [fields[FIELD] for _, fields in entries]
 
     def pending(self, topic: str, group: str) -> int:
         """How many entries of a topic this group was given and has not acknowledged, or was not given yet."""
@@ -133,6 +138,21 @@ class LiveSystem:
         plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(plain) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def tables(self, service: str) -> dict[str, str]:
+        """Everything in a service's own database, as text, by table; bytes are read as the text they are."""
+        sqlite = self.system.environment[f"{service.upper().replace('-', '_')}_DATABASE_URL"].startswith("sqlite")
+        names = (
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+            if sqlite
+            else "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
+        return {
+            name: "\n".join(
+                " | ".join(_shown(value) for value in row) for row in self.rows(service, f'SELECT * FROM "{name}"')
+            )
+            for (name,) in self.rows(service, names)
+        }
 
     def lines(self, service: str) -> list[str]:
         return list(self.system.services[service].lines)
@@ -166,6 +186,10 @@ def _with_replicas(project: Project, names: Collection[str]) -> Project:
             database=None,  # the one of the first
         )
     return replace(project, services=services)
+
+
+def _shown(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def mailing(valkey: ValkeyServer, database_url: str) -> Start:
     def start(smtp_port: int, **given: str) -> Service:
         environ = {
             "CAUCE_ENV_FILE": "",
+            "EVENTS_TRANSPORT": "redis-streams",
             "REDIS_URL": valkey.url,
             "MAILING_DATABASE_URL": database_url,
             "SMTP_HOST": "127.0.0.1",
@@ -307,6 +308,7 @@ async def test_killed_while_a_mail_travels_it_does_afterwards_what_was_chosen(
 
     sink.on_data = never_answer
     environ = {
+        "EVENTS_TRANSPORT": "redis-streams",
         "REDIS_URL": valkey.url,
         "MAILING_DATABASE_URL": database_url,
         "SMTP_PORT": str(sink.port),
