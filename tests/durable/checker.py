@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 __all__ = ["Applied", "Final", "problems"]
 
@@ -58,7 +59,11 @@ def _lost_ghosts_doubles(final: Final) -> Iterator[str]:
     aside |= {(consumer, event_id) for consumer, event_id, _ in final.dead}
     for consumer in final.consumers:
         applied = Counter(row.event_id for row in final.ledger if row.consumer == consumer)
-        lost = [no for event_id, no in final.committed.items() if not applied[event_id] and (consumer, event_id) not in aside]
+        lost = [
+            no
+            for event_id, no in final.committed.items()
+            if not applied[event_id] and (consumer, event_id) not in aside
+        ]
         ghosts = [event_id for event_id in applied if event_id not in final.committed]
         doubles = [final.committed.get(event_id, 0) for event_id, times in applied.items() if times > 1]
         if lost:
@@ -76,7 +81,7 @@ def _order(final: Final) -> Iterator[str]:
         if row.key is not None and row.key_seq is not None:
             seen[row.consumer, row.key, row.incarnation or ""].append(row.key_seq)
     for (consumer, key, _), numbers in seen.items():
-        inverted = [pair for pair in zip(numbers, numbers[1:], strict=False) if pair[0] >= pair[1]]
+        inverted = [pair for pair in pairwise(numbers) if pair[0] >= pair[1]]
         if inverted:
             yield f"{consumer}: key {key} was applied out of order: {_some(inverted)}"
     stray = {row.consumer for row in final.ledger} - set(final.consumers)

@@ -55,9 +55,7 @@ def world(make_world: Callable[..., World], valkey: ValkeyServer, postgres: Scra
 
 
 @pytest.fixture
-def world_of_its_own(
-    make_world: Callable[..., World], own_valkey: ValkeyServer, postgres: ScratchDatabases
-) -> World:
+def world_of_its_own(make_world: Callable[..., World], own_valkey: ValkeyServer, postgres: ScratchDatabases) -> World:
     """With a Valkey to kill."""
     return make_world(broker=own_valkey.url, shop=postgres.database(), ledger=postgres.database())
 
@@ -69,4 +67,3 @@ def world_on_sqlite(make_world: Callable[..., World], valkey: ValkeyServer, tmp_
         shop=f"sqlite+aiosqlite:///{tmp_path}/shop.db",
         ledger=f"sqlite+aiosqlite:///{tmp_path}/ledger.db",
     )
-

@@ -140,7 +140,9 @@ class Running:
 class World:
     """The system. `shop` and `ledger` are database URLs; processes are started by `producer` and `consumer`."""
 
-    def __init__(self, nursery: Nursery, folder: Path, *, broker: str, shop: str, ledger: str, planted: str = "") -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, *, broker: str, shop: str, ledger: str, planted: str = ""
+    ) -> None:
         self.broker = broker
         self.shop = shop
         self.ledger = ledger
@@ -153,12 +155,19 @@ class World:
 
     # Processes
 
-    def producer(self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any) -> Running:
+    def producer(
+        self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any
+    ) -> Running:
         """A shop that writes the events of `plan` (a number: so many, over ten keys) and relays them."""
-        return self._start(Settings(role="producer", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault)
+        return self._start(
+            Settings(role="producer", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault
+        )
 
     def consumer(self, *, fault: str = "", **settings: Any) -> Running:
-        return self._start(Settings(role="consumer", database=settings.pop("database", self.ledger), redis=self.broker, **settings), fault)
+        return self._start(
+            Settings(role="consumer", database=settings.pop("database", self.ledger), redis=self.broker, **settings),
+            fault,
+        )
 
     def _start(self, settings: Settings, fault: str) -> Running:
         environment = {"HISTORY": str(self.history), "FAULT": fault, "PLANTED": self.planted}
@@ -227,12 +236,14 @@ class World:
                 for group in broker.xinfo_groups(stream):
                     pending += group["pending"]
                     last = group["last-delivered-id"]
-                    undelivered += len(broker.xrange(stream, min=b"(" + last, count=1000))
+                    undelivered += len(broker.xrange(stream, min=b"(" + last, count=1000) or ())
         return pending, undelivered
 
     def final(self, *, planted: Collection[int] = (), parked: Collection[int] = ()) -> Final:
         pending, undelivered = self.in_groups()
-        rows = query(self.ledger, "SELECT consumer, event_id, key, key_seq, incarnation, no FROM ledger ORDER BY position")
+        rows = query(
+            self.ledger, "SELECT consumer, event_id, key, key_seq, incarnation, no FROM ledger ORDER BY position"
+        )
         return Final(
             committed=self.committed(),
             ledger=[Applied(*row) for row in rows],

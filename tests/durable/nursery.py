@@ -20,16 +20,20 @@ __all__ = ["main"]
 _PR_SET_PDEATHSIG = 1
 
 
+def _nothing(_number: int, _frame: object) -> None:
+    """Only so that the signal wakes the loop."""
+
+
 def main(folder: Path) -> None:
     import program  # the imports that are not to be paid for every time
-    import psycopg  # noqa: F401
-    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
-    import sqlalchemy.dialects.sqlite.aiosqlite  # noqa: F401
+    import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import sqlalchemy.dialects.postgresql.psycopg  # pyright: ignore[reportUnusedImport]
+    import sqlalchemy.dialects.sqlite.aiosqlite  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     libc = ctypes.CDLL(None)
     awake, wake = os.pipe()
     os.set_blocking(wake, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _nothing)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     print(json.dumps({"pid": os.getpid()}), flush=True)
     buffered = b""

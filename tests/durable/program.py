@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -74,9 +74,7 @@ def main() -> int:
     service = _service(settings, engine)
     if settings.role == "consumer":
         asyncio.run(_prepare(engine))
-        return run(
-            service, health_port=settings.health_port or None, grace_s=settings.grace_s
-        )
+        return run(service, health_port=settings.health_port or None, grace_s=settings.grace_s)
     if settings.port:
         asyncio.run(_prepare(engine))
         return run(service, app=_door(service, settings), port=settings.port, grace_s=settings.grace_s)
@@ -95,7 +93,7 @@ def _service(settings: Settings, engine: AsyncEngine) -> Service:
         store=FaultyStore(engine),
         transport=FaultyStreams(settings.redis, prefix=settings.prefix),
         start=settings.start if consumes else None,
-        keep=Keep(**{name: value if name.endswith("_s") else int(value) for name, value in settings.keep.items()}),
+        keep=_keep(settings.keep),
         pace=Pace(lease_s=lease_s, beat_every_s=beat_s, verify_every_s=verify_s, prune_every_s=prune_s),
         drain_limit_s=settings.grace_s * 0.7,
     )
@@ -191,6 +189,11 @@ def _door(service: Service, settings: Settings) -> Any:
         await app(scope, receive, sent if scope["type"] == "http" else send)
 
     return struck
+
+
+def _keep(wanted: Mapping[str, float]) -> Keep:
+    values: dict[str, Any] = {name: value if name.endswith("_s") else int(value) for name, value in wanted.items()}
+    return Keep(**values)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ class Counted(IntegrationEvent, name="shop.counted", version=1, key="key", sourc
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS biz (no INTEGER PRIMARY KEY, event_id VARCHAR(128) NOT NULL, key VARCHAR(100))",
-    "CREATE TABLE IF NOT EXISTS ledger (position {serial}, consumer VARCHAR(100) NOT NULL, event_id VARCHAR(128) NOT NULL,"
-    " key VARCHAR(100), key_seq INTEGER, incarnation VARCHAR(100), no INTEGER NOT NULL, worker INTEGER NOT NULL, "
-    "attempt INTEGER NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS ledger (position {serial}, consumer VARCHAR(100) NOT NULL, event_id VARCHAR(128) NOT NULL,"
+        " key VARCHAR(100), key_seq INTEGER, incarnation VARCHAR(100), no INTEGER NOT NULL, worker INTEGER NOT NULL, "
+        "attempt INTEGER NOT NULL)"
+    ),
 )
 
 

@@ -57,8 +57,10 @@ def test_help_imports_nothing_heavy() -> None:
         ),
         (
             ["xyz"],
-            "cauce: unknown command 'xyz'. Commands: dev, run, config, status, outbox, dead, tail, topic, explain, "
-            "doctor, rewind, db. See: cauce --help\n",
+            (
+                "cauce: unknown command 'xyz'. Commands: dev, run, config, status, outbox, dead, tail, topic, explain, "
+                "doctor, rewind, db. See: cauce --help\n"
+            ),
         ),
         (
             ["--versoin"],

@@ -75,7 +75,8 @@ class Outbox:
     def _levels(self, session: Session) -> Levels[Envelope]:
         levels: Levels[Envelope] | None = session.info.get(self._key)
         if levels is None:
-            levels = session.info[self._key] = Levels()
+            levels = Levels[Envelope]()
+            session.info[self._key] = levels
             for savepoint in _open_savepoints(session):
                 levels.opened(savepoint)
             follow(session, levels)
