@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,6 +80,34 @@ async def test_a_server_without_persistence_is_killed_and_its_publisher_feeds_it
         server.kill()
 
     assert publisher.refed >= 300
+    assert first_occurrences(heard) == list(range(1, 1101))
+
+
+async def test_a_server_whose_data_were_restored_from_an_earlier_copy_is_fed_again(
+    own_broker: RedisUnderTest, tmp_path: Path
+) -> None:
+    """Entries are missing, and the group stands where it stood: repeats, and nothing lost."""
+    data = own_broker.server.folder / "data"
+    async with relaying(own_broker) as publisher, hearing(own_broker) as heard:
+        publisher.write(1, 300)
+        await heard.has(*range(1, 301))
+        await own_broker.stop()
+        shutil.copytree(data, tmp_path / "copy")
+        await own_broker.start()
+        publisher.write(301, 800)
+        await heard.has(*range(1, 801))
+        heard.open.clear()
+        publisher.write(801, 1000)
+        await until(lambda: publisher.is_empty, "all on the broker")
+        await own_broker.stop()
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "copy", data)
+        await own_broker.start()
+        heard.open.set()
+        publisher.write(1001, 1100)
+        await everything(heard, publisher, 1100)
+
+    assert publisher.refed >= 100
     assert first_occurrences(heard) == list(range(1, 1101))
 
 

@@ -1,22 +1,24 @@
 """Redis Streams under users with few rights, in both protocols, and what a look at the server says."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import trustme
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.testing.transport_contract import LANE, TOPIC, acknowledged, hearing, message, messages, publishing, until
 from cauce.transport import DurableTransport, Lane
-from cauce.transports.redis_connection import RedisServer
+from cauce.transports.redis_connection import RedisServer, RedisTroubleError
 from cauce.transports.redis_pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis_replies import entries_by_stream, field_of, is_id, named, order, texts
 from cauce.transports.redis_streams import RedisStreams
 from cauce.verdict import State
 from redis.asyncio.connection import Connection
-from redis_under_test import OtherServer, RedisUnderTest
+from redis_under_test import OtherServer, Proxy, RedisUnderTest
 
 # --- rights -----------------------------------------------------------------------------------------------------
 
@@ -263,6 +265,69 @@ async def test_redis_py_still_keeps_its_streams_where_we_take_them(broker: Redis
     commands = RedisCommands(RedisServer(broker.server.url, if_down="", answer_limit_s=1.0), answer_limit_s=1.0)
     assert await commands.ask(("ECHO", "a"), ("ECHO", "b")) == [b"a", b"b"]
     commands.close()
+
+
+async def test_a_connection_whose_question_was_cancelled_takes_no_more_and_answers_the_others(
+    broker: RedisUnderTest,
+) -> None:
+    commands = RedisCommands(RedisServer(broker.server.url, if_down="", answer_limit_s=2.0), answer_limit_s=2.0)
+    first = await commands.pipeline()
+    async with asyncio.TaskGroup() as tasks:
+        other = tasks.create_task(commands.ask(("BLPOP", "nothing", "0.3"), ("ECHO", "other")))
+        cancelled = tasks.create_task(commands.ask(("ECHO", "cancelled")))
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+    assert other.result() == [None, b"other"]
+    assert not first.usable
+    assert await commands.ask(("ECHO", "next")) == [b"next"]
+    assert (await commands.pipeline()).number == 2
+    commands.close()
+
+
+async def test_what_is_no_redis_is_told_from_one_that_is_down() -> None:
+    async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(chatter, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    commands = RedisCommands(
+        RedisServer(f"redis://127.0.0.1:{port}", if_down="", answer_limit_s=1.0), answer_limit_s=1.0
+    )
+    with pytest.raises(RedisTroubleError, match=r"not Redis|speak Redis"):
+        await commands.ask(("ECHO", "a"))
+    server.close()
+
+
+@pytest.mark.parametrize("how", ["tls", "unix socket"])
+async def test_other_ways_to_the_server_carry_events_too(servers_folder: Path, tmp_path: Path, how: str) -> None:
+    socket = tmp_path / "redis.sock"
+    server = OtherServer(servers_folder / f"ways-{how[:3]}", settings=[f"unixsocket {socket}"])
+    server.start()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    identity = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(identity)  # pyright: ignore[reportUnknownMemberType]  # half typed
+    plain = Proxy(server)
+    secure = await asyncio.start_server(plain.serve, "127.0.0.1", 0, ssl=identity)
+    port = secure.sockets[0].getsockname()[1]
+    url = {
+        "tls": f"rediss://:{server.password}@localhost:{port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}",
+        "unix socket": f"unix://:{server.password}@{socket}",
+    }[how]
+    transport = RedisStreams(url)
+    try:
+        async with hearing(transport) as heard:
+            for first in range(1, 1001, 250):
+                await transport.append(TOPIC, LANE, [message(first + one, body="x" * 2_000) for one in range(250)])
+            await heard.has(*range(1, 1001))
+        await transport.close()
+    finally:
+        plain.cut()
+        secure.close()
+        server.kill()
 
 
 async def test_many_questions_share_a_connection_and_each_gets_its_answers(broker: RedisUnderTest) -> None:
