@@ -1,14 +1,14 @@
 """What a delivery means to a listener that may have seen it before: the decision table. Sans-I/O.
 
-    arrives                                        means                        does
-    ─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
-    id known                                       duplicate                    acknowledge
-    no key                                         first time                   run
-    same incarnation, seq > last                   next (or a gap)              run, remember seq
-    same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
-      the inbox's retention
-    same incarnation, seq ≤ last, older            duplicate from long ago      acknowledge
-    another incarnation                            the producer began anew      run, position starts again
+arrives                                        means                        does
+─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
+id known                                       duplicate                    acknowledge
+no key                                         first time                   run
+same incarnation, seq > last                   next (or a gap)              run, remember seq
+same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
+  the inbox's retention
+same incarnation, seq ≤ last, older            duplicate from long ago      acknowledge
+another incarnation                            the producer began anew      run, position starts again
 """
 
 from dataclasses import dataclass

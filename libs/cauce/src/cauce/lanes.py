@@ -71,7 +71,9 @@ class LaneKeeper:
         share = -(-LANES // max(1, members))
         excess = len(self._owned) - share
         give_back = frozenset(sorted(self._owned)[-excess:]) if excess > 0 else frozenset[Lane]()
-        free = [row for row in rows if row.owner is None or not row.owner_alive or _forgotten(row, self.me, self._owned)]
+        free = [
+            row for row in rows if row.owner is None or not row.owner_alive or _forgotten(row, self.me, self._owned)
+        ]
         room = max(0, share - len(self._owned))
         ends = [row.lease_left_s for row in rows if row.owner not in (None, self.me) and row.owner_alive]
         return Beat(

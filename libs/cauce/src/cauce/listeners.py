@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MethodType, ModuleType, UnionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
+from cauce.effects import Effect
 from cauce.errors import DefinitionError
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
-from cauce.effects import Effect
 from cauce.names import is_pattern
 from cauce.retry import Retry
 

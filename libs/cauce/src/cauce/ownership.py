@@ -55,7 +55,7 @@ class Ownership:
             try:
                 async with asyncio.timeout(self._lease_s):
                     pause_s = await self._beat()
-            except Exception as error:  # noqa: BLE001  # the outage of the database is reported by readiness
+            except Exception as error:  # the outage of the database is reported by readiness
                 log.warning("the lanes could not be renewed: %s", type(error).__name__)
             await asyncio.sleep(pause_s)
 
