@@ -31,7 +31,7 @@ def masked_text(raw: bytes) -> str:
     except (ValueError, RecursionError):
         text = raw.decode("utf-8", errors="backslashreplace")
     # Not JSON, or JSON that was cut off: what looks like a name and a value is treated as one.
-    return re.sub(r"""((["']?)([\w-]+)\2\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s,}&]+)""", _hidden, text)
+    return re.sub(r"""((["']?)([\w-]+)\2\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s,}&{\["][^\s,}&]*)""", _hidden, text)
 
 
 def _hidden(found: re.Match[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.admin.database import looking, open_engine
+from cauce.admin.database import DatabaseUnavailableError, looking, open_engine
 from cauce.admin.dead_letters import (
     DeadLetter,
     Deed,
@@ -22,9 +22,10 @@ from cauce.admin.dead_letters import (
     select,
     short_ids,
 )
+from cauce.admin.figures import NoTablesError
 from cauce.admin.targets import Target
 from cauce.cli.options import targets_of
-from cauce.cli.running import DONE, NOT_DONE, WRONG
+from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
 from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
 from cauce.cli.when import age, stamp
 from cauce.errors import ConfigurationError, did_you_mean
@@ -194,16 +195,21 @@ async def _chosen(arguments: argparse.Namespace) -> Sequence[Chosen] | int:
         return await by_ids(targets, ids)
     found: list[Chosen] = []
     strangers: list[str] = []
-    for target in targets:
+
+    async def look(target: Target) -> None:
         async with looking(target) as connection:
             try:
                 letters = await select(connection, filters)
             except NoSuchListenerError as error:
                 strangers.append(f"{target.name}: {error}")
-                continue
+                return
             shown = await short_ids(connection)
-            found += [Chosen(target, letter, shown[letter.id]) for letter in reversed(letters)]
-    if strangers and len(strangers) == len(targets):
+            found.extend(Chosen(target, letter, shown[letter.id]) for letter in reversed(letters))
+
+    reached, code = await each(targets, look)
+    if not found and code != DONE:
+        return code
+    if strangers and len(strangers) == len(reached):
         complain("\n".join(strangers))
         return WRONG
     return found
@@ -215,19 +221,24 @@ async def by_ids(targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Chos
     for prefix in (one.lower() for one in ids):
         candidates: list[Chosen] = []
         past: list[str] = []
+        silent: list[str] = []
         for target in targets:
-            async with looking(target) as connection:
-                letters = await by_prefix(connection, prefix)
-                shown = await short_ids(connection) if letters else {}
-                candidates += [Chosen(target, letter, shown[letter.id]) for letter in letters]
-                past += [] if letters else await _history(connection, prefix)
-        if not candidates:
-            complain("\n".join(past) or f"No dead letter begins with {prefix!r}. To see them: cauce dead list")
-            return NOT_DONE
-        if len(candidates) > 1:
+            try:
+                async with looking(target) as connection:
+                    letters = await by_prefix(connection, prefix)
+                    shown = await short_ids(connection) if letters else {}
+                    candidates += [Chosen(target, letter, shown[letter.id]) for letter in letters]
+                    past += [] if letters else await _history(connection, prefix)
+            except (DatabaseUnavailableError, NoTablesError) as error:
+                silent.append(str(error))  # of no interest if another database knows the id
+        if len(candidates) == 1:
+            chosen[candidates[0].letter.id] = candidates[0]
+            continue
+        if candidates:
             complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
             return WRONG
-        chosen[candidates[0].letter.id] = candidates[0]
+        complain("\n".join([*silent, *past]) or f"No dead letter begins with {prefix!r}. To see them: cauce dead list")
+        return UNREACHABLE if silent else NOT_DONE
     return list(chosen.values())
 
 

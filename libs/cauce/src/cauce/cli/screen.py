@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cauce.one_line import one_line
+
 __all__ = [
     "Column",
     "bold",
@@ -34,8 +36,9 @@ class Column:
     align: Align = "left"
 
 
-def say(text: str = "") -> None:
-    print(text)
+def say(text: str = "", *, at_once: bool = False) -> None:
+    """Print it. Control characters from elsewhere are spelled out: an event cannot repaint the terminal."""
+    print(_harmless(text), flush=at_once)
 
 
 def say_json(value: Any) -> None:
@@ -48,7 +51,7 @@ def say_json(value: Any) -> None:
 def complain(text: str) -> None:
     """On standard error, after what was printed so far."""
     sys.stdout.flush()
-    print(text, file=sys.stderr)
+    print(_harmless(text), file=sys.stderr)
 
 
 def width() -> int:
@@ -136,6 +139,18 @@ def wrapped(text: str, room: int) -> list[str]:
 
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _harmless(text: str) -> str:
+    parts = _OWN_COLOURS.split(text)
+    # Every other part is one of our own colours.
+    return "".join(
+        part if number % 2 else "\n".join(one_line(line) for line in part.split("\n"))
+        for number, part in enumerate(parts)
+    )
+
+
+_OWN_COLOURS = re.compile("(\x1b\\[(?:0|1|2|31|32|33)m)")
 
 
 def _visible(text: str) -> int:

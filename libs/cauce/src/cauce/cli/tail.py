@@ -64,7 +64,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     from cauce.admin.targets import broker_of_project
     from cauce.admin.watching import watch
     from cauce.cli.running import DONE
-    from cauce.cli.screen import complain
+    from cauce.cli.screen import complain, say
     from cauce.cli.when import age
     from cauce.names import matches
 
@@ -90,7 +90,7 @@ async def _run(arguments: argparse.Namespace) -> int:
                 if names and not any(matches(pattern, name) for pattern in names):
                     continue
                 for line in [_as_json(seen)] if arguments.json else _lines(seen, full=arguments.full):
-                    print(line, flush=True)
+                    say(line, at_once=True)
                 shown += 1
                 if shown == limit:
                     break
@@ -125,9 +125,9 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
         yield f"{at}  {red('not an event')} in {seen.topic}, lane {seen.lane}: {seen.problem}"
         yield dim(_clipped(f"  {one_line(masked_text(seen.raw))}", width()))
         return
-    yield f"{at}  {bold(one_line(envelope.name))}"
+    yield f"{at}  {bold(envelope.name)}"
     key = f" · key {envelope.key}" if envelope.key is not None else ""
-    yield one_line(f"  {envelope.source} · {envelope.id}{key}")
+    yield f"  {envelope.source} · {envelope.id}{key}"
     payload = masked(seen.payload)
     if full:
         told = {"occurred": iso(envelope.occurred_on.timestamp()), "version": envelope.version, "lane": seen.lane}
