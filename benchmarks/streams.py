@@ -1,7 +1,6 @@
 """Events over Redis Streams: Cauce's transport beside raw redis-py and FastStream, as ratios.
 
-    make bench                                  # or, where the peers are installed:
-    python benchmarks/streams.py                # about three minutes
+    python benchmarks/streams.py                # about five minutes; FastStream is left out where it is not installed
     python benchmarks/streams.py --quick        # a tiny round of everything: does it run
 
 Starts its own Valkey (append-only file, synced every second). All ways take turns, round by round; a ratio is taken
@@ -260,7 +259,7 @@ async def consume(way: str, url: str, count: int) -> None:
 
 async def run(*, rounds: int, scale: float, only: str) -> None:
     if missing():
-        print(f"left out, not installed: {', '.join(missing())} (make bench installs them)")
+        print(f"left out, not installed: {', '.join(missing())}")
     with tempfile.TemporaryDirectory() as folder:
         server = ValkeyServer(Path(folder) / "valkey")
         server.start()
