@@ -134,11 +134,12 @@ class DurableDelivery:
     def unfinished(self) -> int:
         return self._work.unfinished
 
-    def committed(self) -> None:
-        """A transaction of this process published something durable."""
-        if self._relay is not None:
+    def committed(self, *, to_send: bool, waiting: bool) -> None:
+        """A transaction of this process wrote something for the broker, or for a durable listener here."""
+        if to_send and self._relay is not None:
             self._relay.wake()
-        self._wake.set()
+        if waiting:
+            self._wake.set()
 
     async def fetch(self) -> None:
         """Find work for our lanes, until cancelled: beat, relay, read the broker, look into the waiting room."""

@@ -444,7 +444,7 @@ class Service:
         async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
             new = await journal.adopt(envelope, known_to=known_to)
             if new and self._durable is not None:
-                self._durable.committed()
+                self._durable.committed(to_send=True, waiting=False)
             return new
 
         inward = Inward(
@@ -518,7 +518,7 @@ class Service:
         try:
             yield tx
         except BaseException:
-            await self._roll_back(tx)
+            await to_the_end(self._roll_back(tx))
             raise
         await to_the_end(self._commit(tx))
 
@@ -550,8 +550,10 @@ class Service:
             self._queue.accept(pending)
             return
         self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
-        if any(isinstance(item, Envelope) or item.durable for item in pending):
-            self._durable.committed()
+        self._durable.committed(
+            to_send=any(isinstance(item, Envelope) for item in pending),
+            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
+        )
 
     def _outgoing(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
         """What a transaction has to write down about its events."""

@@ -14,7 +14,10 @@ __all__ = ["Figured", "Journaled", "Outbound", "Store", "UnitOfWork"]
 
 
 class UnitOfWork(Protocol):
-    """One database transaction, begun by its first statement."""
+    """One database transaction, begun by its first statement.
+
+    Whoever ends it sees to it that `commit` and `rollback` are not cancelled halfway.
+    """
 
     @property
     def session(self) -> object:

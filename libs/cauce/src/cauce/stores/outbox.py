@@ -20,7 +20,7 @@ from cauce.errors import ConfigurationError, PublishError, did_you_mean
 from cauce.events import IntegrationEvent, check_fields, describe
 from cauce.journal import Outgoing
 from cauce.levels import Levels
-from cauce.stores.sessions import follow, write_before_commit
+from cauce.stores.sessions import follow
 
 __all__ = ["Outbox"]
 
@@ -79,8 +79,7 @@ class Outbox:
             session.info[self._key] = levels
             for savepoint in _open_savepoints(session):
                 levels.opened(savepoint)
-            follow(session, levels)
-            write_before_commit(session, levels, _outgoing)
+            follow(session, levels, _outgoing)
         return levels
 
 

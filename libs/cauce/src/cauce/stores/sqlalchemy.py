@@ -14,12 +14,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
 from cauce.store import Outbound
 from cauce.stores.schema import create_tables
-from cauce.stores.sessions import follow, joins_an_outer_transaction, write_before_commit
+from cauce.stores.sessions import FollowedSession, follow, joins_an_outer_transaction
 from cauce.stores.sql_journal import SqlInbox, SqlJournal
 
 if TYPE_CHECKING:
@@ -197,7 +196,9 @@ class SqlAlchemyStore:
         """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
         to 5 s more to let go of the connection."""
         self.engine = engine
-        self._sessions = sessions or async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = sessions or async_sessionmaker(
+            engine, expire_on_commit=False, sync_session_class=FollowedSession
+        )
         self._commit_limit_s = commit_limit_s
 
     @property
@@ -209,9 +210,8 @@ class SqlAlchemyStore:
         if read_only and isinstance(session.bind, AsyncEngine):
             session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
             session.sync_session.bind = session.bind.sync_engine
-        if outgoing is not None and not read_only:
-            write_before_commit(session.sync_session, levels, outgoing)
-        return _Work(session, levels, commit_limit_s=self._commit_limit_s)
+        follow(session.sync_session, levels, None if read_only else outgoing)
+        return _Work(session, commit_limit_s=self._commit_limit_s)
 
     async def prepare(self) -> None:
         await create_tables(self.engine)
@@ -255,13 +255,11 @@ class SqlAlchemyStore:
 
 
 class _Work:
-    def __init__(self, session: AsyncSession, levels: Levels[Any], *, commit_limit_s: float) -> None:
+    def __init__(self, session: AsyncSession, *, commit_limit_s: float) -> None:
         self._session = session
-        self._levels = levels
         self._commit_limit_s = commit_limit_s
         # Asked now: once its own transaction runs, a session of a connection looks the same either way.
         self._joined = joins_an_outer_transaction(session.sync_session)
-        follow(session.sync_session, levels)
 
     @property
     def session(self) -> AsyncSession:
@@ -277,19 +275,20 @@ class _Work:
 
     async def commit(self) -> None:
         try:
-            await to_the_end(self._commit())
+            await self._commit()
         finally:
-            await to_the_end(self._session.close())
+            await self._session.close()
 
     async def _commit(self) -> None:
         session = self._session
         if not session.in_transaction():
             return
-        try:
-            await session.flush()
-        except BaseException:
-            await session.rollback()
-            raise
+        if session.new or session.dirty or session.deleted:
+            try:
+                await session.flush()
+            except BaseException:
+                await session.rollback()
+                raise
         try:
             async with asyncio.timeout(self._commit_limit_s):
                 await session.commit()
@@ -303,7 +302,7 @@ class _Work:
 
     async def rollback(self) -> None:
         # Closing rolls back; a connection that broke is dropped by the pool.
-        await to_the_end(self._session.close())
+        await self._session.close()
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         return self._savepoint()
