@@ -5,6 +5,7 @@ mail that was cut off in between, `sending` is what remains, and nobody knows wh
 again is decided by who calls: the transport that delivers the event, and the setting MAIL_DELIVERY.
 """
 
+import asyncio
 import logging
 import re
 import unicodedata
@@ -139,8 +140,22 @@ class WelcomeMail:
         except MailNotSentError as error:
             await self.journal.failed(event_id, reason=error.reason, at=self.now())
             raise
-        await self.journal.sent(event_id, at=self.now())
+        await self._note(event_id)
         _log.info("Welcome mail sent to user %s (event %s)", event.id, event_id)
+
+    async def _note(self, event_id: str) -> None:
+        """The mail has left. While the database is away the note of it is tried again, and not the mail.
+
+        Without an end of its own: the caller limits how long a listener may take.
+        """
+        pause_s, at = 0.1, self.now()
+        while True:
+            try:
+                return await self.journal.sent(event_id, at=at)
+            except Exception as error:
+                _log.warning("The welcome mail of event %s left; its note waits (%s)", event_id, type(error).__name__)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)
 
     def _compose(self, event: UserCreated, message_id: MessageId) -> Mail:
         if has_control_characters(event.username):

@@ -5,6 +5,7 @@ a duplicate, waiting (a retry, or behind its key), or a dead letter. Trouble wit
 four: it costs no attempt, and the delivery is tried again when the trouble is over.
 """
 
+import asyncio
 import logging
 import os
 import traceback
@@ -30,6 +31,9 @@ __all__ = ["Applying", "Outcome", "Rules", "consumer_name"]
 log = logging.getLogger("cauce.applying")
 
 Outcome = Literal["handled", "duplicate", "waiting", "dead"]
+
+_WRITE_AGAIN_FIRST_S = 0.1
+_WRITE_AGAIN_CAP_S = 5.0
 
 INBOX_RETENTION_S = 7 * 24 * 3600.0
 
@@ -165,20 +169,37 @@ class Applying:
         except Exception as error:
             if self.rules.is_infrastructure(error):
                 raise  # costs no attempt; the next try finds the effect in doubt
-            async with self.rules.transaction() as tx:
-                inbox = self.rules.inbox(tx)
+            failure, tried = error, replace(delivery, attempts=attempt)
+
+            async def failed(inbox: Inbox) -> Outcome:
                 await inbox.end_effect(*of)
-                tried = replace(delivery, attempts=attempt)
-                if at_most_once and not isinstance(error, (EffectNotDoneError, Reject, RetryAfter)):
-                    return await self._leave_to_a_person(inbox, envelope, tried, *_told(error))
-                return await self._record(inbox, listener, envelope, tried, error)
-        async with self.rules.transaction() as tx:
-            inbox = self.rules.inbox(tx)
+                if at_most_once and not isinstance(failure, (EffectNotDoneError, Reject, RetryAfter)):
+                    return await self._leave_to_a_person(inbox, envelope, tried, *_told(failure))
+                return await self._record(inbox, listener, envelope, tried, failure)
+
+            return await self._write_down(failed)
+
+        async def happened(inbox: Inbox) -> Outcome:
             await inbox.end_effect(*of)
             if known:
                 await inbox.claim(delivery.position)
                 await inbox.release_next(delivery)
-        return "handled"
+            return "handled"
+
+        return await self._write_down(happened)
+
+    async def _write_down(self, outcome: Callable[[Inbox], Awaitable[Outcome]]) -> Outcome:
+        """What an effect came to. It is over, so while the database is away the writing is repeated, and not the effect."""
+        pause_s = _WRITE_AGAIN_FIRST_S
+        while True:
+            try:
+                async with self.rules.transaction() as tx:
+                    return await outcome(self.rules.inbox(tx))
+            except Exception as error:
+                if not self.rules.is_infrastructure(error):
+                    raise
+            await asyncio.sleep(pause_s * (0.8 + 0.4 * self.random()))
+            pause_s = min(_WRITE_AGAIN_CAP_S, pause_s * 2)
 
     async def _leave_to_a_person(
         self, inbox: Inbox, envelope: Envelope, delivery: Waiting, why: str, stack: str | None = None
