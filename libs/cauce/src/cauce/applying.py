@@ -36,6 +36,17 @@ _WRITE_AGAIN_FIRST_S = 0.1
 _WRITE_AGAIN_CAP_S = 5.0
 
 INBOX_RETENTION_S = 7 * 24 * 3600.0
+_IDLE_BEYOND_S = 5.0
+"""How much longer than a listener's own limit its transaction may do nothing before the database ends it."""
+
+
+class CrashLoopError(Reject):
+    """Whenever this event was handled, the process died."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(
+            f"the process died {times} times while this was handled, the last times with nothing beside it"
+        )
 
 
 def consumer_name(service: str, listener: Listener) -> str:
@@ -70,26 +81,26 @@ class Applying:
     random: Callable[[], float] = random
     retention_s: float = INBOX_RETENTION_S
 
-    async def first(self, listener: Listener, emission: Emission, channel: str) -> Outcome:
-        """A delivery from the broker. Raises only infrastructure errors; then nothing is recorded."""
+    async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
+        """A delivery from the broker; `repeated`: not its first. Raises only infrastructure errors; then nothing is
+        recorded."""
         if listener.registration.effect is not None:
-            return await self._effect(
-                listener, emission, _of(consumer_name(self.rules.name, listener), emission.envelope, channel)
-            )
+            delivery = _of(consumer_name(self.rules.name, listener), emission.envelope, channel)
+            return await self._effect(listener, emission, delivery, repeated=repeated)
         envelope = emission.envelope
         consumer = consumer_name(self.rules.name, listener)
         try:
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
-                (found,) = await inbox.arrive(consumer, [envelope])
-                done = await self._in_its_turn(inbox, consumer, envelope, channel, found)
+                (found,) = await inbox.arrive(consumer, [envelope], idle_s=_idle_s(listener))
+                done = await self._in_its_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
                 if done is None:
                     await self.call(listener, emission, tx, 1, False, channel)
             return done or "handled"
         except Exception as error:
             if self.rules.is_infrastructure(error):
                 raise
-            return await self._failed_first(listener, envelope, channel, error)
+            return await self._failed_first(listener, envelope, channel, error, repeated=repeated)
 
     async def together(
         self, listener: Listener, deliveries: Sequence[tuple[Emission, str]]
@@ -104,7 +115,9 @@ class Applying:
         try:
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
-                arrivals = await inbox.arrive(consumer, [emission.envelope for emission, _ in deliveries])
+                arrivals = await inbox.arrive(
+                    consumer, [emission.envelope for emission, _ in deliveries], idle_s=_idle_s(listener)
+                )
                 for (emission, channel), found in zip(deliveries, arrivals, strict=True):
                     done = await self._in_its_turn(inbox, consumer, emission.envelope, channel, found)
                     if done is None:
@@ -124,7 +137,7 @@ class Applying:
         try:
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
-                if not await inbox.claim(waiting.position):
+                if not await inbox.claim(waiting.position, idle_s=_idle_s(listener)):
                     return "duplicate"
                 replayed = await inbox.exhume(waiting)
                 await inbox.release_next(waiting)
@@ -138,7 +151,35 @@ class Applying:
                 raise
             return await self._failed_again(listener, emission.envelope, replace(waiting, attempts=attempt), error)
 
-    async def _effect(self, listener: Listener, emission: Emission, delivery: Waiting) -> Outcome:
+    async def mark_started(self, listener: Listener, envelope: Envelope) -> int:
+        """Remember, committed, that handling begins; how often it was begun without an outcome, this time too."""
+        async with self.rules.transaction() as tx:
+            consumer = consumer_name(self.rules.name, listener)
+            return await self.rules.inbox(tx).mark_started(consumer, envelope.source, envelope.id)
+
+    async def unmark_started(self, listener: Listener, envelope: Envelope) -> None:
+        async with self.rules.transaction() as tx:
+            consumer = consumer_name(self.rules.name, listener)
+            await self.rules.inbox(tx).unmark_started(consumer, envelope.source, envelope.id)
+
+    async def crash_loop(
+        self, listener: Listener, envelope: Envelope, waiting: Waiting | None, channel: str, times: int
+    ) -> Outcome:
+        """It killed the process too often: a dead letter, without running it again."""
+        error = CrashLoopError(times)
+        if listener.registration.effect is not None:
+            delivery = waiting or _of(consumer_name(self.rules.name, listener), envelope, channel)
+            async with self.rules.transaction() as tx:
+                inbox = self.rules.inbox(tx)
+                await inbox.end_effect(delivery.consumer, delivery.source, delivery.event_id)
+                return await self._record(inbox, listener, envelope, replace(delivery, attempts=times), error)
+        if waiting is not None:
+            return await self._failed_again(listener, envelope, replace(waiting, attempts=waiting.attempts + 1), error)
+        return await self._failed_first(listener, envelope, channel, error, attempts=times)
+
+    async def _effect(
+        self, listener: Listener, emission: Emission, delivery: Waiting, *, repeated: bool = False
+    ) -> Outcome:
         """An effect outside the database: remembered before, done without a transaction, settled after."""
         envelope, attempt = emission.envelope, delivery.attempts + 1
         of = (delivery.consumer, delivery.source, delivery.event_id)
@@ -152,11 +193,12 @@ class Applying:
                     return "duplicate"
                 replayed = await inbox.exhume(delivery)
             else:
-                (found,) = await inbox.arrive(delivery.consumer, [envelope])
+                (found,) = await inbox.arrive(delivery.consumer, [envelope], idle_s=_idle_s(listener))
                 if found.known and not await inbox.is_in_doubt(*of):
                     return "duplicate"
                 if not found.known:
-                    done = await self._in_its_turn(inbox, delivery.consumer, envelope, delivery.channel, found)
+                    consumer, channel = delivery.consumer, delivery.channel
+                    done = await self._in_its_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
                     if done is not None:
                         return done
             state = await inbox.begin_effect(*of)
@@ -182,7 +224,7 @@ class Applying:
         async def happened(inbox: Inbox) -> Outcome:
             await inbox.end_effect(*of)
             if known:
-                await inbox.claim(delivery.position)
+                await inbox.claim(delivery.position, idle_s=_IDLE_BEYOND_S)
                 await inbox.release_next(delivery)
             return "handled"
 
@@ -236,7 +278,14 @@ class Applying:
         return True
 
     async def _in_its_turn(
-        self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str, found: Arrival
+        self,
+        inbox: Inbox,
+        consumer: str,
+        envelope: Envelope,
+        channel: str,
+        found: Arrival,
+        *,
+        repeated: bool = False,
     ) -> Outcome | None:
         """None if it is this event's turn among those of its key; otherwise what became of it."""
         decision = decide(
@@ -246,12 +295,16 @@ class Applying:
             position=found.position,
             age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
             retention_s=self.retention_s,
+            repeated=repeated,
         )
         if decision.do == "dead_letter":
             last = found.position.last_seq if found.position else "?"
-            why = f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"
+            reason, why = "late", f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"
+            if decision.why == "too_old":
+                reason = "too old to dedupe"
+                why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
             waiting = _of(consumer, envelope, channel)
-            await inbox.bury(waiting, envelope.name, self._failure("late", why, None, 0), id=self.new_id())
+            await inbox.bury(waiting, envelope.name, self._failure(reason, why, None, 0), id=self.new_id())
             log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
             return "dead"
         if decision.do == "acknowledge":
@@ -265,17 +318,25 @@ class Applying:
             return "waiting"
         return None
 
-    async def _failed_first(self, listener: Listener, envelope: Envelope, channel: str, error: Exception) -> Outcome:
+    async def _failed_first(
+        self,
+        listener: Listener,
+        envelope: Envelope,
+        channel: str,
+        error: Exception,
+        *,
+        repeated: bool = False,
+        attempts: int = 1,
+    ) -> Outcome:
         consumer = consumer_name(self.rules.name, listener)
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            (found,) = await inbox.arrive(consumer, [envelope])
-            done = await self._in_its_turn(inbox, consumer, envelope, channel, found)
+            (found,) = await inbox.arrive(consumer, [envelope], idle_s=_idle_s(listener))
+            done = await self._in_its_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
             if done is not None:
                 return done
-            return await self._record(
-                inbox, listener, envelope, replace(_of(consumer, envelope, channel), attempts=1), error
-            )
+            tried = replace(_of(consumer, envelope, channel), attempts=attempts)
+            return await self._record(inbox, listener, envelope, tried, error)
 
     async def _failed_again(
         self, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception
@@ -303,7 +364,9 @@ class Applying:
                 exc_info=error if waiting.attempts == 1 else None,
             )  # fmt: skip
             return "waiting"
-        reason = "rejected" if isinstance(error, Reject) else "exhausted"
+        reason = "exhausted"
+        if isinstance(error, Reject):
+            reason = "crash loop" if isinstance(error, CrashLoopError) else "rejected"
         await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts), id=self.new_id())
         if waiting.key is None:
             await inbox.forget(waiting)
@@ -318,6 +381,10 @@ class Applying:
 
     def _failure(self, reason: str, error: str, stack: str | None, attempts: int) -> Failure:
         return Failure(reason=reason, error=error, stack=stack, attempts=attempts, worker=self.worker)
+
+
+def _idle_s(listener: Listener) -> float:
+    return listener.registration.limit_s + _IDLE_BEYOND_S
 
 
 def _of(consumer: str, envelope: Envelope, channel: str) -> Waiting:

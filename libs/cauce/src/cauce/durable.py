@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from cauce.alone import SideBySide
 from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
 from cauce.consumer import decode
@@ -19,7 +20,7 @@ from cauce.envelope import Emission, Envelope
 from cauce.errors import DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.journal import Journal, Waiting
-from cauce.lanes import MemberId
+from cauce.lanes import Epoch, MemberId
 from cauce.listeners import Listener
 from cauce.ownership import Ownership
 from cauce.pace import Pace
@@ -39,18 +40,44 @@ _BOUND = 512
 _POLL_FIRST_S = 0.05
 _POLL_CAP_S = 1.0
 _INFRASTRUCTURE_CAP_S = 5.0
+_MARKS = 3
+"""How often a delivery may be begun alone without an outcome."""
+
+
+class _Reading:
+    """The status of the subscription; while it is down, no read is under way."""
+
+    def __init__(self, status: Status, ended: Callable[[], None]) -> None:
+        self._status = status
+        self._ended = ended
+
+    def up(self) -> None:
+        self._status.up()
+
+    def down(self, reason: str, *, retry_in_s: float) -> None:
+        self._ended()
+        self._status.down(reason, retry_in_s=retry_in_s)
 
 
 class _Job:
-    __slots__ = ("delivery", "emission", "listeners", "waiting")
+    __slots__ = ("delivery", "emission", "lane", "listeners", "suspect", "waiting")
 
     def __init__(
-        self, emission: Emission, listeners: Sequence[Listener], delivery: Delivery | None, waiting: Waiting | None
+        self,
+        emission: Emission,
+        listeners: Sequence[Listener],
+        delivery: Delivery | None,
+        waiting: Waiting | None,
+        *,
+        suspect: bool,
     ) -> None:
         self.emission = emission
         self.listeners = listeners
         self.delivery = delivery
         self.waiting = waiting
+        self.lane = lane_of(emission.envelope)
+        self.suspect = suspect
+        """Somebody may have died of it: it runs alone, and that it began is written down first."""
 
     @property
     def channel(self) -> str:
@@ -102,8 +129,11 @@ class DurableDelivery:
         self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._unreadable: set[int] = set()
+        self._apart = SideBySide()
         self._lanes_in_work: dict[Lane, int] = {}
         self._lanes_being_read: frozenset[Lane] = frozenset()
+        self._lanes_swept: dict[Lane, Epoch] = {}
+        """Lanes whose waiting deliveries have been looked at since we took them."""
         self._wake = asyncio.Event()
         self.ownership = Ownership(
             journal, MemberId(member), busy=self._busy, lease_s=pace.lease_s, beat_every_s=pace.beat_every_s
@@ -159,6 +189,10 @@ class DurableDelivery:
         """Do what was fetched, until cancelled."""
         await self._work.run()
 
+    def end(self) -> None:
+        """Begin nothing new; what has not begun is left to whoever takes the lanes next."""
+        self._work.end()
+
     async def leave(self) -> None:
         """Give the lanes back, so that others take them at once."""
         try:
@@ -171,7 +205,7 @@ class DurableDelivery:
         await transport.consume(
             self._subscription,
             self.deliver,
-            status,
+            _Reading(status, self._nothing_is_read),
             group=self._service,
             lanes=self._lanes_to_read,
             since=since,
@@ -196,6 +230,12 @@ class DurableDelivery:
         """Take an entry of the broker: to the listeners that hear it, or out of the way with its bytes kept."""
         self._count("received", 1)
         envelope = delivery.envelope
+        if delivery.lost:
+            # Nothing can be done here: the producer finds it missing when it verifies the lane, and sends it again.
+            self._count("loss_detected", 1)
+            log.error("%s: %s", delivery.channel, delivery.problem)
+            await delivery.ack()
+            return
         if envelope is None:
             await self._refuse_everywhere(delivery, None, delivery.problem or "not an event")
             return
@@ -209,14 +249,16 @@ class DurableDelivery:
         except DecodeError as error:
             await self._refuse_everywhere(delivery, envelope, f"{error.path}: {error.expectation}")
             return
-        job = _Job(emission, self._listeners.get(event_type, ()), delivery, None)
-        await self._submit(job)
+        suspect = delivery.redelivered and self.ownership.left_by_the_dead(lane_of(emission.envelope))
+        await self._submit(_Job(emission, self._listeners.get(event_type, ()), delivery, None, suspect=suspect))
 
     async def _submit(self, job: _Job) -> None:
         envelope = job.emission.envelope
-        lane = lane_of(envelope)
-        self._lanes_in_work[lane] = self._lanes_in_work.get(lane, 0) + 1
+        self._lanes_in_work[job.lane] = self._lanes_in_work.get(job.lane, 0) + 1
         await self._work.submit((envelope.source, envelope.key if envelope.key is not None else envelope.id), job)
+
+    def _nothing_is_read(self) -> None:
+        self._lanes_being_read = frozenset()
 
     def _lanes_to_read(self) -> Collection[Lane]:
         self._lanes_being_read = frozenset(self.ownership.lanes())
@@ -235,14 +277,17 @@ class DurableDelivery:
 
     async def _settle(self, jobs: Sequence[_Job]) -> None:
         """Jobs of different keys; more than one only if they may share transactions."""
+        ours = self.ownership.epochs()
         unshared = {job: job.listeners for job in jobs}
-        if len(jobs) > 1:
+        if len(jobs) > 1 and all(job.lane in ours for job in jobs):
             try:
-                unshared = dict.fromkeys(jobs, await self._settle_together(jobs))
+                async with self._apart.among_others():
+                    unshared = dict.fromkeys(jobs, await self._settle_together(jobs))
             except Exception as error:  # each by itself finds out which one it is
                 log.error("%d deliveries could not be settled together: %s", len(jobs), error, exc_info=error)
         for job, listeners in unshared.items():
-            await self._settle_alone(job, listeners)
+            async with self._apart.alone() if job.suspect else self._apart.among_others():
+                await self._settle_alone(job, listeners)
 
     async def _settle_together(self, jobs: Sequence[_Job]) -> Sequence[Listener]:
         """Which of their listeners still have to be called, for each delivery by itself."""
@@ -258,20 +303,24 @@ class DurableDelivery:
 
     async def _settle_alone(self, job: _Job, listeners: Sequence[Listener]) -> None:
         """What is left to be done for one job; then it is acknowledged."""
-        envelope = job.emission.envelope
+        envelope, delivery = job.emission.envelope, job.delivery
         try:
+            if job.lane not in self.ownership.epochs():
+                # While it waited here the lane went to somebody else, who has it too.
+                if delivery is not None:
+                    delivery.release()
+                return
             for listener in listeners:
-                outcome = await self._persistently(listener, lambda one=listener: self._apply(job, one))
+                outcome = await (self._suspiciously if job.suspect else self._apply)(job, listener)
                 self._tell(outcome, job, listener)
-            if job.delivery is not None:
-                await job.delivery.ack()
+            if delivery is not None:
+                await delivery.ack()
         except Exception as error:  # the entry stays un-acknowledged, and comes again
             log.error("%s %s could not be settled: %s", envelope.name, envelope.id, error, exc_info=error)
-            if job.delivery is not None:
-                job.delivery.release()
+            if delivery is not None:
+                delivery.release()
         finally:
-            lane = lane_of(envelope)
-            self._lanes_in_work[lane] -= 1
+            self._lanes_in_work[job.lane] -= 1
             if job.waiting is not None:
                 self._taken.discard(job.waiting.position)
                 self._wake.set()
@@ -281,10 +330,27 @@ class DurableDelivery:
         if outcome == "handled":
             self._handled(job.emission, listener.name)
 
+    async def _suspiciously(self, job: _Job, listener: Listener) -> Outcome:
+        """Not run any more once it was begun too often and never ended."""
+        envelope, applying = job.emission.envelope, self._applying
+        marks = await self._persistently(listener, lambda: applying.mark_started(listener, envelope))
+        if marks > _MARKS:
+            outcome = await self._persistently(
+                listener, lambda: applying.crash_loop(listener, envelope, job.waiting, job.channel, marks)
+            )
+        else:
+            outcome = await self._apply(job, listener)
+        await self._persistently(listener, lambda: applying.unmark_started(listener, envelope))
+        return outcome
+
     async def _apply(self, job: _Job, listener: Listener) -> Outcome:
-        if job.waiting is not None:
-            return await self._applying.again(listener, job.emission, job.waiting)
-        return await self._applying.first(listener, job.emission, job.channel)
+        waiting, emission = job.waiting, job.emission
+        if waiting is not None:
+            return await self._persistently(listener, lambda: self._applying.again(listener, emission, waiting))
+        repeated = job.delivery is not None and job.delivery.redelivered
+        return await self._persistently(
+            listener, lambda: self._applying.first(listener, emission, job.channel, repeated=repeated)
+        )
 
     async def _persistently(self, listener: Listener, apply: Callable[[], Awaitable[T]]) -> T:
         """Until the outcome is committed: trouble with the infrastructure costs time, never an attempt."""
@@ -333,9 +399,12 @@ class DurableDelivery:
             worked = False
             try:
                 lanes = self.ownership.lanes()
+                new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
                 for waiting in await self._journal.due(list(lanes), limit=_BOUND):
                     if waiting.position not in self._taken:
-                        worked = await self._begin(waiting) or worked
+                        suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
+                        worked = await self._begin(waiting, suspect=suspect) or worked
+                self._lanes_swept = dict(lanes)
             except Exception as error:
                 log.warning("the waiting room could not be read: %s", type(error).__name__)
             pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
@@ -347,7 +416,7 @@ class DurableDelivery:
             finally:
                 self._wake.clear()
 
-    async def _begin(self, waiting: Waiting) -> bool:
+    async def _begin(self, waiting: Waiting, *, suspect: bool) -> bool:
         listener = self._by_name.get(waiting.consumer)
         if listener is None:
             return False  # another version of this service knows it; it waits
@@ -363,7 +432,7 @@ class DurableDelivery:
             await self._not_readable(waiting, name, error)
             return False
         self._taken.add(waiting.position)
-        await self._submit(_Job(emission, (listener,), None, waiting))
+        await self._submit(_Job(emission, (listener,), None, waiting, suspect=suspect))
         return True
 
     async def _not_readable(self, waiting: Waiting, name: str, error: DecodeError) -> None:

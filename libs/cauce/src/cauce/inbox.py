@@ -4,6 +4,8 @@ arrives                                        means                        does
 ─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
 id known                                       duplicate                    acknowledge
 no key                                         first time                   run
+no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
+  inbox's retention
 same incarnation, seq > last                   next (or a gap)              run, remember seq
 same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
   the inbox's retention
@@ -28,7 +30,7 @@ class Position:
 @dataclass(frozen=True, slots=True)
 class Decision:
     do: Literal["run", "acknowledge", "dead_letter"]
-    why: Literal["first", "next", "gap", "duplicate", "old_duplicate", "late", "new_incarnation"]
+    why: Literal["first", "next", "gap", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
     skipped: int = 0
     """For a gap: how many sequence numbers this listener has not seen (events it does not hear, or loss)."""
 
@@ -41,11 +43,15 @@ def decide(
     position: Position | None,
     age_s: float,
     retention_s: float,
+    repeated: bool = False,
 ) -> Decision:
-    """Apply the table. `age_s`: how old the event is; `retention_s`: how long the inbox remembers ids."""
+    """Apply the table. `age_s`: how old the event is; `retention_s`: how long the inbox remembers ids; `repeated`: it
+    was delivered to a process of this service before."""
     if id_known:
         return Decision("acknowledge", "duplicate")
-    if key_seq is None or incarnation is None or position is None:
+    if key_seq is None or incarnation is None:
+        return Decision("dead_letter", "too_old") if repeated and age_s >= retention_s else Decision("run", "first")
+    if position is None:
         return Decision("run", "first")
     if incarnation != position.incarnation:
         return Decision("run", "new_incarnation")

@@ -101,15 +101,25 @@ class Arrival:
 class Inbox(Protocol):
     """The user's side for one listener, on the listener's own transaction."""
 
-    async def arrive(self, consumer: str, envelopes: Sequence[Envelope]) -> Sequence[Arrival]:
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
         """Remember events of different keys, each as the last one of its key unless a later one is; what was known.
 
-        A second copy of one waits here until the first one's outcome is known.
+        A second copy of one waits here until the first one's outcome is known. Not for ever: after some seconds the
+        database says that the lock was not to be had. And a process that is frozen keeps it for `idle_s` of doing
+        nothing at most; then the database ends its transaction.
         """
         ...
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         """Remember the event; False if it was known. A second copy waits here until the first one's outcome is known."""
+        ...
+
+    async def mark_started(self, consumer: str, source: str, event_id: str) -> int:
+        """Remember that handling is about to begin; how often that was remembered without an outcome, this time too."""
+        ...
+
+    async def unmark_started(self, consumer: str, source: str, event_id: str) -> None:
+        """There is an outcome."""
         ...
 
     async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
@@ -128,8 +138,8 @@ class Inbox(Protocol):
         """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone)."""
         ...
 
-    async def claim(self, position: int) -> bool:
-        """Take a waiting delivery out, as the token of handling it; False if somebody else did."""
+    async def claim(self, position: int, *, idle_s: float) -> bool:
+        """Take a waiting delivery out, as the token of handling it; False if somebody else did. `idle_s`: see `arrive`."""
         ...
 
     async def holds(self, position: int) -> bool:

@@ -41,6 +41,8 @@ class Beat:
     take: Mapping[Lane, Epoch] = field(default_factory=dict[Lane, Epoch])
     give_back: frozenset[Lane] = frozenset()
     lost: frozenset[Lane] = frozenset()
+    orphans: frozenset[Lane] = frozenset()
+    """Lanes whose owner went without giving them back: what he was doing may be what he died of."""
     next_lease_ends_in_s: float | None = None
     """When the next lease of somebody else would end: the moment to look again, since he may not renew it."""
 
@@ -80,6 +82,7 @@ class LaneKeeper:
             take={row.lane: row.epoch for row in free[:room]},
             give_back=give_back,
             lost=lost,
+            orphans=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
             next_lease_ends_in_s=min(ends, default=None),
         )
 

@@ -39,6 +39,7 @@ class Ownership:
         self._beat_every_s = beat_every_s
         self._now = monotonic
         self._leaving: frozenset[Lane] = frozenset()
+        self._orphans: frozenset[Lane] = frozenset()
 
     def lanes(self) -> Mapping[Lane, Epoch]:
         """Lanes to begin new work on, with their epochs."""
@@ -47,6 +48,10 @@ class Ownership:
     def epochs(self) -> Mapping[Lane, Epoch]:
         """Lanes that are still ours, those being given back among them: for finishing what runs."""
         return self._keeper.owned(self._now())
+
+    def left_by_the_dead(self, lane: Lane) -> bool:
+        """Whether we have this lane from somebody who did not give it back."""
+        return lane in self._orphans
 
     async def run(self) -> None:
         """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
@@ -71,7 +76,9 @@ class Ownership:
         self._keeper.renewed(requested_at=asked)
         beat = self._keeper.beat(rows, members=members)
         if beat.take:
-            for lane, epoch in (await self._journal.take(self.me, beat.take)).items():
+            taken = await self._journal.take(self.me, beat.take)
+            self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
+            for lane, epoch in taken.items():
                 self._keeper.took(lane, epoch)
         self._leaving = beat.give_back
         done = [lane for lane in beat.give_back if not self._busy([lane])]

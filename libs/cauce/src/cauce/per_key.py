@@ -36,10 +36,17 @@ class PerKey(Generic[J]):
         self._groups: dict[Hashable, deque[Hashable]] = {}
         """Keys whose next job may be worked on together; each is in `_ready` while it is not empty."""
         self._unfinished = 0
+        self._running = 0
+        self._ending = False
 
     @property
     def unfinished(self) -> int:
-        return self._unfinished
+        """Jobs accepted and not done; once it is ending, only those that run."""
+        return self._running if self._ending else self._unfinished
+
+    def end(self) -> None:
+        """Begin no further job. What runs may finish; what has not begun is left."""
+        self._ending = True
 
     def busy(self, key: Hashable) -> bool:
         return key in self._queues
@@ -70,14 +77,16 @@ class PerKey(Generic[J]):
         keys.append(key)
 
     async def _worker(self) -> None:
-        while True:
+        while not self._ending:
             offered = await self._ready.get()
             keys = [offered.popleft() for _ in range(min(TOGETHER, len(offered)))]
             if offered:
                 self._ready.put_nowait(offered)
+            self._running += len(keys)
             try:
                 await self._work([self._queues[key][0] for key in keys])
             finally:
+                self._running -= len(keys)
                 for key in keys:
                     self._done(key)
 

@@ -480,10 +480,16 @@ class Service:
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()
+                if self._durable is not None:
+                    self._durable.end()
                 try:
                     await self.idle(limit_s=self._drain_limit_s)
                 except TimeoutError:
-                    log.error("%s: %d events were still being handled; they are lost", self.name, self.unfinished)
+                    durable = self._durable.unfinished if self._durable is not None else 0
+                    if volatile := self.unfinished - durable:
+                        log.error("%s: %d events were still being handled; they are lost", self.name, volatile)
+                    if durable:
+                        log.warning("%s: %d events were still being handled; they come again", self.name, durable)
                 for loop in loops:
                     loop.cancel()
             if self._durable is not None:
@@ -595,6 +601,16 @@ class Service:
         try:
             async with asyncio.timeout(listener.registration.limit_s):
                 await call_listener(listener, emission, self.dependencies, tx, **circumstances)
+        except (asyncio.CancelledError, SystemExit) as gone:
+            # Neither may end the worker that called it, unless it is the worker that is being ended.
+            if isinstance(gone, asyncio.CancelledError) and being_cancelled():
+                raise
+            did = (
+                "awaited something that was cancelled" if isinstance(gone, asyncio.CancelledError) else f"said {gone!r}"
+            )
+            error = CauceError(f"{listener.name} {did}")
+            self._tell("failed", emission, listener.name, error)
+            raise error from gone
         except Exception as error:
             self._tell("failed", emission, listener.name, error)
             raise

@@ -20,6 +20,12 @@ __all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 
 _LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
 """A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
+_LIMITED = (
+    "set_config('lock_timeout', '5s', true) IS NOT NULL "
+    "AND set_config('idle_in_transaction_session_timeout', :idle, true) IS NOT NULL"
+)
+"""For a listener's transaction, and only for it: its connection belongs to the user's pool. A process that is frozen in
+the middle of it must not keep the event from whoever takes the lane over. As conditions, they cost no trip."""
 _READ_ONLY = {"cauce_read_only": True}
 _MOVE = (
     "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
@@ -33,7 +39,7 @@ _ARRIVE = f"""
         ) AS a (source, event_id, key, seq, incarnation)
     ), first AS (
         INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
-        SELECT :consumer, source, event_id, :NOW FROM arrived ORDER BY source, event_id
+        SELECT :consumer, source, event_id, :NOW FROM arrived WHERE {_LIMITED} ORDER BY source, event_id
         ON CONFLICT DO NOTHING RETURNING source, event_id
     ), moved AS (
         INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
@@ -123,11 +129,12 @@ class SqlInbox:
         bind = session.get_bind()
         self._dialect = Dialect(bind.dialect.name)
 
-    async def arrive(self, consumer: str, envelopes: Sequence[Envelope]) -> Sequence[Arrival]:
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
         if not self._dialect.postgres:
             return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
         rows = await self._run(
             _ARRIVE,
+            idle=_milliseconds(idle_s),
             consumer=consumer,
             sources=[one.source for one in envelopes],
             ids=[one.id for one in envelopes],
@@ -178,6 +185,25 @@ class SqlInbox:
         )
         return done.rowcount == 1
 
+    async def mark_started(self, consumer: str, source: str, event_id: str) -> int:
+        done = await self._run(
+            "INSERT INTO cauce_started (consumer, source, event_id, marks, marked_at) "
+            "VALUES (:consumer, :source, :event_id, 1, :NOW) ON CONFLICT (consumer, source, event_id) "
+            "DO UPDATE SET marks = cauce_started.marks + 1, marked_at = :NOW RETURNING marks",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return int(done.scalar_one())
+
+    async def unmark_started(self, consumer: str, source: str, event_id: str) -> None:
+        await self._run(
+            "DELETE FROM cauce_started WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+
     async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
         if await self.is_in_doubt(consumer, source, event_id):
             return "in_doubt"
@@ -220,11 +246,18 @@ class SqlInbox:
         return None if row is None else Position(int(row.last_seq), str(row.incarnation))
 
     async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
+        due = "CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END"
+        if delay_s is None and error is None:
+            # Those before it may have gone since somebody saw them; then nobody would wake it.
+            due = (
+                "CASE WHEN EXISTS (SELECT 1 FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
+                "AND b.key = :key AND b.event_id <> :event_id) THEN NULL ELSE :NOW END"
+            )
         await self._run(
             (
                 "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
                 "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, "
-                ":message, :attempts, CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+                f":message, :attempts, {due}, "
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
@@ -234,7 +267,8 @@ class SqlInbox:
                 f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
             )
             .replace(":delay", "CAST(:delay AS double precision)")
-            .replace(":error", "CAST(:error AS text)"),
+            .replace(":error", "CAST(:error AS text)")
+            .replace(":event_id", "CAST(:event_id AS text)"),
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
@@ -247,8 +281,12 @@ class SqlInbox:
             error=error,
         )
 
-    async def claim(self, position: int) -> bool:
-        done = await self._run("DELETE FROM cauce_waiting WHERE position = :position", position=position)
+    async def claim(self, position: int, *, idle_s: float) -> bool:
+        statement = "DELETE FROM cauce_waiting WHERE position = :position"
+        if self._dialect.postgres:
+            done = await self._run(f"{statement} AND {_LIMITED}", position=position, idle=_milliseconds(idle_s))
+        else:
+            done = await self._run(statement, position=position)
         return done.rowcount == 1
 
     async def holds(self, position: int) -> bool:
@@ -258,6 +296,13 @@ class SqlInbox:
     async def release_next(self, delivery: Waiting) -> None:
         if delivery.key is None:
             return
+        # A process that lost the lane may still be putting an event behind this one, and does that under this lock.
+        await self._run(
+            "SELECT 1 FROM cauce_position WHERE consumer = :consumer AND source = :source AND key = :key FOR UPDATE",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            key=delivery.key,
+        )
         await self._run(
             "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
             "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
@@ -585,6 +630,7 @@ class SqlJournal:
                 age=older_than_s,
                 limit=limit,
             )
+            await self._run(connection, "DELETE FROM cauce_started WHERE marked_at < :NOW - :age", age=older_than_s)
             return int(done.rowcount)
 
     async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
@@ -650,6 +696,10 @@ class SqlJournal:
 def _sequence(envelope: Envelope) -> int | None:
     """Its number among those of its key; None if it has none that could be compared."""
     return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:

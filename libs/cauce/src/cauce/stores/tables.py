@@ -7,6 +7,7 @@ Times are seconds since the epoch by the database's own clock, the only clock th
     cauce_member      the running processes of this service, each with a lease
     cauce_lane        which process owns which lane, with a fencing epoch and the broker's memory of it
     cauce_inbox       what each listener has handled
+    cauce_started     deliveries that may have killed a process, while they are handled again
     cauce_position    the last event of every key each listener has handled
     cauce_waiting     deliveries that wait here: durable domain events, retries, parked keys
     cauce_dead_letter what was given up, with everything needed to try again
@@ -102,6 +103,16 @@ inbox = Table(
     Column("event_id", _Id, primary_key=True),
     Column("received_at", Float, nullable=False, index=True),
     Column("state", Text),
+)
+
+started = Table(
+    "cauce_started",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("event_id", _Id, primary_key=True),
+    Column("marks", Integer, nullable=False),
+    Column("marked_at", Float, nullable=False),
 )
 
 position = Table(
