@@ -250,7 +250,7 @@ class Applying:
         await inbox.forget(delivery)
         await inbox.release_next(delivery)
         failure = self._failure("uncertain", why, stack, delivery.attempts)
-        await inbox.bury(delivery, envelope.name, failure, id=self.new_id())
+        await inbox.bury(delivery, envelope.name, failure)
         log.error("dead: %s %s for %s: uncertain: %s", envelope.name, envelope.id, delivery.consumer, why)
         return "dead"
 
@@ -263,7 +263,7 @@ class Applying:
             if await inbox.first_time(consumer, source, event_id):
                 name = envelope.name if envelope else "?"
                 waiting = _waiting(consumer, source, event_id, envelope, channel, raw)
-                await inbox.bury(waiting, name, self._failure("undecodable", why, None, 1), id=self.new_id())
+                await inbox.bury(waiting, name, self._failure("undecodable", why, None, 1))
 
     async def refuse_replay(self, waiting: Waiting, name: str, why: str) -> bool:
         """A dead letter that is replayed and still does not fit its type: dead again. False if it is no replay."""
@@ -272,7 +272,7 @@ class Applying:
             if not await inbox.holds(waiting.position) or not await inbox.exhume(waiting):
                 return False
             failure = self._failure("undecodable", why, None, waiting.attempts + 1)
-            await inbox.bury(waiting, name, failure, id=self.new_id())
+            await inbox.bury(waiting, name, failure)
             await inbox.forget(waiting)
             await inbox.release_next(waiting)
         return True
@@ -304,7 +304,7 @@ class Applying:
                 reason = "too old to dedupe"
                 why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
             waiting = _of(consumer, envelope, channel)
-            await inbox.bury(waiting, envelope.name, self._failure(reason, why, None, 0), id=self.new_id())
+            await inbox.bury(waiting, envelope.name, self._failure(reason, why, None, 0))
             log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
             return "dead"
         if decision.do == "acknowledge":
@@ -367,7 +367,7 @@ class Applying:
         reason = "exhausted"
         if isinstance(error, Reject):
             reason = "crash loop" if isinstance(error, CrashLoopError) else "rejected"
-        await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts), id=self.new_id())
+        await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts))
         if waiting.key is None:
             await inbox.forget(waiting)
         else:

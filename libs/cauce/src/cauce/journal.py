@@ -158,8 +158,8 @@ class Inbox(Protocol):
         """Take a delivery out of the waiting room without handling it."""
         ...
 
-    async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
-        """Write a dead letter."""
+    async def bury(self, delivery: Waiting, name: str, failure: Failure) -> None:
+        """Write a dead letter. Its id is that of the delivery for ever, also when it dies again after a replay."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from hashlib import sha256
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -328,7 +329,7 @@ class SqlInbox:
             event_id=delivery.event_id,
         )
 
-    async def bury(self, delivery: Waiting, name: str, failure: Failure, *, id: str) -> None:  # noqa: A002
+    async def bury(self, delivery: Waiting, name: str, failure: Failure) -> None:
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
@@ -344,7 +345,7 @@ class SqlInbox:
             .replace(":error", "CAST(:error AS text)")
             .replace(":attempts", "CAST(:attempts AS integer)")
             .replace(":event_id", "CAST(:event_id AS text)"),
-            id=id,
+            id=_letter_id(delivery),
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
@@ -696,6 +697,12 @@ class SqlJournal:
 def _sequence(envelope: Envelope) -> int | None:
     """Its number among those of its key; None if it has none that could be compared."""
     return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
+
+
+def _letter_id(delivery: Waiting) -> str:
+    """32 hexadecimal digits, the same for the same delivery: whoever has noted the id finds it again."""
+    words = (delivery.consumer, delivery.source, delivery.event_id)
+    return sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
 def _milliseconds(seconds: float) -> str:
