@@ -151,7 +151,10 @@ class Inward:
                 await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))  # noqa: S311
                 pause_s = min(_PAUSE_CAP_S, pause_s * 2)
             else:
-                self._count("bridged" if new else "bridge_known")
+                if new:
+                    self._count("bridged")
+                else:
+                    self._count("bridge_known")
                 return
 
     def _event_type(self, envelope: Envelope) -> type[IntegrationEvent]:
