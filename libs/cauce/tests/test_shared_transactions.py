@@ -22,7 +22,6 @@ from msgspec.structs import replace
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-
 metadata = MetaData()
 ledger_table = Table(
     "ledger",

@@ -148,7 +148,7 @@ class Inward:
                 if not self._is_infrastructure(error):
                     raise _NotTakenError(f"the database does not take it: {type(error).__name__}") from None
                 log.warning("%s: an event of NestJS waits for the database (%s)", self._service, type(error).__name__)
-                await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))  # noqa: S311
+                await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))
                 pause_s = min(_PAUSE_CAP_S, pause_s * 2)
             else:
                 if new:

@@ -126,11 +126,11 @@ def ddl(dialect: str) -> Iterator[str]:
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
             yield _statement(CreateIndex(index).compile(dialect=spelling))
     for lane in range(LANES):
-        yield f"INSERT INTO cauce_lane (lane, epoch) VALUES ({lane}, 0)"  # noqa: S608  # a number of ours
+        yield f"INSERT INTO cauce_lane (lane, epoch) VALUES ({lane}, 0)"  # a number of ours
     random = "CAST(gen_random_uuid() AS text)" if dialect == "postgresql" else "lower(hex(randomblob(16)))"
-    yield f"INSERT INTO cauce_meta (name, value) VALUES ('incarnation', {random})"  # noqa: S608  # two constants
+    yield f"INSERT INTO cauce_meta (name, value) VALUES ('incarnation', {random})"  # two constants
     for name, value in (("lanes", LANES), ("schema", SCHEMA), ("build", _build())):
-        yield f"INSERT INTO cauce_meta (name, value) VALUES ('{name}', '{value}')"  # noqa: S608  # our own words
+        yield f"INSERT INTO cauce_meta (name, value) VALUES ('{name}', '{value}')"  # our own words
 
 
 async def _is_of_this_build(connection: AsyncConnection) -> bool:
