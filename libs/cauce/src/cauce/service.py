@@ -50,7 +50,7 @@ from cauce.retention import Keep
 from cauce.store import Journaled, Store
 from cauce.stores.memory import MemoryStore
 from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
-from cauce.transport import Delivery, DurableTransport, Subscription, Transport
+from cauce.transport import Delivery, DurableTransport, Status, Subscription, Transport
 
 __all__ = ["Happening", "Observer", "Service"]
 
@@ -372,6 +372,8 @@ class Service:
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
         self.outage = Outage(self.name, log)
+        hears_nestjs = self._bridge is not None and self._heard_by_users
+        self._nestjs = self.outage.part("NestJS's events") if hears_nestjs else None
         volatile = None if isinstance(self.transport, DurableTransport) else self.transport
         self._queue = AfterCommitQueue(
             transport=volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
@@ -440,7 +442,7 @@ class Service:
             return self._start or "retained"
         return "now"
 
-    async def _hear_nestjs(self, bridge: NestBridge, journal: Journal) -> None:
+    async def _hear_nestjs(self, bridge: NestBridge, journal: Journal, status: Status) -> None:
         async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
             new = await journal.adopt(envelope, known_to=known_to)
             if new and self._durable is not None:
@@ -459,7 +461,7 @@ class Service:
             count=self._count,
         )
         subscription = self._subscribe(list(self._heard_by_users))
-        await bridge.inward(subscription, inward, self.outage.part("NestJS's events"))
+        await bridge.inward(subscription, inward, status)
 
     async def _run(self) -> None:
         """Every loop of the service, until it is told to stop; a loop that crashes takes the service down, loudly."""
@@ -472,8 +474,9 @@ class Service:
                     await self._introduce(self.store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     loops.append(tasks.create_task(self._durable.work()))
-                    if self._bridge is not None and self._heard_by_users:
-                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, self.store.journal())))
+                    if self._bridge is not None and self._nestjs is not None:
+                        journal = self.store.journal()
+                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
