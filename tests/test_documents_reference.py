@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -276,12 +276,10 @@ MEANINGS = {
 
 
 @pytest.mark.parametrize("of", [Keep, Pace, Retry])
-def test_the_fields_of_keep_pace_and_retry(of: type[Any]) -> None:
-    rows = [
-        (f"`{one.name}`", f"{one.default:,.6g}" if one.default < 1e6 else f"{one.default:,}", MEANINGS[one.name])
-        for one in dataclasses.fields(of)
-    ]
-    _check("service.md", of.__name__.lower(), _table(("field", "default", "meaning"), rows))
+def test_the_fields_of_keep_pace_and_retry(of: Callable[[], Any]) -> None:
+    defaults = dataclasses.asdict(of())
+    rows = [(f"`{name}`", f"{default:,.10g}", MEANINGS[name]) for name, default in defaults.items()]
+    _check("service.md", type(of()).__name__.lower(), _table(("field", "default", "meaning"), rows))
 
 
 def test_the_tables_in_the_database() -> None:
