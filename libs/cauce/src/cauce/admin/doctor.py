@@ -96,7 +96,7 @@ async def _database(found: Examined, connection: AsyncConnection, asked: float) 
 def _commits(settings: dict[str, str], *, postgres: bool) -> Verdict:
     if not postgres:
         if settings["journal_mode"] == "wal":
-            return Verdict("commits", "good", "write-ahead log; flushed at every commit by cauce's own connections")
+            return Verdict("commits", "good", "write-ahead log, flushed at every commit of the service")
         fact = f"journal mode {settings['journal_mode']}: whoever reads holds up whoever writes"
         return Verdict("commits", "weak", fact, "open it with cauce.stores.sqlalchemy.create_engine")
     off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if settings[name] == "off"]
