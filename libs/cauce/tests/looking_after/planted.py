@@ -1,5 +1,6 @@
 """A database in a state that a test describes, and two services to put life into it."""
 
+import asyncio
 import itertools
 import json
 import re
@@ -11,10 +12,12 @@ from typing import Any
 from uuid import UUID
 
 from cauce import Context, DomainEvent, IntegrationEvent, Service, Transaction, on
+from cauce.admin.figures import Figures
 from cauce.cli import main
 from cauce.effects import AtLeastOnce
 from cauce.pace import Pace
 from cauce.retry import Reject, Retry
+from cauce.store import Figured
 from cauce.stores.dialect import Dialect
 from cauce.stores.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -51,8 +54,7 @@ class Said:
         shown = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-11-24 08:05:41", self.out)
         shown = re.sub(r"\b\d\d:\d\d:\d\d\.\d{3}\b", "08:05:41.123", shown)
         shown = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "x" * 8 + "-xxxx" * 3 + "-" + "x" * 12, shown)
-        shown = re.sub(r"127\.0\.0\.1:\d{5}", "127.0.0.1:55555", shown)
-        return shown
+        return re.sub(r"127\.0\.0\.1:\d{5}", "127.0.0.1:55555", shown)
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -117,11 +119,11 @@ class Database:
         due_in: float | None = None,
         age: float = 60,
         key: str | None = None,
-        id: str | None = None,
+        event_id: str | None = None,
         message: bytes | None = None,
     ) -> str:
-        event_id = id or self.new_id()
-        if id is None:
+        if event_id is None:
+            event_id = self.new_id()
             await self._received(listener, event_id, age)
         await self.run(
             "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
@@ -141,7 +143,7 @@ class Database:
     async def dead(
         self,
         listener: str,
-        id: str,
+        letter_id: str,
         *,
         name: str = "shop.user-created",
         reason: str = "exhausted",
@@ -156,13 +158,13 @@ class Database:
         await self._received(listener, event_id, age)
         body = message if message is not None else cloud_event(event_id, name=name, key=key, data=data)
         if key is not None and reason == "exhausted":
-            await self.waiting(listener, attempts=attempts, key=key, id=event_id, age=age, message=body)
+            await self.waiting(listener, attempts=attempts, key=key, event_id=event_id, age=age, message=body)
         await self.run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
             "error, stack, attempts, first_at, last_at, worker, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
             "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :NOW - :age, :NOW - :age, "
             "'host:1', :tried)",
-            id=id,
+            id=letter_id,
             consumer=f"mail-ms/{listener}" if listener else "mail-ms",
             source="shop-ms",
             event_id=event_id,
@@ -208,11 +210,11 @@ class Database:
         return str(UUID(int=next(self._numbers)))
 
 
-def cloud_event(id: str, *, name: str = "shop.user-created", key: str | None = None, data: Any = None) -> bytes:
+def cloud_event(event_id: str, *, name: str = "shop.user-created", key: str | None = None, data: Any = None) -> bytes:
     return json.dumps(
         {
             "specversion": "1.0",
-            "id": id,
+            "id": event_id,
             "source": "shop-ms",
             "type": name,
             "time": "2026-11-24T08:05:41Z",
@@ -347,10 +349,14 @@ async def publish(shop: Service, *events: IntegrationEvent) -> None:
             await tx.publish(event)
 
 
+async def figures_of(service: Service) -> Figures:
+    """The numbers of a service of these tests, which all have a database."""
+    assert isinstance(service.store, Figured)
+    return await service.store.figures()
+
+
 async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float = 30.0) -> None:
     """Wait for it, or fail."""
-    import asyncio
-
     async with asyncio.timeout(within_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # another process, or a database
             await asyncio.sleep(0.02)

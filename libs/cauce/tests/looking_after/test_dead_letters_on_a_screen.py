@@ -54,8 +54,8 @@ async def test_those_of_the_same_cause_are_listed_together(project: Project, cau
 async def test_every_id_in_the_list_is_accepted_by_show(project: Project, cauce: Command) -> None:
     ids = ("1234567890" + "a" * 22, "1234567890" + "b" * 22, "12345678f0" + "b" * 22, "9" * 32)
     async with project.database("mail") as mail:
-        for id in ids:
-            await mail.dead(WELCOME, id)
+        for letter_id in ids:
+            await mail.dead(WELCOME, letter_id)
 
     listed = [line.split()[0] for line in (await cauce("dead", "list")).out.splitlines() if line.startswith("    ")]
 

@@ -8,12 +8,12 @@ from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import CauceError
 from cauce.retry import Retry
-from planted import Command, Project, Ticked, UserCreated, World, cloud_event, publish, until
+from planted import Command, Project, Ticked, UserCreated, World, cloud_event, figures_of, publish, until
 
 
 async def _died(mail: Service, count: int, *, listener: str | None = None) -> None:
     async def dead() -> bool:
-        figures = await mail.store.figures()  # pyright: ignore[reportAttributeAccessIssue]
+        figures = await figures_of(mail)
         return sum(one.dead for one in figures.listeners if listener in (None, one.listener)) >= count
 
     await until(dead)
@@ -21,7 +21,7 @@ async def _died(mail: Service, count: int, *, listener: str | None = None) -> No
 
 async def _settled(mail: Service) -> None:
     async def nothing_waits() -> bool:
-        figures = await mail.store.figures()  # pyright: ignore[reportAttributeAccessIssue]
+        figures = await figures_of(mail)
         return not any(one.waiting or one.dead for one in figures.listeners)
 
     await until(nothing_waits)
@@ -36,7 +36,9 @@ async def test_a_replay_reaches_that_listener_only_and_lets_its_key_go_on_in_ord
 ) -> None:
     world = World(broken={"Bob"})
     async with project.running(broker.url, world) as (shop, mail):
-        await publish(shop, UserCreated(id="2", name="Bob"), UserCreated(id="2", name="Cy"), UserCreated(id="2", name="Di"))
+        await publish(
+            shop, UserCreated(id="2", name="Bob"), UserCreated(id="2", name="Cy"), UserCreated(id="2", name="Di")
+        )
         await _died(mail, 1)
         (dead,) = await _ids(cauce)
         indexed = len(world.of("index"))

@@ -13,9 +13,13 @@ from cauce.dev.servers import ValkeyServer
 from cauce.envelope import Envelope
 from cauce.transport import Lane
 from cauce.transports.redis_streams import RedisStreams
-from planted import Command, Project, Ticked, UserCreated, World, publish
+from planted import Command, Project, Ticked, UserCreated, World, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
+
+
+async def _is(truth: bool) -> bool:
+    return truth
 
 
 async def _append(broker: ValkeyServer, *messages: bytes, topic: str = "shop-ms", lane: int = 3) -> Sequence[str]:
@@ -30,7 +34,9 @@ async def test_every_event_of_the_past_hour_with_its_payload_and_without_secrets
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
     event = UserCreated(id="u-1", name="Ann")
-    raw = to_json(Envelope.of(event)).replace(b'"name":"Ann"', b'"name":"Ann","apiKey":"k-1","bio":"' + b"x" * 90 + b'"')
+    raw = to_json(Envelope.of(event)).replace(
+        b'"name":"Ann"', b'"name":"Ann","apiKey":"k-1","bio":"' + b"x" * 90 + b'"'
+    )
     await _append(broker, raw, b'{"secret": "sesame", "not": "an event\x1b[2J"}')
 
     said = await cauce("tail", "--since", "1h", "--no-follow")
@@ -133,11 +139,9 @@ async def test_an_outage_is_said_and_nothing_of_it_is_missed(project: Project, o
                     return
 
         looking = asyncio.get_running_loop().create_task(look())
-        while len(seen) < 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: _is(bool(seen)))
         await asyncio.to_thread(own_valkey.stop)
-        while not told:
-            await asyncio.sleep(0.01)
+        await until(lambda: _is(bool(told)))
         await asyncio.to_thread(own_valkey.start)
         await append(1)
         await append(2)

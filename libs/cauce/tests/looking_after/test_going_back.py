@@ -1,13 +1,14 @@
 """`cauce rewind` and `cauce db restored`: after a broker or a database has lost something."""
 
 import pytest
+from cauce import Service
 from cauce.dev.servers import ValkeyServer
-from planted import Command, Project, Ticked, UserCreated, World, publish, until
+from planted import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 
-async def _handled(service: object, count: int) -> None:
+async def _handled(service: Service, count: int) -> None:
     async def done() -> bool:
-        figures = await service.store.figures()  # pyright: ignore[reportAttributeAccessIssue]
+        figures = await figures_of(service)
         return sum(one.handled for one in figures.listeners) >= count
 
     await until(done)
@@ -50,7 +51,9 @@ async def test_a_restored_consumer_hears_again_what_came_after_the_backup(
         await publish(shop, UserCreated(id="1", name="Ann"), UserCreated(id="2", name="Bob"))
         await _handled(mail, 6)
     async with project.database("mail") as database:  # a backup from before the second one
-        await database.run("DELETE FROM cauce_inbox WHERE event_id IN (SELECT event_id FROM welcomes WHERE name = 'Bob')")
+        await database.run(
+            "DELETE FROM cauce_inbox WHERE event_id IN (SELECT event_id FROM welcomes WHERE name = 'Bob')"
+        )
         await database.run("DELETE FROM cauce_position WHERE key = '2'")
         await database.run("DELETE FROM welcomes WHERE name = 'Bob'")
         before = await database.one("SELECT value FROM cauce_meta WHERE name = 'incarnation'")

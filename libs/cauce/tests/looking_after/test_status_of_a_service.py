@@ -1,9 +1,13 @@
 """`cauce status` and `cauce outbox status`: what they show, word for word, and where the numbers come from."""
 
+import json
+from typing import Any
+
 import pytest
+from cauce import Service
 from cauce.dev.servers import ValkeyServer
-from cauce.health import health_app
-from planted import Command, Project, Ticked, UserCreated, World, publish, until
+from cauce.health import Message, health_app
+from planted import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 
 async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project: Project, cauce: Command) -> None:
@@ -22,7 +26,9 @@ async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project
     said = await cauce("status", "mail")
 
     assert said.code == 0
-    where = "mail.sqlite" if project.dialect == "sqlite" else "127.0.0.1:55555/" + project.urls["mail"].rpartition("/")[2]
+    where = (
+        "mail.sqlite" if project.dialect == "sqlite" else "127.0.0.1:55555/" + project.urls["mail"].rpartition("/")[2]
+    )
     assert said.screen == (
         f"mail-ms  {project.dialect} {where}\n"
         "\n"
@@ -63,7 +69,7 @@ async def test_the_health_port_and_the_command_show_the_same_numbers_and_they_su
         await publish(shop, UserCreated(id="2", name="Cy"), Ticked(number=1), Ticked(number=2))
 
         async def settled() -> bool:
-            figures = await mail.store.figures()  # pyright: ignore[reportAttributeAccessIssue]
+            figures = await figures_of(mail)
             return sum(one.handled + one.dead for one in figures.listeners) == 8
 
         await until(settled)
@@ -158,18 +164,15 @@ async def test_a_database_without_cauces_tables_is_told_from_one_that_does_not_a
     assert said.err.endswith("or of another version. → cauce db upgrade mail\n")
 
 
-async def _get(service: object, path: str) -> dict[str, object]:
-    import json
+async def _get(service: Service, path: str) -> Any:
+    sent: list[Message] = []
 
-    sent: list[dict[str, object]] = []
-
-    async def send(message: dict[str, object]) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
-    async def receive() -> dict[str, object]:
+    async def receive() -> Message:
         return {}
 
-    app = health_app(service)  # pyright: ignore[reportArgumentType]
-    await app({"type": "http", "method": "GET", "path": path}, receive, send)  # pyright: ignore[reportArgumentType]
+    await health_app(service)({"type": "http", "method": "GET", "path": path}, receive, send)
     assert sent[0]["status"] == 200, sent
-    return json.loads(sent[1]["body"])  # pyright: ignore[reportArgumentType]
+    return json.loads(sent[1]["body"])

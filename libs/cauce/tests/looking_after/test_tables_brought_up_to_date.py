@@ -39,10 +39,7 @@ async def test_what_is_missing_is_added_and_what_is_there_stays(project: Project
         )
         assert said.code == 0
         assert said.out == (
-            "mail: version 1, 3 steps:\n"
-            "  made cauce_audit\n"
-            "  made cauce_waiting_due\n"
-            "  added cauce_waiting.tried\n"
+            "mail: version 1, 3 steps:\n  made cauce_audit\n  made cauce_waiting_due\n  added cauce_waiting.tried\n"
         )
         assert again.out == "mail: version 1, nothing to do\n"
         assert await mail.one("SELECT count(*) FROM cauce_inbox") == 3
@@ -59,7 +56,9 @@ async def test_a_start_adds_what_a_build_without_a_new_version_has_added(project
         assert found.current
 
 
-async def test_tables_of_a_later_version_stop_the_start_and_nothing_is_changed(project: Project, cauce: Command) -> None:
+async def test_tables_of_a_later_version_stop_the_start_and_nothing_is_changed(
+    project: Project, cauce: Command
+) -> None:
     async with project.database("mail") as mail:
         await mail.run(f"UPDATE cauce_meta SET value = '{SCHEMA + 1}' WHERE name = 'schema'")
         await mail.run("DROP TABLE cauce_audit")
@@ -120,6 +119,4 @@ async def test_upgrade_makes_a_new_file_and_an_unknown_dialect_is_answered(proje
     assert "made cauce_outbox" in made.json["services"]["mail"]
     assert (project.folder / "mail.sqlite").is_file()
     assert wrong.code == 2
-    assert wrong.err == (
-        "cauce db sql: --dialect sqlit: not one of postgresql, sqlite. Did you mean 'sqlite'?\n"
-    )
+    assert wrong.err == ("cauce db sql: --dialect sqlit: not one of postgresql, sqlite. Did you mean 'sqlite'?\n")

@@ -6,7 +6,7 @@ import pytest
 from cauce.dev.servers import ValkeyServer
 from cauce.transport import Delivery, Lane, Subscription
 from cauce.transports.redis_streams import RedisStreams
-from planted import Command, Project, Ticked, UserCreated, World, publish, until
+from planted import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 
@@ -47,7 +47,7 @@ async def test_how_much_is_held_and_who_lags(project: Project, broker: ValkeySer
         await publish(shop, *(Ticked(number=number) for number in range(40)), UserCreated(id="1", name="Ann"))
 
         async def handled() -> bool:
-            figures = await mail.store.figures()  # pyright: ignore[reportAttributeAccessIssue]
+            figures = await figures_of(mail)
             return sum(one.handled for one in figures.listeners) == 43
 
         await until(handled)
