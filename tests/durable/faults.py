@@ -8,7 +8,7 @@ Several are separated by commas. The points:
     before_commit                    of a transaction that writes    before_append             to the broker
     commit_sent                      COMMIT is on the wire           after_append              confirmed by it
     after_commit                     the database has confirmed      before_ack, after_ack     of a delivery
-    before_reply                     of the HTTP door
+    before_reply                     of the HTTP door                before_read           of the broker, lanes chosen
 """
 
 import os
@@ -158,7 +158,13 @@ class FaultyStreams(RedisStreams):
         async def struck(delivery: Delivery) -> None:
             await deliver(replace(delivery, ack=_struck(delivery.ack)))
 
-        await super().consume(subscription, struck, status, group=group, lanes=lanes, since=since)
+        def chosen() -> Collection[Lane]:
+            owned = lanes()
+            if owned:
+                reached("before_read")
+            return owned
+
+        await super().consume(subscription, struck, status, group=group, lanes=chosen, since=since)
 
 
 def _struck(ack: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

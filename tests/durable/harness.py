@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -200,14 +201,16 @@ class World:
         return {}
 
     def applied(self, consumer: str = LEDGER) -> int:
-        return int(query(self.ledger, f"SELECT count(*) FROM ledger WHERE consumer = '{consumer}'")[0][0])
+        return _count(self.ledger, "ledger", f"consumer = '{consumer}'")
 
     def unsent(self) -> int:
         return int(query(self.shop, "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NULL")[0][0])
 
     def dead(self) -> list[tuple[str, str, str]]:
-        found = query(self.ledger, "SELECT consumer, event_id, reason FROM cauce_dead_letter")
-        return [(_short(consumer), str(event_id), str(reason)) for consumer, event_id, reason in found]
+        with suppress(*_NOT_YET):
+            found = query(self.ledger, "SELECT consumer, event_id, reason FROM cauce_dead_letter")
+            return [(_short(consumer), str(event_id), str(reason)) for consumer, event_id, reason in found]
+        return []
 
     def waiting(self) -> list[tuple[str, str]]:
         return [
@@ -217,7 +220,17 @@ class World:
 
     def owners(self, database: str) -> dict[int, str | None]:
         """Who owns each lane."""
-        return {int(lane): member for lane, member in query(database, "SELECT lane, member FROM cauce_lane")}
+        with suppress(*_NOT_YET):
+            return {int(lane): member for lane, member in query(database, "SELECT lane, member FROM cauce_lane")}
+        return {}
+
+    def shares(self, database: str) -> list[int]:
+        """How many lanes each process has, the greatest first."""
+        return sorted(Counter(owner for owner in self.owners(database).values() if owner).values(), reverse=True)
+
+    def lanes_of(self, database: str, process: Running) -> set[int]:
+        """The lanes that `process` owns."""
+        return {lane for lane, owner in self.owners(database).items() if owner and f":{process.pid}:" in owner}
 
     def streams(self) -> list[str]:
         with redis.Redis.from_url(self.broker) as broker:

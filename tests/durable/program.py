@@ -28,7 +28,7 @@ from shop import LEDGER, SHOP, Counted, listener, make_tables
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Settings", "main"]
+__all__ = ["Settings", "main", "prepare"]
 
 
 class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -73,10 +73,10 @@ def main() -> int:
     watch(engine)
     service = _service(settings, engine)
     if settings.role == "consumer":
-        asyncio.run(_prepare(engine))
+        asyncio.run(prepare(engine))
         return run(service, health_port=settings.health_port or None, grace_s=settings.grace_s)
     if settings.port:
-        asyncio.run(_prepare(engine))
+        asyncio.run(prepare(engine))
         return run(service, app=_door(service, settings), port=settings.port, grace_s=settings.grace_s)
     return asyncio.run(_produce(settings, engine, service))
 
@@ -99,7 +99,7 @@ def _service(settings: Settings, engine: AsyncEngine) -> Service:
     )
 
 
-async def _prepare(engine: AsyncEngine) -> None:
+async def prepare(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
@@ -127,7 +127,7 @@ class _GaveUpError(Exception):
 
 
 async def _produce(settings: Settings, engine: AsyncEngine, service: Service) -> int:
-    await _prepare(engine)
+    await prepare(engine)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
