@@ -5,6 +5,7 @@ each start, so that the story always begins with an empty system.
 """
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -36,7 +37,8 @@ async def main() -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     telling.heading("Starting a real Valkey, a real PostgreSQL, a mail sink and three services")
     try:
-        async with DevSystem(an_empty_system(), report=telling) as system:
+        environment = {**os.environ, "EVENTS_TRANSPORT": "redis-streams"}
+        async with DevSystem(an_empty_system(), environment=environment, report=telling) as system:
             seen_all = await Story(system, telling).play()
     except (DevError, ConfigurationError) as error:
         telling.trouble(str(error))

@@ -1,23 +1,31 @@
 """The whole system for the system tests: every process real, on ports of its own, stopped at the end."""
 
 import asyncio
+import json
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psycopg
 from cauce.dev.ports import choose_port
 from cauce.dev.project import Project
 from cauce.dev.system import DevSystem
+from cauce.transport import LANES, Lane
+from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from redis import Redis
+from sqlalchemy import make_url
 
 __all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
 
 T = TypeVar("T")
 
+SERVICES = ("accounts", "mailing", "music-discovery")
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = (
     "ACCOUNTS_PORT",
@@ -82,8 +90,69 @@ class LiveSystem:
         """What the service says it misses; empty when it is ready."""
         return self.ready(service).json()["not_ready"]
 
-    def sign_up(self, **user: str) -> httpx.Response:
-        return self.http.post(f"{self.accounts}/users", json=user)
+    def sign_up(self, *, key: str | None = None, **user: str) -> httpx.Response:
+        headers = {"Idempotency-Key": key} if key else {}
+        return self.http.post(f"{self.accounts}/users", json=user, headers=headers)
+
+    def redis(self) -> Any:
+        """A client of the broker, to be closed."""
+        environment = self.system.environment
+        return Redis(
+            host=environment["REDIS_HOST"], port=int(environment["REDIS_PORT"]), password=environment["REDIS_PASS"]
+        )
+
+    def topic(self, service: str) -> list[dict[str, Any]]:
+        """What the durable topic of this service holds, oldest first, as CloudEvents."""
+        return [json.loads(entry) for entry in self.entries(service)]
+
+    def entries(self, service: str) -> list[bytes]:
+        """The same as it is on the broker."""
+        keys = StreamKeys("cauce")
+        with self.redis() as redis:
+            streams = [redis.xrange(keys.stream(service, Lane(lane))) for lane in range(LANES)]
+        entries = sorted((entry for stream in streams for entry in stream), key=lambda entry: _order(entry[0]))
+        return [fields[FIELD] for _, fields in entries]
+
+    def pending(self, topic: str, group: str) -> int:
+        """How many entries of a topic this group was given and has not acknowledged, or was not given yet."""
+        keys, count = StreamKeys("cauce"), 0
+        with self.redis() as redis:
+            for lane in range(LANES):
+                stream = keys.stream(topic, Lane(lane))
+                if not redis.exists(stream):
+                    continue
+                for info in redis.xinfo_groups(stream):
+                    if info["name"] == group.encode():
+                        after = info["last-delivered-id"].decode()
+                        count += info["pending"] + len(redis.xrange(stream, min=f"({after}"))
+        return count
+
+    def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
+        """Ask a service's own database."""
+        url = make_url(self.system.environment[f"{service.upper().replace('-', '_')}_DATABASE_URL"])
+        if url.get_backend_name() == "sqlite":
+            with sqlite3.connect(str(url.database)) as connection:
+                rows = connection.execute(query).fetchall()
+            connection.close()
+            return rows
+        plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(plain) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def tables(self, service: str) -> dict[str, str]:
+        """Everything in a service's own database, as text, by table; bytes are read as the text they are."""
+        sqlite = self.system.environment[f"{service.upper().replace('-', '_')}_DATABASE_URL"].startswith("sqlite")
+        names = (
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+            if sqlite
+            else "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
+        return {
+            name: "\n".join(
+                " | ".join(_shown(value) for value in row) for row in self.rows(service, f'SELECT * FROM "{name}"')
+            )
+            for (name,) in self.rows(service, names)
+        }
 
     def lines(self, service: str) -> list[str]:
         return list(self.system.services[service].lines)
@@ -94,14 +163,46 @@ def free_ports() -> dict[str, str]:
     return {name: str(choose_port()) for name in PORTS}
 
 
+def _order(entry_id: bytes) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.split(b"-")))
+
+
+REPLICA_PORTS = {"accounts": ("ACCOUNTS_PORT",), "mailing": (), "music-discovery": ("MUSIC_DISCOVERY_PORT",)}
+
+
+def _with_replicas(project: Project, names: Collection[str]) -> Project:
+    """The project with a second instance of these services, called NAME-2, on ports of its own."""
+    services = dict(project.services)
+    for name in names:
+        prefix = name.upper().replace("-", "_")
+        health, doors = choose_port(), {variable: choose_port() for variable in REPLICA_PORTS[name]}
+        given = {f"{prefix}_HEALTH_PORT": health, **doors}
+        services[f"{name}-2"] = replace(
+            services[name],
+            name=f"{name}-2",
+            command=("env", *(f"{variable}={port}" for variable, port in given.items()), *services[name].command),
+            ready=f"http://127.0.0.1:{health}/health/ready",
+            address=next((f"http://127.0.0.1:{port}" for port in doors.values()), None),
+            database=None,  # the one of the first
+        )
+    return replace(project, services=services)
+
+
+def _shown(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
 @contextmanager
-def live_system(folder: Path, **settings: str) -> Generator[LiveSystem]:
-    """Start the repository's system with its data in `folder`; `settings` are environment variables."""
+def live_system(folder: Path, *, twice: Collection[str] = (), **settings: str) -> Generator[LiveSystem]:
+    """Start the repository's system with its data in `folder`; `settings` are environment variables.
+
+    `twice`: services of which a second instance runs, called NAME-2.
+    """
     import os
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
     environment |= free_ports() | settings
-    project = replace(Project.read(ROOT / "pyproject.toml"), root=folder)
+    project = replace(_with_replicas(Project.read(ROOT / "pyproject.toml"), twice), root=folder)
     started: threading.Event = threading.Event()
     stop: list[Callable[[], object]] = []
     outcome: list[Any] = []

@@ -145,14 +145,14 @@ async def test_everything_wrong_with_the_settings_is_said_in_one_message(account
     process = accounts_process(
         ACCOUNTS_PORT="many",
         ACCOUNTS_DATABASE_URL="mysql://root:hunter2@localhost/accounts",
-        EVENTS_TRANSPORT="redis-streams",
+        EVENTS_TRANSPORT="nats",
         LOG_LEVEL="loud",
         ACCOUNTS_HOTS="0.0.0.0",
     )
     process.start()
 
     assert process.wait() == 2
-    for part in ("ACCOUNTS_PORT=many", "redis-streams", "not yet", "LOG_LEVEL=loud", "ACCOUNTS_HOST?"):
+    for part in ("ACCOUNTS_PORT=many", "EVENTS_TRANSPORT=nats", "not yet", "LOG_LEVEL=loud", "ACCOUNTS_HOST?"):
         assert part in process.log
     assert "postgresql+psycopg://" in process.log
     assert "Traceback" not in process.log

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+from cauce import Context, Service, on
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.transports.redis_streams import RedisStreams
+from contracts.accounts import UserCreated
 from sqlalchemy import make_url
 
 from .conftest import Running, running, somebody
@@ -62,17 +66,23 @@ class Proxy:
             writer.close()
 
 
-@pytest.fixture
-async def proxied(postgres: Any) -> AsyncGenerator[tuple[Proxy, Running]]:
-    url = make_url(postgres.database())
+@contextlib.asynccontextmanager
+async def behind_a_proxy(database_url: str, **settings: str) -> AsyncGenerator[tuple[Proxy, Running]]:
+    url = make_url(database_url)
     proxy = Proxy(target=(str(url.host), int(url.port or 5432)))
     server = await asyncio.start_server(proxy.connection, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-    async with running(through) as accounts:
+    async with running(through, **settings) as accounts:
         yield proxy, accounts
     proxy.close()
     server.close()
+
+
+@pytest.fixture
+async def proxied(postgres: Any) -> AsyncGenerator[tuple[Proxy, Running]]:
+    async with behind_a_proxy(postgres.database()) as made:
+        yield made
 
 
 @pytest.mark.parametrize(("how", "committed"), [("reply to COMMIT dropped", True), ("COMMIT dropped", False)])
@@ -98,6 +108,55 @@ async def test_an_unknown_commit_is_503_and_a_repeat_with_the_key_ends_in_one_ac
     [row] = await accounts.rows()
     assert repeat.json() == {"id": row["id"], "username": body["username"], "email": body["email"]}
     assert (await accounts.post(body, key="k")).json() == repeat.json()
+
+
+class Welcomes:
+    """Whoever hears of new users: one line for every call, without any uniqueness."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    @on(UserCreated)
+    async def note(self, event: UserCreated, context: Context) -> None:
+        self.heard.append((event.id, context.event_id))
+
+
+@pytest.mark.parametrize("how", ["reply to COMMIT dropped", "COMMIT dropped"])
+async def test_on_streams_an_unknown_commit_and_its_repeats_are_one_account_one_event_and_one_welcome(
+    postgres: Any, valkey: Any, how: Break
+) -> None:
+    welcomes = Welcomes()
+    mailing = Service(
+        "mailing-ms",
+        modules=[welcomes],
+        store=SqlAlchemyStore(create_engine(postgres.database())),
+        transport=RedisStreams(valkey.url),
+        start="retained",
+    )
+    settings = {"EVENTS_TRANSPORT": "redis-streams", "REDIS_URL": valkey.url}
+    async with behind_a_proxy(postgres.database(), **settings) as (proxy, accounts), mailing:
+        body = somebody()
+        proxy.next_commit = how
+        assert (await accounts.post(body, key="k")).status_code == 503
+        assert proxy.broken == 1
+
+        repeats = [await accounts.post(body, key="k") for _ in range(3)]
+        last = await accounts.sign_up()
+
+        async def all_is_done() -> bool:
+            heard = {user_id for user_id, _ in welcomes.heard}
+            unsent = await accounts.rows("SELECT 1 FROM cauce_outbox WHERE sent_at IS NULL")
+            return heard >= {last["id"], repeats[0].json()["id"]} and not unsent and not mailing.unfinished
+
+        assert [repeat.status_code for repeat in repeats] == [201] * 3
+        async with asyncio.timeout(20):
+            while not await all_is_done():  # noqa: ASYNC110  # two databases are asked
+                await asyncio.sleep(0.02)
+        assert len(await accounts.rows()) == 2
+        events = await accounts.rows("SELECT event_id FROM cauce_outbox")
+        assert len(events) == 2
+        assert sorted(event_id for _, event_id in welcomes.heard) == sorted(row["event_id"] for row in events)
+        assert {user_id for user_id, _ in welcomes.heard} == {last["id"], repeats[0].json()["id"]}
 
 
 async def test_without_a_key_the_repeat_at_least_cannot_make_a_second_account(

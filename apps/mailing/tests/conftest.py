@@ -54,6 +54,8 @@ class Sink:
     received: list[Received] = field(default_factory=list)
     on_rcpt: Answer | None = None
     on_data: Answer | None = None
+    cut_after_dot: Callable[["Received"], bool] | None = None
+    """Whether the connection is cut when the mail was taken, before the 250 (RFC 1047)."""
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -73,8 +75,14 @@ class Sink:
                 user=login.login if login else None,
             )
         )
+        if self.cut_after_dot is not None and self.cut_after_dot(self.received[-1]):
+            transport: Any = server.transport
+            transport.abort()
         answer = await self.on_data(envelope) if self.on_data else None
         return answer or "250 OK"
+
+    def of(self, recipient: str) -> list[Received]:
+        return [one for one in self.received if one.recipients == [recipient]]
 
     def only(self) -> Received:
         assert len(self.received) == 1, f"{len(self.received)} mails"

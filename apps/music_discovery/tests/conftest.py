@@ -14,6 +14,7 @@ from cauce import Envelope, IntegrationEvent, Service
 from cauce.service import Happening
 from cauce.settings import load
 from cauce.transport import lane_of
+from cauce.transports.memory import MemoryTransport
 from music_discovery.main import MIGRATIONS, build
 from music_discovery.settings import Settings
 from seedwork import database
@@ -77,7 +78,7 @@ class Discovery:
 
     async def hear(self, *events: IntegrationEvent) -> None:
         """The events arrive from the broker, and the service has handled them."""
-        assert self.service.transport is not None
+        assert isinstance(self.service.transport, MemoryTransport)
         for event in events:
             envelope = Envelope.of(event)
             await self.service.transport.publish(lane_of(envelope), [envelope])

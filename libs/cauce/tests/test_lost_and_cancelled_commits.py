@@ -295,7 +295,7 @@ async def test_cancelled_anywhere_a_transaction_is_whole_or_not_there(url: str, 
 
         gc.collect()  # psycopg gives up a half-made connection only when it is collected
         await until(nothing_open)
-        assert at > 4, "it waits at more places than that"
+        assert at > 3, "it waits at more places than that"
         assert expected[-1] == at
         assert len(expected) >= 2 or again, "one cancelled during the commit is committed all the same"
 

@@ -451,9 +451,9 @@ async def test_each_listener_has_its_own_transaction_and_only_if_it_needs_one() 
     class Counting(MemoryStore):
         begun = 0
 
-        def begin(self, levels: Any, *, read_only: bool) -> Any:
+        def begin(self, levels: Any, *, read_only: bool, outgoing: Any = None) -> Any:
             self.begun += 1
-            return super().begin(levels, read_only=read_only)
+            return super().begin(levels, read_only=read_only, outgoing=outgoing)
 
     @on(Opened)
     async def plain(event: Opened, context: Context, envelope: Envelope) -> None: ...

@@ -5,9 +5,10 @@ from cauce import ConfigurationError
 from cauce.settings import load
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_pubsub import RedisPubSub
+from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import NEST_NAMES
 from pydantic import Field
-from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings, transport_from
+from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings, bridge_from, transport_from
 
 
 class Settings(BrokerSettings, LogSettings):
@@ -47,22 +48,38 @@ def test_the_address_is_made_of_the_article_s_three_or_given_whole(environment: 
     assert loaded(**environment).broker_url == url
 
 
+def test_the_durable_transport_can_be_chosen() -> None:
+    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="redis-streams"), NEST_NAMES), RedisStreams)
+
+
 def test_memory_is_a_transport_too() -> None:
     assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="memory"), {}), MemoryTransport)
 
 
-@pytest.mark.parametrize("name", ["redis-streams", "nats", "rabbitmq"])
+@pytest.mark.parametrize("name", ["nats", "rabbitmq"])
 def test_a_transport_of_the_future_is_refused_with_not_yet(name: str) -> None:
     said = refused(EVENTS_TRANSPORT=name)
 
     assert f"EVENTS_TRANSPORT={name}" in said
     assert "not yet" in said
-    assert "redis-pubsub" in said
+    assert "redis-streams, redis-pubsub" in said
 
 
 def test_a_misspelt_transport_is_answered_with_the_nearest() -> None:
     assert "Did you mean redis-pubsub?" in refused(EVENTS_TRANSPORT="redis-pubsup")
-    assert "not one of redis-pubsub, memory" in refused(EVENTS_TRANSPORT="kafka")
+    assert "not one of redis-streams, redis-pubsub, memory" in refused(EVENTS_TRANSPORT="kafka")
+
+
+def test_a_bridge_to_nestjs_is_there_only_when_it_is_asked_for() -> None:
+    assert bridge_from(loaded(), NEST_NAMES) is None
+    assert bridge_from(loaded(NEST_BRIDGE="on", EVENTS_TRANSPORT="redis-streams"), NEST_NAMES) is not None
+
+
+@pytest.mark.parametrize("transport", ["redis-pubsub", "memory"])
+def test_a_bridge_needs_a_durable_transport_on_its_other_side(transport: str) -> None:
+    said = refused(NEST_BRIDGE="on", EVENTS_TRANSPORT=transport)
+
+    assert f"NEST_BRIDGE=on joins NestJS to redis-streams, and EVENTS_TRANSPORT is {transport}" in said
 
 
 def test_a_level_may_be_written_in_any_case() -> None:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
-from seedwork.settings import transport_from
+from seedwork.settings import bridge_from, transport_from
 from seedwork.turnstile import Turnstile
 
 from accounts import entrypoints
@@ -35,6 +35,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         SOURCE,
         store=SqlAlchemyStore(database.engine(settings.accounts_database_url)),
         transport=transport_from(settings, NEST_NAMES),
+        bridge=bridge_from(settings, NEST_NAMES),
         provide={
             Users: lambda tx: SqlUsers(tx.session),
             IdempotencyKeys: lambda tx: SqlIdempotencyKeys(tx.session),

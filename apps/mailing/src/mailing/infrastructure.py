@@ -30,7 +30,15 @@ from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, String, Tabl
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mailing.application import Language, Mail, MailNotSentError, MessageId, Welcome
+from mailing.application import (
+    Language,
+    Mail,
+    MailImpossibleError,
+    MailNotSentError,
+    MailUncertainError,
+    MessageId,
+    Welcome,
+)
 
 __all__ = ["SmtpMailer", "SqlJournal", "Templates", "Tls", "mails", "message_bytes"]
 
@@ -106,7 +114,11 @@ class SmtpMailer:
         self._mail_limit_s: Final = mail_limit_s
 
     async def send(self, mail: Mail) -> None:
-        """Return once the server has answered 250 to the whole mail. MailNotSentError otherwise."""
+        """Return once the server has answered 250 to the whole mail. MailNotSentError or one of its kinds otherwise.
+
+        What a server refuses for good (5xx) of recipient or mail is impossible; of login or sender it is our own
+        setting, which somebody will correct.
+        """
         server = f"the mail server {self._host}:{self._port}"
         smtp = self._connection()
         handed_over = False
@@ -119,8 +131,10 @@ class SmtpMailer:
         except (SMTPException, OSError, TimeoutError) as error:
             reason = _reason(error, server)
             # RFC 1047: between the last dot and the 250 nobody knows who has the mail.
-            uncertain = handed_over and not isinstance(error, SMTPDataError)
-            raise MailNotSentError(f"{reason}; it may have taken the mail" if uncertain else reason) from None
+            if handed_over and not isinstance(error, SMTPDataError):
+                raise MailUncertainError(f"{reason}; it may have taken the mail") from None
+            never = isinstance(error, (SMTPRecipientRefused, SMTPDataError)) and 500 <= error.code < 600
+            raise (MailImpossibleError if never else MailNotSentError)(reason) from None
         else:
             with suppress(SMTPException, OSError, TimeoutError):  # the mail is accepted, whatever comes now
                 async with asyncio.timeout(1):
@@ -149,7 +163,7 @@ class SmtpMailer:
             return
         await smtp.ehlo()
         if not smtp.supports_extension("smtputf8"):
-            raise MailNotSentError("the mail server takes no address with letters beyond ASCII (no SMTPUTF8)")
+            raise MailImpossibleError("the mail server takes no address with letters beyond ASCII (no SMTPUTF8)")
         await smtp.mail(self._sender.addr_spec, options=["SMTPUTF8"], encoding="utf-8")
         await smtp.rcpt(mail.recipient, encoding="utf-8")
 
@@ -248,8 +262,13 @@ class SqlJournal:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine: Final = engine
 
-    async def begin(self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime) -> bool:
-        """Commit the row as `sending`. False if the event has one, also when two callers come at once."""
+    async def begin(
+        self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool = False
+    ) -> bool:
+        """Commit the row as `sending`. False if the event has one, also when two callers come at once.
+
+        `again`: a row that did not end as `sent` is begun once more.
+        """
         row = {
             "event_id": event_id,
             "user_id": user_id,
@@ -261,8 +280,14 @@ class SqlJournal:
             async with self._engine.begin() as connection:
                 await connection.execute(insert(mails).values(row))
         except IntegrityError:
-            return False
+            return again and await self._begin_again(event_id, at)
         return True
+
+    async def _begin_again(self, event_id: str, at: datetime) -> bool:
+        unfinished = update(mails).where(mails.c.event_id == event_id, mails.c.state != "sent")
+        async with self._engine.begin() as connection:
+            done = await connection.execute(unfinished.values(state="sending", begun_at=at, reason=None, ended_at=None))
+        return done.rowcount == 1
 
     async def sent(self, event_id: str, *, at: datetime) -> None:
         """Commit the row as `sent`."""

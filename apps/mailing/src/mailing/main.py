@@ -6,21 +6,24 @@ from email.headerregistry import Address, AddressHeader
 from typing import Final, cast
 
 from cauce import CauceError, Service
+from cauce.effects import AtLeastOnce, AtMostOnce
 from cauce.envelope import utc_now
 from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES
 from seedwork import database, logs
-from seedwork.settings import transport_from
+from seedwork.settings import bridge_from, transport_from
 
 from mailing.application import WelcomeMail
+from mailing.entrypoints import welcome_listener
 from mailing.infrastructure import SmtpMailer, SqlJournal, Templates
 from mailing.settings import Settings
 
 __all__ = ["build", "main"]
 
 SOURCE: Final = "mailing-ms"
+EFFECTS: Final = {"at-least-once": AtLeastOnce(), "at-most-once": AtMostOnce()}
 MIGRATIONS: Final = "mailing.migrations"
 
 
@@ -28,6 +31,7 @@ def build(settings: Settings) -> Service:
     """The service, wired and not started. Its tables must be there: `database.migrate`."""
     engine = database.engine(settings.mailing_database_url)
     sender = _parsed(settings.mail_from)
+    transport = transport_from(settings, NEST_NAMES)
     welcome = WelcomeMail(
         journal=SqlJournal(engine),
         mailer=SmtpMailer(
@@ -41,12 +45,15 @@ def build(settings: Settings) -> Service:
         render=Templates(settings.mail_language),
         sender_domain=sender.domain,
         now=utc_now,
+        tried_again=transport.durable,
     )
     return Service(
         SOURCE,
-        modules=[welcome],
+        modules=[welcome_listener(welcome, EFFECTS[settings.mail_delivery])],
         store=SqlAlchemyStore(engine),
-        transport=transport_from(settings, NEST_NAMES),
+        transport=transport,
+        bridge=bridge_from(settings, NEST_NAMES),
+        start="retained",
     )
 
 

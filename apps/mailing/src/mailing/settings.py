@@ -36,6 +36,9 @@ class Settings(BrokerSettings, LogSettings):
     mail_from: Annotated[str, AfterValidator(_address)] = Field(
         "no-reply@clonespotify.example", description="the sender: an address, or Name <address>"
     )
+    mail_delivery: Literal["at-least-once", "at-most-once"] = Field(
+        "at-least-once", description="a mail cut off by a crash: sent again (same Message-ID), or left to a person"
+    )
     mail_language: Literal["es", "en"] = Field("es", description="the language of the mails")
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from seedwork import database, logs, problems
 from seedwork.body_limit import BodyLimit
-from seedwork.settings import transport_from
+from seedwork.settings import bridge_from, transport_from
 
 from music_discovery import audit
 from music_discovery.playlist_catalog.application import PublicPlaylistUseCases
@@ -42,6 +42,8 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         modules=[user_catalog_listeners, playlist_catalog_listeners, audit],
         store=SqlAlchemyStore(database.engine(settings.music_discovery_database_url)),
         transport=transport_from(settings, NEST_NAMES),
+        bridge=bridge_from(settings, NEST_NAMES),
+        start="retained",
         provide={
             UserCatalogUseCases: lambda tx: UserCatalogUseCases(SqlUserCatalogs(tx.session), tx),
             PublicPlaylistUseCases: lambda tx: PublicPlaylistUseCases(SqlPublicPlaylists(tx.session)),

@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +22,8 @@ from cauce.events import Event, IntegrationEvent, describe
 from cauce.listeners import Listener
 from cauce.one_line import one_line
 from cauce.transport import LANES, Delivery, lane_of
+
+E = TypeVar("E", bound=Event)
 
 __all__ = ["Consumer", "decode", "log_failure"]
 
@@ -34,7 +37,7 @@ Handle = Callable[[Listener, Emission, Delivery], Awaitable[None]]
 """Run one listener; raises what it raises."""
 
 
-def decode(raw: bytes | msgspec.Raw, event_type: type[IntegrationEvent]) -> IntegrationEvent:
+def decode(raw: bytes | msgspec.Raw, event_type: type[E]) -> E:
     """The typed event. DecodeError says where in the payload it does not fit, never what stands there."""
     name = describe(event_type).name
     try:

@@ -19,6 +19,13 @@ class Context(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     headers: Mapping[str, str] = {}
     listener: str = ""
+    replayed: bool = False
+    """A person asked for this dead letter to be tried again."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every try of this listener on this event: for calls outside the database."""
+        return f"{self.listener}:{self.envelope.id}"
 
     @property
     def event_id(self) -> str:

@@ -8,6 +8,7 @@ CauceError
 ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
 ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
 ├── TransportUnavailableError      retry: the broker did not confirm
+│   └── TailUnverifiedError        retry after asking for the tail: the broker may have forgotten something
 └── ListenersFailedError           several listeners, several causes (an ExceptionGroup)
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "DefinitionError",
     "ListenersFailedError",
     "PublishError",
+    "TailUnverifiedError",
     "TransportUnavailableError",
     "did_you_mean",
 ]
@@ -81,6 +83,10 @@ class CommitUnknownError(CauceError):
 
 class TransportUnavailableError(CauceError):
     """The broker did not confirm within its time limit. It may hold all of the batch or none of it."""
+
+
+class TailUnverifiedError(TransportUnavailableError):
+    """The lane's tail was verified before, and the broker may have lost it since. Nothing was appended: verify first."""
 
 
 class ListenersFailedError(CauceError, ExceptionGroup[Exception]):

@@ -1,12 +1,24 @@
 """The health port: is it alive, is it ready, what has it done. A bare ASGI application, to be mounted anywhere."""
 
+import asyncio
 import json
+import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
+import msgspec
+
+from cauce.errors import CauceError
 from cauce.service import Service
+from cauce.store import Figured
 
 __all__ = ["ASGIApp", "health_app"]
+
+log = logging.getLogger("cauce.health")
+
+_STATUS_KEPT_S = 1.0
+_STATUS_LIMIT_S = 5.0
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -16,7 +28,10 @@ ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 def health_app(service: Service) -> ASGIApp:
     """`/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why.
-    `/counters`: plain numbers since the start."""
+    `/counters`: plain numbers since the start. `/status`: what `cauce status --json` says of this service, from its
+    database, asked at most once a second; 503 while the database does not answer, 404 for a service that keeps nothing
+    there."""
+    status = _Status(service)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001
         if scope["type"] != "http":
@@ -31,11 +46,45 @@ def health_app(service: Service) -> ASGIApp:
             case ("GET" | "HEAD", "/counters"):
                 counters = {"service": service.name, "unfinished": service.unfinished, **dict(service.counters)}
                 await _answer(send, 200, counters)
+            case ("GET" | "HEAD", "/status"):
+                await _answer(send, *await status.answer())
             case _:
-                known = ["/health/live", "/health/ready", "/counters"]
+                known = ["/health/live", "/health/ready", "/counters", "/status"]
                 await _answer(send, 404, {"error": "no such page", "pages": known})
 
     return app
+
+
+class _Status:
+    """The figures of the service, kept for a moment: whoever asks often shall not keep the database busy."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._turn = asyncio.Lock()
+        self._kept: tuple[int, object] = (503, {})
+        self._good_until = 0.0
+
+    async def answer(self) -> tuple[int, object]:
+        async with self._turn:
+            if time.monotonic() >= self._good_until:
+                self._kept = await self._ask()
+                self._good_until = time.monotonic() + _STATUS_KEPT_S
+            return self._kept
+
+    async def _ask(self) -> tuple[int, object]:
+        store = self._service.store
+        if not isinstance(store, Figured):
+            return 404, {
+                "error": f"{self._service.name} keeps nothing in a database; /counters has what it did since its start"
+            }
+        try:
+            async with asyncio.timeout(_STATUS_LIMIT_S):
+                return 200, msgspec.to_builtins(await store.figures())
+        except CauceError as error:  # no tables of ours: nothing durable is done here
+            return 404, {"error": str(error)}
+        except Exception as error:  # whatever a driver raises: this page must not take the service down
+            log.warning("the status could not be read: %s", type(error).__name__)
+            return 503, {"error": f"the database does not tell ({type(error).__name__})"}
 
 
 async def _answer(send: Send, status: int, body: object) -> None:

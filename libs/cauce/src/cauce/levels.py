@@ -24,6 +24,10 @@ class Levels(Generic[T]):
         innermost = next(reversed(self._open.values())) if self._open else self._outermost
         innermost.append(item)
 
+    def surviving(self) -> list[T]:
+        """What would be committed if everything open were kept, in the order of publishing."""
+        return [*self._outermost, *(item for inside in self._open.values() for item in inside)]
+
     def opened(self, savepoint: Hashable) -> None:
         self._open[savepoint] = []
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from types import MethodType, ModuleType, UnionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
+from cauce.effects import Effect
 from cauce.errors import DefinitionError
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
 from cauce.names import is_pattern
+from cauce.retry import Retry
 
 __all__ = ["Kind", "Listener", "Parameter", "Registration", "When", "listeners_in", "on", "unregistered_classes"]
 
-When: TypeAlias = Literal["in_transaction", "after_commit"]
+When: TypeAlias = Literal["in_transaction", "after_commit", "durable"]
 Kind: TypeAlias = type[DomainEvent] | type[IntegrationEvent]
 
 E = TypeVar("E", bound=Event)
@@ -38,6 +40,10 @@ class Registration:
     when: When
     name: str | None
     blocking: bool
+    retry: Retry
+    effect: Effect | None
+    limit_s: float
+    shared_transaction: bool
 
 
 class _On(Generic[E]):
@@ -65,7 +71,16 @@ class _On(Generic[E]):
 
 @overload
 def on(
-    target: type[E], /, *targets: type[E], when: When | None = None, name: str | None = None, blocking: bool = False
+    target: type[E],
+    /,
+    *targets: type[E],
+    when: When | None = None,
+    name: str | None = None,
+    blocking: bool = False,
+    retry: Retry | None = None,
+    effect: Effect | None = None,
+    limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[E]: ...
 @overload
 def on(
@@ -76,6 +91,10 @@ def on(
     when: When | None = None,
     name: str | None = None,
     blocking: bool = False,
+    retry: Retry | None = None,
+    effect: Effect | None = None,
+    limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[E]: ...
 def on(
     *targets: type[Event] | str,
@@ -83,13 +102,28 @@ def on(
     when: When | None = None,
     name: str | None = None,
     blocking: bool = False,
+    retry: Retry | None = None,
+    effect: Effect | None = None,
+    limit_s: float = 30.0,
+    shared_transaction: bool = False,
 ) -> _On[Any]:
     """Hear these events: by class, by several classes, by exact name, or by pattern.
 
     For names and patterns `kind` says which of the two kinds is meant. `when` is for domain events:
     `"in_transaction"` (the default) runs at publish, on the publisher's transaction, and its error reaches the
     publisher; `"after_commit"` runs once the transaction is known to be committed, and is lost if the process dies
-    first. Integration events are heard when they arrive, in a transaction of the listener's own.
+    first; `"durable"` is written down in the publisher's transaction and runs after it, in one of its own, until it
+    has succeeded or is a dead letter. Integration events are heard when they arrive, in a transaction of the
+    listener's own; over a durable transport they are tried again like durable ones.
+
+    `retry` says how often and when; `effect` is for a listener whose effect is outside the database (a mail, an HTTP
+    call): it runs without a transaction, and says what is to happen when a process dies in the middle. `limit_s`
+    bounds one call of a durable or integration listener; running longer is a failure like any other.
+
+    `shared_transaction=True` is for a listener of integration events that does nothing but change the session: up to
+    a hundred events of different keys may then share one transaction, which is several times faster. If one of them
+    fails, all are rolled back and handled again one by one; so a call may be repeated whose own work succeeded, and
+    what it did outside the session stays done. An event that is also heard by a listener without it is handled alone.
 
     `name` is the listener's stable identity (default: module and qualified name). A plain function must not block;
     one that does says `blocking=True` and runs in a thread, without a transaction.
@@ -111,8 +145,23 @@ def on(
             f"@on(…, when={when!r}): integration events are heard when they arrive from another service, in a "
             "transaction of their own; leave `when` out"
         )
+    if heard is DomainEvent and when != "durable" and (retry is not None or effect is not None):
+        raise DefinitionError('@on(…, retry= or effect=): only what is written down is tried again; add when="durable"')
+    if shared_transaction and (heard is DomainEvent or effect is not None or blocking):
+        raise DefinitionError(
+            "@on(…, shared_transaction=True): only for integration events whose whole effect is in the session; a call "
+            "with an effect elsewhere, or in a thread, could not be undone when another one fails"
+        )
     registration = Registration(
-        targets=targets, kind=heard, when=when or "in_transaction", name=name, blocking=blocking
+        targets=targets,
+        kind=heard,
+        when=when or "in_transaction",
+        name=name,
+        blocking=blocking,
+        retry=retry or Retry(),
+        effect=effect,
+        limit_s=limit_s,
+        shared_transaction=shared_transaction,
     )
     return _On(registration)
 

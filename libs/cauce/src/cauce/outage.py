@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-__all__ = ["Line", "Outage", "OutageLog"]
+__all__ = ["Line", "Outage", "OutageLog", "OutagePart"]
 
 _SUMMARY_EVERY_S = 60.0
 _NEW_REASON_AFTER_S = 10.0
@@ -137,7 +137,10 @@ class OutageLog:
 
 
 class Outage:
-    """The Status a service hands its transport: keeps the reason for readiness, and writes the log."""
+    """The Status a service hands its transport: keeps the reason for readiness, and writes the log.
+
+    Several loops over one broker each report to a `part` of their own: all must be up.
+    """
 
     def __init__(self, who: str, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = OutageLog(who)
@@ -145,6 +148,22 @@ class Outage:
         self._clock = clock
         self._reason: str | None = _NOT_YET
         self._reported = asyncio.Event()
+        self._parts: dict[str, str | None] = {}
+
+    def part(self, name: str) -> "OutagePart":
+        """The status of one loop; until it has reported, the service is not ready."""
+        self._parts[name] = _NOT_YET
+        return OutagePart(self, name)
+
+    def report(self, name: str, reason: str | None, *, retry_in_s: float = 0.0) -> None:
+        """What a part has found: up (None), or down for a reason."""
+        self._parts[name] = reason
+        if reason is not None:
+            self.down(reason, retry_in_s=retry_in_s)
+        elif not any(self._parts.values()):
+            self.up()
+        elif self._reported.is_set():
+            self._reason = next(one for one in self._parts.values() if one is not None).partition(" → ")[0]
 
     @property
     def reason(self) -> str | None:
@@ -186,11 +205,26 @@ class Outage:
         """The transport no longer runs. A second call does nothing more."""
         self._reason = _NOT_YET
         self._reported = asyncio.Event()
+        self._parts = dict.fromkeys(self._parts, _NOT_YET)
         self._write(self._lines.stopped(self._clock()))
 
     def _write(self, lines: Iterable[Line]) -> None:
         for level, text in lines:
             self._log.log(level, "%s", text)
+
+
+class OutagePart:
+    """The Status of one of several loops."""
+
+    def __init__(self, whole: Outage, name: str) -> None:
+        self._whole = whole
+        self._name = name
+
+    def up(self) -> None:
+        self._whole.report(self._name, None)
+
+    def down(self, reason: str, *, retry_in_s: float) -> None:
+        self._whole.report(self._name, reason, retry_in_s=retry_in_s)
 
 
 def _full_within_a_minute(moments: deque[float], now: float) -> bool:

@@ -7,30 +7,50 @@ app = FastAPI(lifespan=service.lifespan)      # or beside a web application
 
 import asyncio
 import logging
+import os
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
+from uuid import uuid4
+
+import msgspec
 
 from cauce.after_commit import AfterCommitQueue
+from cauce.applying import Applying, consumer_name
+from cauce.bridge import Inward, NestBridge
 from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
 from cauce.cancellation import being_cancelled, to_the_end
 from cauce.catalog import collect, in_order, known_events, problems_between
 from cauce.consumer import Consumer, log_failure
 from cauce.dependencies import Dependencies, Factory, Resolver
+from cauce.description import describe_service
+from cauce.durable import DurableDelivery
 from cauce.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope, new_id, utc_now
-from cauce.errors import CauceError, ConfigurationError, ListenersFailedError, PublishError, did_you_mean
+from cauce.errors import (
+    CauceError,
+    CommitUnknownError,
+    ConfigurationError,
+    ListenersFailedError,
+    PublishError,
+    TransportUnavailableError,
+    did_you_mean,
+)
 from cauce.events import DomainEvent, Event, IntegrationEvent, check_fields, describe
+from cauce.journal import Inbox, Journal, Outgoing
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
 from cauce.outage import Outage
-from cauce.store import Store
+from cauce.pace import Pace
+from cauce.retention import Keep
+from cauce.store import Journaled, Store
 from cauce.stores.memory import MemoryStore
 from cauce.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
-from cauce.transport import Delivery, Subscription, Transport
+from cauce.transport import Delivery, DurableTransport, Status, Subscription, Transport
 
 __all__ = ["Happening", "Observer", "Service"]
 
@@ -59,7 +79,7 @@ class Service:
 
     `modules`: modules, decorated functions, or objects with decorated methods. `publishes`: the integration events it
     may publish. `provide`: what listeners need, by type, made per transaction; `resolver` asks a container for the
-    rest. `clock` and `new_id` are for tests.
+    rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
 
     Raises ConfigurationError with everything that is wrong. Nothing is connected before `async with service`.
     """
@@ -70,7 +90,11 @@ class Service:
         *,
         modules: Sequence[object] = (),
         store: Store | None = None,
-        transport: Transport | None = None,
+        transport: Transport | DurableTransport | None = None,
+        bridge: NestBridge | None = None,
+        start: Literal["retained", "now"] | None = None,
+        keep: Keep | None = None,
+        pace: Pace | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
         provide: Mapping[type[Any], Factory] | None = None,
         resolver: Resolver | None = None,
@@ -91,10 +115,16 @@ class Service:
             session_type=self.store.session_type,
         )
         problems: list[str] = []
+        self._bridge = bridge
+        if bridge is not None and publishes:
+            modules = [*modules, bridge.outward(publishes)]
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
         problems.extend(_no_integration_events(publishes))
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(filter(_is_integration_event, publishes))
         self._known = known_events(modules, self.listeners, self.publishes)
+        self._start: Literal["retained", "now"] | None = start
+        self._keep = keep or Keep()
+        self._pace = pace or Pace()
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -107,6 +137,9 @@ class Service:
         heard = self._heard_integration_events()
         self._heard = {one: in_order(self.listeners, one) for one in heard}
         self._subscription = self._subscribe(heard)
+        own = {one: tuple(filter(_is_the_users, listeners)) for one, listeners in self._heard.items()}
+        self._heard_by_users = {one: listeners for one, listeners in own.items() if listeners}
+        self._by_name = {listener.name: listener for listener in self.listeners}
         self._types = {name: one for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
         self._renew()
 
@@ -208,7 +241,8 @@ class Service:
 
     @property
     def unfinished(self) -> int:
-        return self._queue.unfinished + self._consumer.unfinished
+        durable = self._durable.unfinished if self._durable is not None else 0
+        return self._queue.unfinished + self._consumer.unfinished + durable
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Be told what happens in this service, until the returned function is called. Must not block or raise."""
@@ -259,6 +293,7 @@ class Service:
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
+                durable=tuple(one for one in heard if one.registration.when == "durable"),
             )
         return plan
 
@@ -297,9 +332,21 @@ class Service:
         for event_type in self.publishes:
             if (source := describe(event_type).source) != self.name:
                 yield f"publishes {event_type.__name__}, which belongs to {source!r}.{did_you_mean(str(source), [self.name])}"
-        hears = any(listener.registration.kind is IntegrationEvent for listener in self.listeners)
+        hears = any(
+            listener.registration.kind is IntegrationEvent and _is_the_users(listener) for listener in self.listeners
+        )
+        if self._bridge is not None and not isinstance(self.transport, DurableTransport):
+            yield "a bridge joins NestJS to a durable transport, and there is none: transport=RedisStreams(url)"
         if self.transport is None and (self.publishes or hears):
-            yield "it hears or publishes integration events and has no transport: transport=RedisPubSub(url)"
+            yield "it hears or publishes integration events and has no transport: transport=RedisStreams(url)"
+        durable = any(listener.registration.when == "durable" for listener in self.listeners)
+        if not isinstance(self.store, Journaled) and (durable or isinstance(self.transport, DurableTransport)):
+            yield "durable delivery is written down in the service's database, and it has none: store=SqlAlchemyStore(engine)"
+        if hears and isinstance(self.transport, DurableTransport) and self._start is None:
+            yield (
+                'where does a new subscription begin? start="retained" (with everything the broker still holds) or '
+                'start="now" (with what comes after the first start)'
+            )
 
     def _heard_integration_events(self) -> list[type[IntegrationEvent]]:
         return [
@@ -319,13 +366,17 @@ class Service:
             )
         )
         names = {name for one in heard for name in (describe(one).name, *describe(one).earlier_names)}
-        return Subscription(names=frozenset(names), patterns=patterns)
+        topics = {source for one in heard if (source := describe(one).source) is not None}
+        return Subscription(names=frozenset(names), patterns=patterns, topics=frozenset(topics))
 
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
         self.outage = Outage(self.name, log)
+        hears_nestjs = self._bridge is not None and self._heard_by_users
+        self._nestjs = self.outage.part("NestJS's events") if hears_nestjs else None
+        volatile = None if isinstance(self.transport, DurableTransport) else self.transport
         self._queue = AfterCommitQueue(
-            transport=self.transport, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
+            transport=volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
         )
         self._consumer = Consumer(
             service=self.name,
@@ -334,6 +385,83 @@ class Service:
             handle=self._handle,
             count=self._count,
         )
+        self._durable = self._new_durable()
+
+    async def _introduce(self, store: Journaled) -> None:
+        """Say in the database who we are, for those who look at it with `cauce status` and the like."""
+        described = describe_service(
+            self.name,
+            listeners=self.listeners,
+            known=self._known,
+            publishes=self.publishes,
+            transport=self.transport,
+            start=self._start,
+            keep=self._keep,
+        )
+        durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
+        await store.journal().introduce(self.name, msgspec.json.encode(described).decode(), durable)
+
+    def _new_durable(self) -> DurableDelivery | None:
+        """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
+        transport = self.transport if isinstance(self.transport, DurableTransport) else None
+        listens = any(listener.registration.when == "durable" for listener in self.listeners)
+        if not isinstance(self.store, Journaled) or (transport is None and not listens):
+            return None
+        return DurableDelivery(
+            service=self.name,
+            journal=self.store.journal(),
+            transport=transport,
+            subscription=self._subscription,
+            starts={topic: self._start_of(topic) for topic in self._subscription.topics},
+            adopted=sorted(self._subscribe(list(self._heard_by_users)).topics) if self._bridge is not None else (),
+            types=self._every_type(),
+            listeners={one: tuple(heard) for one, heard in self._heard.items()},
+            by_name=self._by_name,
+            applying=Applying(
+                rules=self,
+                call=self._call_durably,
+                worker=_worker(),
+                new_id=lambda: uuid4().hex,
+                retention_s=self._keep.inbox_s,
+            ),
+            status=self.outage.part,
+            count=self._count,
+            handled=lambda emission, listener: self._tell("handled", emission, listener),
+            member=f"{_worker()}:{uuid4().hex[:12]}",
+            keep=self._keep,
+            pace=self._pace,
+        )
+
+    def _every_type(self) -> dict[str, type[Event]]:
+        """Event classes by every name they are accepted under."""
+        return {name: one for one in self._known for name in (describe(one).name, *describe(one).earlier_names)}
+
+    def _start_of(self, topic: str) -> Literal["retained", "now"]:
+        """A bridge that is switched on tells NestJS what happens from now on, not what happened yesterday."""
+        if topic in self._subscribe(list(self._heard_by_users)).topics:
+            return self._start or "retained"
+        return "now"
+
+    async def _hear_nestjs(self, bridge: NestBridge, journal: Journal, status: Status) -> None:
+        async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
+            new = await journal.adopt(envelope, known_to=known_to)
+            if new and self._durable is not None:
+                self._durable.committed(to_send=True, waiting=False)
+            return new
+
+        inward = Inward(
+            service=self.name,
+            types=self._every_type(),
+            consumers={
+                one: [consumer_name(self.name, listener) for listener in listeners]
+                for one, listeners in self._heard_by_users.items()
+            },
+            adopt=adopt,
+            is_infrastructure=self.is_infrastructure,
+            count=self._count,
+        )
+        subscription = self._subscribe(list(self._heard_by_users))
+        await bridge.inward(subscription, inward, status)
 
     async def _run(self) -> None:
         """Every loop of the service, until it is told to stop; a loop that crashes takes the service down, loudly."""
@@ -341,17 +469,34 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
-                if self.transport is not None:  # also when it only publishes: readiness names the broker
+                if self._durable is not None and isinstance(self.store, Journaled):
+                    await self.store.prepare()
+                    await self._introduce(self.store)
+                    hearing.append(tasks.create_task(self._durable.fetch()))
+                    loops.append(tasks.create_task(self._durable.work()))
+                    if self._bridge is not None and self._nestjs is not None:
+                        journal = self.store.journal()
+                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
+                if self.transport is not None and not isinstance(self.transport, DurableTransport):
+                    # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()
+                if self._durable is not None:
+                    self._durable.end()
                 try:
                     await self.idle(limit_s=self._drain_limit_s)
                 except TimeoutError:
-                    log.error("%s: %d events were still being handled; they are lost", self.name, self.unfinished)
+                    durable = self._durable.unfinished if self._durable is not None else 0
+                    if volatile := self.unfinished - durable:
+                        log.error("%s: %d events were still being handled; they are lost", self.name, volatile)
+                    if durable:
+                        log.warning("%s: %d events were still being handled; they come again", self.name, durable)
                 for loop in loops:
                     loop.cancel()
+            if self._durable is not None:
+                await self._durable.leave()
         except BaseExceptionGroup as group:
             self._crash = _first_of(group)
             self.outage.stopped()
@@ -366,6 +511,8 @@ class Service:
 
     async def _close(self) -> None:
         try:
+            if self._bridge is not None:
+                await self._bridge.close()
             if self.transport is not None:
                 await self.transport.close()
         finally:
@@ -374,11 +521,13 @@ class Service:
     @asynccontextmanager
     async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
         levels: Levels[Pending] = Levels()
-        tx = Transaction(self, self.store.begin(levels, read_only=read_only), levels, read_only=read_only)
+        outgoing = self._outgoing if self._durable is not None else None
+        work = self.store.begin(levels, read_only=read_only, outgoing=outgoing)
+        tx = Transaction(self, work, levels, read_only=read_only)
         try:
             yield tx
         except BaseException:
-            await self._roll_back(tx)
+            await to_the_end(self._roll_back(tx))
             raise
         await to_the_end(self._commit(tx))
 
@@ -404,8 +553,72 @@ class Service:
             if isinstance(item, AfterCommit):
                 for listener in item.heard_by:
                     self._tell("handled", item.emission, listener.name)
-        if known:
+        if not known:
+            return
+        if self._durable is None:
             self._queue.accept(pending)
+            return
+        self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
+        self._durable.committed(
+            to_send=any(isinstance(item, Envelope) for item in pending),
+            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
+        )
+
+    def _outgoing(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
+        """What a transaction has to write down about its events."""
+        rows: list[Outgoing] = []
+        for item in pending:
+            if isinstance(item, Envelope):
+                if isinstance(self.transport, DurableTransport):
+                    rows.append(Outgoing(envelope=item))
+            else:
+                rows += [
+                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self.name, listener))
+                    for listener in item.durable
+                ]
+        return rows
+
+    # What applying asks its service (applying.Rules)
+
+    def inbox(self, tx: Transaction) -> Inbox:
+        if not isinstance(self.store, Journaled):
+            raise CauceError(f"{self.name} has no journal")
+        return self.store.inbox(tx.session)
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
+            return True
+        return isinstance(self.store, Journaled) and self.store.is_infrastructure(error)
+
+    async def _call_durably(
+        self,
+        listener: Listener,
+        emission: Emission,
+        tx: Transaction | None,
+        attempt: int,
+        replayed: bool,
+        channel: str,
+    ) -> None:
+        circumstances: dict[str, Any] = {"attempt": attempt, "replayed": replayed, "channel": channel}
+        token = current_emission.set(emission)
+        try:
+            async with asyncio.timeout(listener.registration.limit_s):
+                await call_listener(listener, emission, self.dependencies, tx, **circumstances)
+        except (asyncio.CancelledError, SystemExit) as gone:
+            # Neither may end the worker that called it, unless it is the worker that is being ended.
+            if isinstance(gone, asyncio.CancelledError) and being_cancelled():
+                raise
+            did = (
+                "awaited something that was cancelled" if isinstance(gone, asyncio.CancelledError) else f"said {gone!r}"
+            )
+            error = CauceError(f"{listener.name} {did}")
+            self._tell("failed", emission, listener.name, error)
+            raise error from gone
+        except Exception as error:
+            self._tell("failed", emission, listener.name, error)
+            raise
+        finally:
+            current_emission.reset(token)
 
     async def _publish_to_independent_listeners(self, event: DomainEvent) -> None:
         plan = self.plan(type(event))
@@ -417,7 +630,7 @@ class Service:
         errors: list[Exception] = []
         token = current_emission.set(emission)
         try:
-            for listener in (*plan.in_transaction, *plan.after_commit):
+            for listener in (*plan.in_transaction, *plan.after_commit, *plan.durable):
                 try:
                     await self._call(listener, emission)
                 except Exception as error:  # independent listeners: the rest still run
@@ -482,8 +695,13 @@ class Service:
             self.outage.lost(envelope.id)
             self._tell("lost", envelope)
 
-    def _count(self, what: str) -> None:
-        self.counters[what] += 1
+    def _count(self, what: str, times: int = 1) -> None:
+        self.counters[what] += times
+
+
+def _is_the_users(listener: Listener) -> bool:
+    """Rather than ours: the bridge's."""
+    return listener.name != NestBridge.listener_name
 
 
 def _is_integration_event(thing: object) -> bool:
@@ -504,3 +722,8 @@ def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = cast("tuple[BaseException, ...]", first.exceptions)[0]
     return first
+
+
+def _worker() -> str:
+    """This process, for people: host and pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"

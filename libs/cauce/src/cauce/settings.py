@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails
 
 from .errors import ConfigurationError
 
-__all__ = ["STATE_FILE", "Setting", "inspect", "load", "project_settings"]
+__all__ = ["STATE_FILE", "Setting", "inspect", "load", "project_settings", "value_of"]
 
 STATE_FILE: Final = Path(".cauce/dev.env")
 ENV_FILE: Final = "CAUCE_ENV_FILE"
@@ -107,6 +107,29 @@ def project_settings(folder: Path | None = None) -> dict[str, str]:
             found = {name: _table(service).get("settings") for name, service in services.items()}
             return {name: target for name, target in found.items() if isinstance(target, str)}
     return {}
+
+
+def value_of(
+    name: str,
+    *,
+    settings: type[BaseModel] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> tuple[str, str] | None:
+    """The value of one variable and where it came from, without loading anything else; None if it has none.
+
+    From the environment, the state file, or the default of the field of `settings` that is read from it. A secret's
+    value is not masked. Raises ConfigurationError for a state file that cannot be read.
+    """
+    sources = _Sources.read(environ, folder)
+    if sources.problems:
+        raise ConfigurationError(sources.problems)
+    if given := sources.get(name):
+        return given.value, given.origin
+    for declared in _declared(settings) if settings is not None else ():
+        if name in declared.names and isinstance(declared.info.default, str):
+            return declared.info.default, "default"
+    return None
 
 
 def resolve(target: str) -> type[BaseModel]:

@@ -1,15 +1,23 @@
 """The port to a service's own database: one unit of work at a time."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cauce.journal import Inbox, Journal, Outgoing
 from cauce.levels import Levels
 
-__all__ = ["Store", "UnitOfWork"]
+if TYPE_CHECKING:
+    from cauce.admin.figures import Figures
+
+__all__ = ["Figured", "Journaled", "Outbound", "Store", "UnitOfWork"]
 
 
 class UnitOfWork(Protocol):
-    """One database transaction, begun by its first statement."""
+    """One database transaction, begun by its first statement.
+
+    Whoever ends it sees to it that `commit` and `rollback` are not cancelled halfway.
+    """
 
     @property
     def session(self) -> object:
@@ -42,6 +50,35 @@ class UnitOfWork(Protocol):
         ...
 
 
+Outbound = Callable[[Sequence[Any]], Sequence[Outgoing]]
+"""From what was published in a transaction to the rows that have to be written in it."""
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A store that can keep what durable delivery needs, beside the service's own tables."""
+
+    async def prepare(self) -> None:
+        """Make sure Cauce's tables are there. Raises ConfigurationError if they are of another version."""
+        ...
+
+    def journal(self) -> Journal: ...
+    def inbox(self, session: Any) -> Inbox: ...
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""
+        ...
+
+
+@runtime_checkable
+class Figured(Protocol):
+    """A store that can tell what a service has done, what waits and what is dead, over all restarts and processes."""
+
+    async def figures(self) -> "Figures":
+        """The numbers of now. Raises NoTablesError where there is nothing to count, and the database's own errors."""
+        ...
+
+
 class Store(Protocol):
     """Where a service keeps its state."""
 
@@ -53,8 +90,11 @@ class Store(Protocol):
         """The type under which listeners may ask for the session."""
         ...
 
-    def begin(self, levels: Levels[Any], *, read_only: bool) -> UnitOfWork:
-        """A fresh unit of work. It tells `levels` whenever a savepoint begins or ends, so that events follow it."""
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
+        """A fresh unit of work. It tells `levels` whenever a savepoint begins or ends, so that events follow it.
+
+        Just before every commit, what `outgoing` says of the surviving events is written with the change.
+        """
         ...
 
     async def problem(self) -> str | None:

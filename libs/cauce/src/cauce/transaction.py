@@ -33,6 +33,7 @@ class Plan:
 
     in_transaction: tuple[Listener, ...]
     after_commit: tuple[Listener, ...]
+    durable: tuple[Listener, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class AfterCommit:
     emission: Emission
     heard_by: tuple[Listener, ...]
     listeners: tuple[Listener, ...]
+    durable: tuple[Listener, ...] = ()
 
 
 Pending: TypeAlias = AfterCommit | Envelope
@@ -129,14 +131,14 @@ class Transaction:
     async def _publish_domain(self, event: DomainEvent) -> None:
         rules = self._rules
         plan = rules.plan(type(event))
-        if plan.after_commit:
+        if plan.after_commit or plan.durable:
             rules.check_running(type(event))
         envelope = Envelope.of(
             event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
         )
         emission = Emission(event, None, rules.name, envelope)
         self._work.take_part()
-        self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit))
+        self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
         token = current_emission.set(emission)
         try:
             for listener in plan.in_transaction:

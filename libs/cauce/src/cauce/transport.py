@@ -4,14 +4,30 @@ One promise for every adapter: `publish` returns once the broker has taken the b
 until it is cancelled and heals itself. What differs (does the broker remember?) is said by `durable`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol, runtime_checkable
 from zlib import crc32
+
+from msgspec import Struct, field
 
 from cauce.envelope import Envelope
 
-__all__ = ["LANES", "BrokerId", "Deliver", "Delivery", "Lane", "Status", "Subscription", "Transport", "lane_of"]
+__all__ = [
+    "LANES",
+    "Broker",
+    "BrokerId",
+    "Deliver",
+    "Delivery",
+    "DurableTransport",
+    "Lane",
+    "LanesOwned",
+    "Status",
+    "Subscription",
+    "Tail",
+    "Transport",
+    "lane_of",
+]
 
 Lane = NewType("Lane", int)
 BrokerId = NewType("BrokerId", str)
@@ -30,6 +46,8 @@ class Subscription:
 
     names: frozenset[str]
     patterns: tuple[str, ...] = ()
+    topics: frozenset[str] = frozenset()
+    """The publishing services whose events these are; a durable transport keeps one topic for each."""
 
     def __bool__(self) -> bool:
         return bool(self.names or self.patterns)
@@ -39,8 +57,11 @@ async def _nothing_to_acknowledge() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+def _nothing_to_release() -> None:
+    return
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
     """One message as it came. `envelope` is None when it is no event, and then `problem` says why."""
 
     channel: str
@@ -48,8 +69,14 @@ class Delivery:
     envelope: Envelope | None
     problem: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    redelivered: bool = False
+    """It was given to a process of this service before, and what became of it is not known."""
     ack: Callable[[], Awaitable[None]] = _nothing_to_acknowledge
     """To be awaited once the message is handled, also when a listener failed."""
+    release: Callable[[], None] = _nothing_to_release
+    """Instead of `ack`, when it could neither be handled nor put aside: a durable transport delivers it again soon."""
+    lost: bool = False
+    """The broker has the entry's id and no longer its content. `raw` is empty; to be counted, and acknowledged."""
 
 
 Deliver = Callable[[Delivery], Awaitable[None]]
@@ -63,8 +90,8 @@ class Status(Protocol):
     def down(self, reason: str, *, retry_in_s: float) -> None: ...
 
 
-class Transport(Protocol):
-    """Moves envelopes between processes, in order inside a lane."""
+class Broker(Protocol):
+    """What every transport says about itself."""
 
     @property
     def name(self) -> str:
@@ -75,6 +102,14 @@ class Transport(Protocol):
     def durable(self) -> bool:
         """Whether an event outlives a subscriber's absence. False means at most once, said at every start."""
         ...
+
+    async def close(self) -> None:
+        """Give the connections back. Safe to call twice, and after a loop was cancelled."""
+        ...
+
+
+class Transport(Broker, Protocol):
+    """Moves envelopes between processes at most once: what nobody hears in that moment is gone."""
 
     async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
         """Return once the broker has taken the whole batch, in this order.
@@ -91,6 +126,66 @@ class Transport(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Give the connections back. Safe to call twice, and after `run` was cancelled."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What the broker remembers of one lane of a topic."""
+
+    server: str
+    """Changes when the server was restarted or another one took over."""
+    lost_from: BrokerId | None
+    """The oldest of the ids asked about that should be there and is not; None if nothing is missing."""
+
+
+@runtime_checkable
+class DurableTransport(Broker, Protocol):
+    """A broker that remembers: a topic per publishing service, sixteen ordered lanes in each."""
+
+    async def append(self, topic: str, lane: Lane, messages: Sequence[bytes]) -> Sequence[BrokerId]:
+        """Return the broker's ids once it holds the whole batch, in this order: all of it or none.
+
+        Raises TransportUnavailableError when that is not confirmed: the broker may hold it, so the tail has to be
+        verified and the batch appended again; the inbox drops the copies. For whoever once asked for the lane's tail:
+        TailUnverifiedError, with nothing appended, if the broker may have forgotten something since. PublishError,
+        with nothing appended, for a message that is larger than MAX_MESSAGE_BYTES.
+        """
         ...
+
+    async def tail(self, topic: str, lane: Lane, sent: Sequence[BrokerId]) -> Tail:
+        """Whether the broker still holds what it had confirmed. `sent`: the newest ids, oldest first.
+
+        What was trimmed on purpose is not missing. Raises TransportUnavailableError.
+        """
+        ...
+
+    async def now(self, topic: str) -> BrokerId:
+        """The place to begin after for a group that wants what comes from now on. Raises TransportUnavailableError."""
+        ...
+
+    async def consume(
+        self,
+        subscription: Subscription,
+        deliver: Deliver,
+        status: Status,
+        *,
+        group: str,
+        lanes: "LanesOwned",
+        since: Mapping[str, BrokerId],
+    ) -> None:
+        """Deliver the entries of the lanes owned, until cancelled, in order inside a lane.
+
+        First what this lane's earlier owner was given and did not acknowledge (`redelivered`), then new ones. The
+        group is made where it is missing, also when the broker forgot it, at `since` (the id to begin after, by topic;
+        from the beginning where it is not said). A lane that is no longer owned gets no more. Trouble with the broker
+        is reported as `down` and retried for ever; deliveries taken before may be acknowledged afterwards too, also
+        when this has been cancelled.
+        """
+        ...
+
+    async def trim(self, topic: str, lane: Lane, *, older_than_s: float) -> int:
+        """Drop entries that every registered group has acknowledged and that are older; returns how many."""
+        ...
+
+
+LanesOwned = Callable[[], Collection[Lane]]
+"""The lanes this process owns now; asked before every read."""

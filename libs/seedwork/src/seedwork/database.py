@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
-__all__ = ["DatabaseUnavailableError", "engine", "migrate"]
+__all__ = ["DatabaseUnavailableError", "engine", "is_the_services_own", "migrate"]
 
 CONNECT_LIMIT_S: Final = 10
 MIGRATION_LIMIT_S: Final = 120
@@ -61,6 +61,11 @@ def migrate(url: str, migrations_package: str) -> None:
             alembic.command.upgrade(config, "head")
     finally:
         migrating.dispose()
+
+
+def is_the_services_own(name: str | None, type_: str, _parents: object) -> bool:
+    """Alembic's `include_name`: Cauce's tables stand in the same database and look after themselves."""
+    return not (type_ == "table" and name is not None and name.startswith("cauce_"))
 
 
 def _folder_of(package: str) -> Path:

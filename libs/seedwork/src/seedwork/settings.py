@@ -5,28 +5,30 @@ A service's own settings inherit from these and are read by `cauce.settings.load
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import quote
 
+from cauce.bridge import NestBridge
 from cauce.events import IntegrationEvent
-from cauce.transport import Transport
+from cauce.transport import DurableTransport, Transport
 from cauce.transports.memory import MemoryTransport
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "transport_from"]
+__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "bridge_from", "transport_from"]
 
-TRANSPORTS: Final = ("redis-pubsub", "memory")
-NOT_YET: Final = ("redis-streams", "nats", "rabbitmq")
+TRANSPORTS: Final = ("redis-streams", "redis-pubsub", "memory")
+NOT_YET: Final = ("nats", "rabbitmq")
+IF_DOWN: Final = "start it (make infra), or correct REDIS_HOST, REDIS_PORT and REDIS_PASS"
 
 
 def _transport(value: str) -> str:
     if value in TRANSPORTS:
         return value
     if value in NOT_YET:
-        raise ValueError(f"not yet; there are {' and '.join(TRANSPORTS)}")
+        raise ValueError(f"not yet; there are {', '.join(TRANSPORTS)}")
     nearest = get_close_matches(value, TRANSPORTS, n=1)
     raise ValueError(f"not one of {', '.join(TRANSPORTS)}." + (f" Did you mean {nearest[0]}?" if nearest else ""))
 
@@ -78,8 +80,23 @@ class BrokerSettings(BaseSettings):
     )
     events_transport: Annotated[str, AfterValidator(_transport)] = Field(
         "redis-pubsub",
-        description="how integration events travel: redis-pubsub (at most once), memory (one process)",
+        description="how integration events travel: redis-pubsub (the article's, at most once), redis-streams (durable), "
+        "memory (one process)",
     )
+
+    nest_bridge: Literal["off", "on"] = Field(
+        "off", description="on: NestJS services on Pub/Sub take part beside redis-streams, hearing and speaking"
+    )
+
+    @model_validator(mode="after")
+    def _bridge_needs_two_banks(self) -> Self:
+        if self.nest_bridge == "on" and self.events_transport != "redis-streams":
+            already = " (which NestJS hears without a bridge)" if self.events_transport == "redis-pubsub" else ""
+            raise ValueError(
+                "NEST_BRIDGE=on joins NestJS to redis-streams, and EVENTS_TRANSPORT is "
+                f"{self.events_transport}{already}: change one of the two"
+            )
+        return self
 
     @property
     def broker_url(self) -> str:
@@ -91,17 +108,29 @@ class BrokerSettings(BaseSettings):
         return f"redis://{password}{host}:{self.redis_port}"
 
 
-def transport_from(settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]) -> Transport:
+def transport_from(
+    settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]
+) -> Transport | DurableTransport:
     """The transport these settings name (the article's `getMicroserviceOptions()`). Connects to nothing.
 
     `nest_names`: under which name a NestJS peer of the article hears an event, where that is not its own.
     """
     if settings.events_transport == "memory":
         return MemoryTransport()
-    from cauce.transports.redis_pubsub import RedisPubSub  # its driver is needed only here
+    # Their driver is needed only here.
+    if settings.events_transport == "redis-streams":
+        from cauce.transports.redis_streams import RedisStreams
 
-    return RedisPubSub(
-        settings.broker_url,
-        nest_names=nest_names,
-        if_down="start it (make infra), or correct REDIS_HOST, REDIS_PORT and REDIS_PASS",
-    )
+        return RedisStreams(settings.broker_url, if_down=IF_DOWN)
+    from cauce.transports.redis_pubsub import RedisPubSub
+
+    return RedisPubSub(settings.broker_url, nest_names=nest_names, if_down=IF_DOWN)
+
+
+def bridge_from(settings: BrokerSettings, nest_names: Mapping[type[IntegrationEvent], str]) -> NestBridge | None:
+    """The bridge to NestJS services, if these settings ask for one. Connects to nothing. `nest_names` as above."""
+    if settings.nest_bridge == "off":
+        return None
+    from cauce.transports.redis_pubsub import RedisPubSub
+
+    return NestBridge(RedisPubSub(settings.broker_url, nest_names=nest_names, durable=True, if_down=IF_DOWN))

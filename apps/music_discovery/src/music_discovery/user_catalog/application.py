@@ -194,7 +194,7 @@ class UserCatalogUseCases:
             if await self._catalogs.replace(before, after):
                 return after
             # Writers that failed together would fail together again.
-            await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 5)))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 5)))
             before = await find()
         raise CatalogContendedError(before.id)
 

@@ -1,7 +1,7 @@
 """The `cauce` command.
 
-Exit codes: 0 all went well; 1 something could not be started or ended unasked; 2 the command line or the
-configuration is wrong; 130 interrupted before anything was started.
+Exit codes: 0 all went well; 1 it was not done, or a look found something that needs a person; 2 the command line or the
+configuration is wrong; 3 a database or the broker cannot be reached; 130 interrupted.
 
 Every subcommand is a module here with `register(subparsers)`, which adds a parser and sets `run` to a function
 from the parsed arguments to the exit code. `register` and the module's imports must stay light: all of them run
@@ -13,33 +13,21 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
-from cauce.cli import config, dev
-from cauce.errors import did_you_mean
+from cauce.cli import config, db, dead, dev, doctor, explain, outbox, rewind, run, status, tail, topic
+from cauce.cli.parsing import Parser, refuse_unknown_words
 
 __all__ = ["main"]
 
-_COMMANDS = (dev, config)
+_COMMANDS = (dev, run, config, status, outbox, dead, tail, topic, explain, doctor, rewind, db)
 
 _EPILOG = """\
 exit codes:
   0    all went well
-  1    something could not be started, or ended unasked
+  1    something could not be started or done, ended unasked, or needs a person
   2    the command line or the configuration is wrong
-  130  interrupted before anything was started
+  3    a database or the broker cannot be reached
+  130  interrupted
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line that names what was probably meant."""
-
-    def error(self, message: str) -> NoReturn:
-        end = "" if message.endswith(("?", ".")) else "."
-        print(f"{self.prog}: {message}{end} See: {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
-
-    def options(self) -> list[str]:
-        """Every option this parser knows, as typed."""
-        return [word for action in self._actions for word in action.option_strings]
 
 
 class _Version(argparse.Action):
@@ -55,17 +43,16 @@ class _Version(argparse.Action):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default the process's own, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser, commands = _build()
-    _refuse_unknown_command(parser, commands, words)
+    parser = _build()
+    speaker = refuse_unknown_words(parser, words)
     parsed, unknown = parser.parse_known_args(words)
-    command = cast("str | None", parsed.command)
     if unknown:
-        speaker = commands[command] if command else parser
-        speaker.error(f"unknown option {unknown[0]!r}.{_meant(unknown[0], speaker)}")
-    if command is None:
-        parser.print_help()
+        what = "unknown option" if unknown[0].startswith("-") else "one word too many:"
+        speaker.error(f"{what} {unknown[0]!r}")
+    run = cast("Callable[[argparse.Namespace], int] | None", getattr(parsed, "run", None))
+    if run is None:
+        speaker.print_help()
         return 0
-    run = cast("Callable[[argparse.Namespace], int]", parsed.run)
     try:
         return run(parsed)
     except KeyboardInterrupt:
@@ -77,30 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _build() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser(
+def _build() -> Parser:
+    parser = Parser(
         prog="cauce",
-        description="Events inside a service and between services: run a project, look at its settings.",
+        description="Events inside a service and between services: run a project, and look after it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    parser.actions = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for module in _COMMANDS:
-        module.register(subparsers)
-    return parser, subparsers.choices
-
-
-def _refuse_unknown_command(parser: _Parser, commands: dict[str, _Parser], words: list[str]) -> None:
-    for word in words:
-        if word in commands or word in ("-h", "--help", "--version"):
-            return
-        if word.startswith("-"):
-            parser.error(f"unknown option {word!r}.{_meant(word, parser, *commands.values())}")
-        parser.error(f"unknown command {word!r}.{did_you_mean(word, commands)} Commands: {', '.join(commands)}.")
-
-
-def _meant(word: str, *parsers: _Parser) -> str:
-    options = [option for parser in parsers for option in parser.options()]
-    return did_you_mean(word.split("=")[0], options)
+        module.register(parser.actions)
+    return parser

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `cauce --help` must not wait for pydantic
@@ -27,6 +26,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the settings; 1 and the whole list of problems on stderr when something is wrong."""
+    from dataclasses import asdict
+
     from cauce.errors import ConfigurationError, did_you_mean
     from cauce.settings import inspect, project_settings, resolve
 

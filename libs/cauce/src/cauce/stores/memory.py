@@ -6,6 +6,7 @@ from typing import Any
 
 from cauce.errors import CauceError
 from cauce.levels import Levels
+from cauce.store import Outbound
 
 __all__ = ["MemoryStore"]
 
@@ -16,7 +17,7 @@ class MemoryStore:
     name = "memory"
     session_type = None
 
-    def begin(self, levels: Levels[Any], *, read_only: bool) -> "_Work":
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         return _Work(levels)
 
     async def problem(self) -> None:

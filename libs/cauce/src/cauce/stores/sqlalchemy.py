@@ -1,26 +1,40 @@
 """A service's own database through the user's SQLAlchemy session: PostgreSQL or SQLite."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event, make_url, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from cauce.cancellation import to_the_end
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
+from cauce.store import Outbound
+from cauce.stores.schema import create_tables
+from cauce.stores.sessions import FollowedSession, follow, joins_an_outer_transaction
+from cauce.stores.sql_journal import SqlInbox, SqlJournal
+
+if TYPE_CHECKING:
+    from cauce.admin.figures import Figures
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
 _DRIVERS = {"sqlite": ("aiosqlite",), "postgresql": ("psycopg", "asyncpg")}
 _READ_ONLY = "cauce_read_only"
+_INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
+"""SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
+_INFRASTRUCTURE_STATES = ("55P03",)  # a lock was not to be had in time
+_POOL_SIZE = 20
+"""A connection beyond these is closed after its use, and making one takes longer than a transaction."""
+_RESTS_SINCE = "cauce_rests_since"
+_RESTED_S = 1.0
 _WRITES = "cauce_writes"
 _TURN_LIMIT_S = 30.0
 _SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
@@ -32,8 +46,8 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
 
     SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
     read-only (a deferred one that turns writer fails at once instead of waiting). A SQLite in memory is one connection,
-    which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections are
-    tested before use and dead peers are noticed. On both, parameters never appear in errors or logs.
+    which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections that have rested
+    are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
 
     Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
     """
@@ -59,7 +73,30 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     arguments: dict[str, Any] = options.pop("connect_args", {})
     if parsed.get_driver_name() == "psycopg":
         arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
-    return create_async_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=arguments, **options)
+    pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
+    engine = create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options})
+    if not options.get("pool_pre_ping", False):
+        _test_after_a_pause(engine)
+    return engine
+
+
+def _test_after_a_pause(engine: AsyncEngine) -> None:
+    """A connection that has rested is tested before it is used. One that was used just now is not: that would cost
+    every transaction a round trip, and see no more than its own first statement sees."""
+    dialect = engine.sync_engine.dialect
+
+    def returned(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTS_SINCE] = time.monotonic()
+
+    def taken(connection: Any, record: ConnectionPoolEntry, _pooled: object) -> None:
+        if time.monotonic() - record.info.get(_RESTS_SINCE, float("inf")) > _RESTED_S:
+            try:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error
+
+    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkout", taken)
 
 
 def _check_driver(url: URL) -> None:
@@ -159,19 +196,48 @@ class SqlAlchemyStore:
         """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
         to 5 s more to let go of the connection."""
         self.engine = engine
-        self._sessions = sessions or async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = sessions or async_sessionmaker(
+            engine, expire_on_commit=False, sync_session_class=FollowedSession
+        )
         self._commit_limit_s = commit_limit_s
 
     @property
     def name(self) -> str:
         return self.engine.dialect.name
 
-    def begin(self, levels: Levels[Any], *, read_only: bool) -> "_Work":
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         session = self._sessions()
         if read_only and isinstance(session.bind, AsyncEngine):
             session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
             session.sync_session.bind = session.bind.sync_engine
-        return _Work(session, levels, commit_limit_s=self._commit_limit_s)
+        follow(session.sync_session, levels, None if read_only else outgoing)
+        return _Work(session, commit_limit_s=self._commit_limit_s)
+
+    async def prepare(self) -> None:
+        await create_tables(self.engine)
+
+    def journal(self) -> SqlJournal:
+        return SqlJournal(self.engine)
+
+    def inbox(self, session: AsyncSession) -> SqlInbox:
+        return SqlInbox(session)
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        if isinstance(error, (CommitUnknownError, PoolTimeoutError, InterfaceError)):
+            return True
+        if not isinstance(error, DBAPIError):
+            return False
+        if error.connection_invalidated:
+            return True
+        state = getattr(error.orig, "sqlstate", None)
+        if state is not None:
+            return str(state)[:2] in _INFRASTRUCTURE_CLASSES or str(state) in _INFRASTRUCTURE_STATES
+        return isinstance(error, OperationalError)
+
+    async def figures(self) -> "Figures":
+        from cauce.admin.figures import figures_of
+
+        return await figures_of(self.engine)
 
     async def problem(self) -> str | None:
         try:
@@ -189,13 +255,11 @@ class SqlAlchemyStore:
 
 
 class _Work:
-    def __init__(self, session: AsyncSession, levels: Levels[Any], *, commit_limit_s: float) -> None:
+    def __init__(self, session: AsyncSession, *, commit_limit_s: float) -> None:
         self._session = session
-        self._levels = levels
         self._commit_limit_s = commit_limit_s
         # Asked now: once its own transaction runs, a session of a connection looks the same either way.
-        self._joined = _joins_an_outer_transaction(session.sync_session)
-        _watch(session.sync_session, levels)
+        self._joined = joins_an_outer_transaction(session.sync_session)
 
     @property
     def session(self) -> AsyncSession:
@@ -211,19 +275,20 @@ class _Work:
 
     async def commit(self) -> None:
         try:
-            await to_the_end(self._commit())
+            await self._commit()
         finally:
-            await to_the_end(self._session.close())
+            await self._session.close()
 
     async def _commit(self) -> None:
         session = self._session
         if not session.in_transaction():
             return
-        try:
-            await session.flush()
-        except BaseException:
-            await session.rollback()
-            raise
+        if session.new or session.dirty or session.deleted:
+            try:
+                await session.flush()
+            except BaseException:
+                await session.rollback()
+                raise
         try:
             async with asyncio.timeout(self._commit_limit_s):
                 await session.commit()
@@ -237,7 +302,7 @@ class _Work:
 
     async def rollback(self) -> None:
         # Closing rolls back; a connection that broke is dropped by the pool.
-        await to_the_end(self._session.close())
+        await self._session.close()
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         return self._savepoint()
@@ -246,35 +311,3 @@ class _Work:
     async def _savepoint(self) -> AsyncGenerator[None]:
         async with self._session.begin_nested():
             yield
-
-
-def _watch(session: Session, levels: Levels[Any]) -> None:
-    """Follow the session's transactions, including savepoints the user's code makes by itself."""
-    committed: set[int] = set()
-
-    def created(_session: Session, transaction: SessionTransaction) -> None:
-        if transaction.nested:
-            levels.opened(id(transaction))
-
-    def after_commit(session: Session) -> None:
-        # Also fired when a savepoint is released, so note which of them it was.
-        current = session.get_nested_transaction() or session.get_transaction()
-        committed.add(id(current))
-
-    def ended(_session: Session, transaction: SessionTransaction) -> None:
-        kept = id(transaction) in committed
-        committed.discard(id(transaction))
-        if transaction.nested:
-            levels.ended(id(transaction), kept=kept)
-        elif transaction.parent is None:
-            levels.transaction_ended(committed=kept)
-
-    event.listen(session, "after_transaction_create", created)
-    event.listen(session, "after_commit", after_commit)
-    event.listen(session, "after_transaction_end", ended)
-
-
-def _joins_an_outer_transaction(session: Session) -> bool:
-    """Whether a commit of this session would only release a savepoint of somebody's connection."""
-    bind = session.bind
-    return isinstance(bind, Connection) and bind.in_transaction()

@@ -17,11 +17,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from cauce.cloudevents import to_json
 from cauce.envelope import Envelope
 from cauce.errors import did_you_mean
 from cauce.events import DomainEvent, Event, IntegrationEvent, describe
 from cauce.service import Happening, Service
-from cauce.transport import lane_of
+from cauce.transport import DurableTransport, lane_of
 
 __all__ = ["Story", "StoryError", "story"]
 
@@ -177,7 +178,10 @@ class Story:
             )
         transport = next(one.transport for one in self._services if one.transport and envelope.name in one.accepts)
         self._arrived.append(envelope)
-        await transport.publish(lane_of(envelope), [envelope])
+        if isinstance(transport, DurableTransport):
+            await transport.append(envelope.source, lane_of(envelope), [to_json(envelope)])
+        else:
+            await transport.publish(lane_of(envelope), [envelope])
 
     def _note(self, happening: Happening) -> None:
         self._happened.append(happening)

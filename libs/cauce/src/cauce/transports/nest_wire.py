@@ -49,11 +49,12 @@ Pattern: TypeAlias = str | int | float | Mapping[str, PatternValue]
 # --- writing --------------------------------------------------------------------------------------------
 
 
-def encode(envelope: Envelope, *, pattern: Pattern | None = None) -> bytes:
+def encode(envelope: Envelope, *, pattern: Pattern | None = None, durable: bool = False) -> bytes:
     """The bytes of NestJS's `emit(pattern, event)`. Without `pattern` the event's own name is it.
 
     A text pattern is also the event's name on the wire, as in the article. The first event of a chain,
     version 1, has exactly the article's five attributes. Times keep milliseconds, as JavaScript's dates do.
+    `durable` says, beside the event and so unseen by NestJS's handlers, that it is on a durable topic too.
 
     Raises PublishError if the payload has no JSON form, or breaks MAX_SIZE or MAX_DEPTH, which our own
     readers hold.
@@ -70,7 +71,8 @@ def encode(envelope: Envelope, *, pattern: Pattern | None = None) -> bytes:
             f'"occurredOn":{json_text(envelope.occurred_on)}',
             *(f'"{word}":{json_text(value)}' for word, value in _additions(envelope)),
         ]
-        packet = f'{{"pattern":{json_text(spoken)},"data":{{{",".join(data)}}}}}'.encode()
+        mark = ',"durable":true' if durable else ""
+        packet = f'{{"pattern":{json_text(spoken)},"data":{{{",".join(data)}}}{mark}}}'.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"{envelope.name} has no JSON form: {error}") from None
     if problem := _beyond_limits(packet):
@@ -255,13 +257,15 @@ class Packet:
     request_id: bytes | None = None
     """The JSON text of the request's id (NestJS `send`); None for `emit`."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """`assumed`: which attributes were not on the wire, `id` and `occurredOn`, comma-separated."""
+    """`assumed`: which attributes were not on the wire, `id` and `occurredOn`, comma-separated. `durable`: `true` if
+    the sender says that the event is on a durable topic too."""
 
 
 class _Outer(Struct):
     pattern: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
     id: Raw | UnsetType = UNSET
+    durable: Raw | UnsetType = UNSET
 
 
 class _Data(Struct, rename="camel"):
@@ -302,6 +306,7 @@ def read(raw: bytes, *, name: str | None, clock: Clock = utc_now, make_id: NewId
     version that is no whole number.
     """
     request_id: bytes | None = None
+    headers: dict[str, str] = {}
     try:
         text = _checked(raw)
         outer = _outer_of(text)
@@ -309,6 +314,8 @@ def read(raw: bytes, *, name: str | None, clock: Clock = utc_now, make_id: NewId
             data = text
         else:
             request_id = _request_id(outer.id)
+            if outer.durable == Raw(b"true"):
+                headers["durable"] = "true"
             if outer.data is UNSET:
                 raise _NoEventError("the packet has no data")
             data = bytes(outer.data)
@@ -317,11 +324,9 @@ def read(raw: bytes, *, name: str | None, clock: Clock = utc_now, make_id: NewId
         return Packet(problem=str(reason), request_id=request_id)
     except (DecodeError, ValidationError, ValueError, RecursionError) as error:
         return Packet(problem=f"not an event: {error}", request_id=request_id)
-    return Packet(
-        envelope=envelope,
-        request_id=request_id,
-        headers={"assumed": ",".join(assumed)} if assumed else {},
-    )
+    if assumed:
+        headers["assumed"] = ",".join(assumed)
+    return Packet(envelope=envelope, request_id=request_id, headers=headers)
 
 
 def _checked(raw: bytes) -> bytes:

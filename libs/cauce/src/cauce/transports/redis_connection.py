@@ -33,7 +33,14 @@ AnyConnection = Connection | UnixDomainSocketConnection
 
 
 class RedisTroubleError(Exception):
-    """The server cannot be used now. The message is for people; a hint may follow an arrow."""
+    """The server cannot be used now. The message is for people; a hint may follow an arrow.
+
+    `answered`: the server itself said no, so it knows what it did; otherwise the outcome is unknown.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class RedisServer:
@@ -90,7 +97,12 @@ class RedisServer:
             waited = "" if limit_s is None else f" within {limit_s:g} s"
             raise RedisTroubleError(f"no answer from Redis at {self.label}{waited} → {self._if_down}") from None
         except (exceptions.RedisError, OSError) as error:
-            raise RedisTroubleError(self._explain(error)) from error
+            answered = isinstance(error, exceptions.ResponseError)
+            raise RedisTroubleError(self._explain(error), answered=answered) from error
+
+    def trouble(self, error: Exception) -> RedisTroubleError:
+        """What an error of the connection means to a person."""
+        return RedisTroubleError(self._explain(error))
 
     def _prepare(self) -> AnyConnection:
         connection = self._class(**self._options)
@@ -150,23 +162,32 @@ class RedisConnection:
         await self._connection.send_command("PING")
         await self._connection.read_response()
 
+    def take_over(self, protocol: asyncio.Protocol) -> asyncio.StreamWriter:
+        """From now on the bytes go to `protocol`, and the connection ends when the writer given back is closed or
+        collected. This object must not be used any more."""
+        # redis-py has let us in; it keeps its streams to itself (a test watches that they are where they were).
+        inner = cast("Any", self._connection)
+        writer = cast("asyncio.StreamWriter", inner._writer)
+        inner._writer = inner._reader = None
+        writer.transport.set_protocol(protocol)
+        return writer
+
     async def send(self, *command: Argument, limit_s: float) -> None:
         """Send and do not wait for the answer."""
         await self._server.within(limit_s, self._connection.send_command(*command))
 
-    async def ask(self, commands: Sequence[Sequence[Argument]]) -> None:
+    async def ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send all at once and read one answer each; the caller sets the time limit. The first refusal is
         raised.
 
         After any error or cancellation the connection must be closed: answers may still be under way.
         """
-        await self._server.within(None, self._ask(commands))
+        return await self._server.within(None, self._ask(commands))
 
-    async def _ask(self, commands: Sequence[Sequence[Argument]]) -> None:
+    async def _ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         packed: list[bytes] = self._connection.pack_commands(commands)
         await self._connection.send_packed_command(packed)
-        for _ in commands:
-            await self._connection.read_response()
+        return [await self._connection.read_response() for _ in commands]
 
     async def read(self, *, patience_s: float) -> list[Any] | None:
         """The next message, as the server's list; None after so long a silence. May be asked again then."""

@@ -10,10 +10,12 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from cauce.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.errors import ConfigurationError, TransportUnavailableError
@@ -41,7 +43,8 @@ class RedisPubSub:
     """Publishes as NestJS's `emit` and hears what NestJS's clients send, over Redis or Valkey Pub/Sub.
 
     `url` as in RedisServer. `nest_names`: what is published under another name or object pattern than the
-    event's own; it is heard under both. `if_down`: what a person should do when nothing listens at the
+    event's own; it is heard under both. `durable`: say with every event that it is on a durable topic too, for
+    the bridge. `if_down`: what a person should do when nothing listens at the
     address.
 
     A silent server is asked for a sign of life every `ping_every_s` and given up `answer_limit_s` later, so a
@@ -58,6 +61,7 @@ class RedisPubSub:
         url: str,
         *,
         nest_names: NestNames | None = None,
+        durable: bool = False,
         if_down: str = "is it running?",
         ping_every_s: float = 3.0,
         answer_limit_s: float = 2.0,
@@ -67,6 +71,7 @@ class RedisPubSub:
     ) -> None:
         self._server = RedisServer(url, if_down=if_down, answer_limit_s=answer_limit_s)
         self._spoken = _spoken(nest_names or {})
+        self._durable = durable
         self._ping_every_s = ping_every_s
         self._answer_limit_s = answer_limit_s
         self._clock = clock
@@ -91,7 +96,7 @@ class RedisPubSub:
         and then none of the batch was sent. Pub/Sub gives no ids, so the events' own are returned.
         """
         commands = [
-            ("PUBLISH", channel, nest_wire.encode(envelope, pattern=pattern))
+            ("PUBLISH", channel, nest_wire.encode(envelope, pattern=pattern, durable=self._durable))
             for envelope in batch
             for pattern in [self._pattern_of(envelope)]
             for channel in [nest_wire.channel_of(pattern)]

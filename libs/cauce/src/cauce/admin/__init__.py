@@ -1,0 +1,1 @@
+"""Looking after a system from outside: what stands behind the `cauce` command and the health port."""

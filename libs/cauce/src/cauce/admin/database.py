@@ -1,0 +1,110 @@
+"""A service's database opened from outside: to look, without a chance of changing anything, or to change a few rows."""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from cauce.admin.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
+from cauce.admin.targets import Target
+from cauce.errors import CauceError
+from cauce.stores.sqlalchemy import create_engine
+
+__all__ = ["DatabaseUnavailableError", "looking", "open_engine"]
+
+
+class DatabaseUnavailableError(CauceError):
+    """The database cannot be asked now; nothing was changed. The message holds no password."""
+
+
+@asynccontextmanager
+async def open_engine(target: Target, *, create_file: bool = False) -> AsyncGenerator[AsyncEngine]:
+    """An engine that may write. Raises DatabaseUnavailableError, NoTablesError. `create_file`: a SQLite file too."""
+    if not create_file:
+        _require_file(target)
+    elif target.database.get_backend_name() == "sqlite":
+        Path(str(target.database.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(target.database.render_as_string(hide_password=False))
+    try:
+        async with _translated(target):
+            yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def looking(target: Target) -> AsyncGenerator[AsyncConnection]:
+    """A connection that sees one moment of the database and can write nothing. Raises as `open_engine` does."""
+    _require_file(target)
+    engine = _reading_engine(target.database)
+    try:
+        async with _translated(target), engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                await connection.execution_options(**SNAPSHOT_ON_POSTGRESQL)
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+def _reading_engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url.render_as_string(hide_password=False))
+    file = URL.create(
+        "sqlite+aiosqlite", database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"}
+    )
+    engine = create_async_engine(file, hide_parameters=True)
+
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we begin ourselves: the driver would not for a SELECT
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", begun)
+    return engine
+
+
+def _require_file(target: Target) -> None:
+    if target.database.get_backend_name() == "sqlite" and not Path(str(target.database.database)).is_file():
+        raise DatabaseUnavailableError(
+            f"{target.name}: no SQLite file at {target.database_label} ({target.origin}). Has the service been started?"
+        )
+
+
+@asynccontextmanager
+async def _translated(target: Target) -> AsyncGenerator[None]:
+    """The driver's errors as ours."""
+    try:
+        yield
+    except NoTablesError:
+        raise NoTablesError(_no_tables(target)) from None
+    except SQLAlchemyError as error:
+        if is_about_tables(error):
+            raise NoTablesError(_no_tables(target)) from None
+        raise DatabaseUnavailableError(_unavailable(target, error)) from None
+    except OSError as error:
+        raise DatabaseUnavailableError(_unavailable(target, error)) from None
+
+
+def _no_tables(target: Target) -> str:
+    return (
+        f"{target.name}: Cauce's tables are not in {target.database_label}, or of another version. "
+        f"→ cauce db upgrade {target.typed}"
+    )
+
+
+def _unavailable(target: Target, error: Exception) -> str:
+    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    why = re.sub(r"^.*?(FATAL: +|failed: (?!.*failed: ))", "", said)
+    why = re.sub(r" *(Is the server running|Multiple connection attempts|- host:).*$", "", why).rstrip(".")
+    if target.database.password:
+        why = why.replace(str(target.database.password), "••••")
+    kind = "PostgreSQL" if target.database.get_backend_name() == "postgresql" else "usable SQLite file"
+    return f"{target.name}: no {kind} at {target.database_label} ({target.origin}): {why or type(error).__name__}"

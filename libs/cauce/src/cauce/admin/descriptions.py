@@ -1,0 +1,54 @@
+"""What the services of a project say about themselves, each in its own database."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cauce.admin.database import DatabaseUnavailableError, looking
+from cauce.admin.figures import NoTablesError
+from cauce.admin.targets import Target, find_targets
+from cauce.description import Description, read_description
+from cauce.errors import ConfigurationError
+
+__all__ = ["description_of", "known_events", "read_descriptions"]
+
+
+async def description_of(connection: AsyncConnection) -> Description | None:
+    """What the service whose database this is said when it was started last; None if it never was."""
+    written = await connection.execute(text("SELECT value FROM cauce_meta WHERE name = 'description'"))
+    value = written.scalar_one_or_none()
+    return None if value is None else read_description(str(value))
+
+
+async def read_descriptions(targets: Sequence[Target]) -> tuple[dict[str, Description], dict[str, str]]:
+    """The descriptions by the name people use here; and for the others, why there is none."""
+    found: dict[str, Description] = {}
+    missing: dict[str, str] = {}
+    for target in targets:
+        try:
+            async with looking(target) as connection:
+                description = await description_of(connection)
+        except (DatabaseUnavailableError, NoTablesError) as error:
+            missing[target.name] = str(error)
+            continue
+        if description is None:
+            missing[target.name] = f"{target.name}: it has not been started yet with durable delivery"
+        else:
+            found[target.name] = description
+    return found, missing
+
+
+async def known_events() -> set[str]:
+    """The names of all events that the services of this project know; empty where that cannot be said."""
+    try:
+        targets = find_targets()
+    except ConfigurationError:
+        return set()
+    found, _ = await read_descriptions(targets)
+    return {
+        name
+        for description in found.values()
+        for event in description.events
+        for name in (event.name, *event.earlier_names)
+    }

@@ -1,0 +1,38 @@
+"""Payloads on a screen: whatever a field's name makes look like a secret is not shown."""
+
+import json
+import re
+from typing import Any, cast
+
+from cauce.immutable import secret_looking
+
+__all__ = ["MASK", "masked", "masked_text"]
+
+MASK = "••••"
+
+
+def masked(value: Any) -> Any:
+    """The JSON value with secret-looking fields replaced, at every depth."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {
+            name: MASK if secret_looking(name) and inner is not None else masked(inner)
+            for name, inner in fields.items()
+        }
+    if isinstance(value, list):
+        return [masked(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+def masked_text(raw: bytes) -> str:
+    """Bytes that may be JSON or not, as one line of text with secret-looking fields replaced."""
+    try:
+        return json.dumps(masked(json.loads(raw)), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        text = raw.decode("utf-8", errors="backslashreplace")
+    # Not JSON, or JSON that was cut off: what looks like a name and a value is treated as one.
+    return re.sub(r"""((["']?)([\w-]+)\2\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s,}&{\["][^\s,}&]*)""", _hidden, text)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}" if secret_looking(found[3]) else found[0]

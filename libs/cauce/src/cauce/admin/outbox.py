@@ -1,0 +1,80 @@
+"""What stands in an outbox: events on their way by name, and how far back a broker could be fed again."""
+
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cauce.admin.figures import Figures, OutboxFigures, read_figures
+from cauce.description import read_description
+from cauce.stores.dialect import Dialect
+
+__all__ = ["Kept", "OnTheirWay", "OutboxStatus", "read_outbox"]
+
+
+class OnTheirWay(Struct, frozen=True, kw_only=True):
+    """Unsent events of one name. `problem` is what the broker said of the last one it refused."""
+
+    name: str
+    waiting: int
+    oldest_s: float
+    attempts: int
+    problem: str | None
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """How much of what was sent may be kept, as the service was started last; None if it never said."""
+
+    seconds: float
+    rows: int
+    bytes: int
+
+
+class OutboxStatus(Struct, frozen=True, kw_only=True):
+    service: str
+    figures: OutboxFigures
+    on_their_way: tuple[OnTheirWay, ...]
+    last_sent_s: float | None
+    keep: Kept | None
+    lanes_owned: int
+    lanes: int
+
+
+async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
+    """The outbox, and the figures of the same moment. Raises NoTablesError."""
+    figures = await read_figures(connection)
+    waiting = await _ask(
+        connection,
+        "SELECT name, count(*) AS n, :NOW - min(created_at) AS oldest, max(attempts) AS attempts, max(problem) AS problem "
+        "FROM cauce_outbox WHERE sent_at IS NULL GROUP BY name ORDER BY 3 DESC",
+    )
+    last = await _ask(
+        connection,
+        "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position DESC LIMIT 1",
+    )
+    written = await _ask(connection, "SELECT value FROM cauce_meta WHERE name = 'description'")
+    description = read_description(str(written[0].value)) if written else None
+    return OutboxStatus(
+        service=figures.service,
+        figures=figures.outbox,
+        on_their_way=tuple(
+            OnTheirWay(
+                name=str(row.name),
+                waiting=int(row.n),
+                oldest_s=round(float(row.oldest), 3),
+                attempts=int(row.attempts),
+                problem=row.problem,
+            )
+            for row in waiting
+        ),
+        last_sent_s=round(float(last[0].age), 3) if last else None,
+        keep=None
+        if description is None
+        else Kept(seconds=description.sent_s, rows=description.sent_rows, bytes=description.sent_bytes),
+        lanes_owned=figures.lanes_owned,
+        lanes=figures.lanes,
+    ), figures
+
+
+async def _ask(connection: AsyncConnection, statement: str) -> list[Any]:
+    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement)))

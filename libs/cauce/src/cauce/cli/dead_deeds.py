@@ -1,0 +1,270 @@
+"""`cauce dead replay` and `cauce dead discard`: which letters are meant, what is done, and what is said of it."""
+
+import argparse
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cauce.admin.database import DatabaseUnavailableError, looking, open_engine
+from cauce.admin.dead_letters import (
+    DeadLetter,
+    Deed,
+    NoSuchListenerError,
+    Wanted,
+    by_prefix,
+    discard,
+    history_of,
+    outcomes,
+    replay,
+    select,
+    short_ids,
+)
+from cauce.admin.figures import NoTablesError
+from cauce.admin.targets import Target
+from cauce.cli.options import targets_of
+from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
+from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
+from cauce.cli.when import age, stamp
+from cauce.errors import ConfigurationError, did_you_mean
+
+__all__ = ["REASONS", "Chosen", "by_ids", "discard_chosen", "narrowed", "replay_chosen", "wanted"]
+
+REASONS = ("exhausted", "rejected", "undecodable", "late", "uncertain")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A letter, where it is, and its id as short as it may be."""
+
+    target: Target
+    letter: DeadLetter
+    short: str
+
+
+async def replay_chosen(arguments: argparse.Namespace) -> int:
+    """Replay those that were meant, oldest first, and return the exit code."""
+    rate: float | None = arguments.rate
+    if rate is not None and rate <= 0:
+        complain(f"--rate {rate:g}: expected a number of letters a second, above 0.")
+        return WRONG
+    chosen = await _chosen(arguments)
+    if isinstance(chosen, int):
+        return chosen
+    deeds = _Deeds("replay", dry_run=arguments.dry_run)
+    for target in dict.fromkeys(one.target for one in chosen):
+        async with open_engine(target) as engine:
+            for one in (one for one in chosen if one.target is target):
+                if (why_not := _not_replayable(one.letter)) is not None:
+                    deeds.refused.append((one, why_not))
+                elif arguments.dry_run:
+                    deeds.done.append(one)
+                elif await replay(engine, one.letter, why=arguments.because):
+                    deeds.done.append(one)
+                    if rate:
+                        await asyncio.sleep(1 / rate)
+                else:
+                    deeds.gone.append(one)
+    outcome = None
+    if arguments.wait is not None and not arguments.dry_run:
+        outcome = await _wait(deeds.done, arguments.wait)
+    return deeds.tell(outcome, as_json=arguments.json)
+
+
+async def discard_chosen(arguments: argparse.Namespace) -> int:
+    """Discard those that were meant, oldest first, and return the exit code."""
+    because: str = arguments.because
+    if not because.strip():
+        complain("--because is empty: say why, for whoever asks later.")
+        return WRONG
+    chosen = await _chosen(arguments)
+    if isinstance(chosen, int):
+        return chosen
+    deeds = _Deeds("discard", dry_run=arguments.dry_run)
+    for target in dict.fromkeys(one.target for one in chosen):
+        async with open_engine(target) as engine:
+            for one in (one for one in chosen if one.target is target):
+                done = arguments.dry_run or await discard(engine, one.letter, why=because)
+                (deeds.done if done else deeds.gone).append(one)
+    return deeds.tell(None, as_json=arguments.json)
+
+
+def _not_replayable(letter: DeadLetter) -> str | None:
+    if letter.envelope is None:
+        return "its bytes are no event, so no listener can be given it; discard it"
+    if not letter.reached_a_listener:
+        return "it belongs to no listener of this service; discard it"
+    return None
+
+
+class _Deeds:
+    """What was done to which letters, to be told at the end."""
+
+    def __init__(self, what: Literal["replay", "discard"], *, dry_run: bool) -> None:
+        self._what = what
+        self._dry_run = dry_run
+        self.done: list[Chosen] = []
+        self.gone: list[Chosen] = []
+        self.refused: list[tuple[Chosen, str]] = []
+
+    def tell(self, outcome: Mapping[str, str] | None, *, as_json: bool) -> int:
+        """Print it, and return the exit code. `outcome`: by id, what became of replays that were waited for."""
+        if as_json:
+            say_json(
+                {
+                    f"{self._what}ed": [one.letter.id for one in self.done],
+                    "gone": [one.letter.id for one in self.gone],
+                    "refused": [{"id": one.letter.id, "why": why} for one, why in self.refused],
+                    "dry_run": self._dry_run,
+                    **({"outcome": outcome} if outcome is not None else {}),
+                }
+            )
+        else:
+            for line in self._lines(outcome):
+                say(line)
+        failed = outcome is not None and any(became != "handled" for became in outcome.values())
+        return NOT_DONE if self.gone or self.refused or failed else DONE
+
+    def _lines(self, outcome: Mapping[str, str] | None) -> Iterator[str]:
+        verb = f"{'would be' if self._dry_run else 'was'} {self._what}ed"
+        for one in self.done[:_SHOWN]:
+            became = (outcome or {}).get(one.letter.id)
+            text = f"{verb}{f': {became}' if became else ''} · {one.letter.name} → {one.letter.listener}"
+            yield from _under(one.short, text)
+        if len(self.done) > _SHOWN:
+            yield f"… and {len(self.done) - _SHOWN:,} more"
+        for one in self.gone:
+            yield from _under(yellow(one.short), "is gone: it was handled or discarded meanwhile")
+        for one, why in self.refused:
+            yield from _under(red(one.short), f"was not {self._what}ed: {why}")
+        if not (self.done or self.gone or self.refused):
+            yield "No dead letters like that."
+        elif len(self.done) > 1:
+            yield f"{plural(len(self.done), 'dead letter')} {verb.replace('was', 'were')}."
+        if self.done and self._what == "replay" and not self._dry_run and outcome is None:
+            yield dim("Taken within a second, if the service runs: cauce status")
+
+
+_SHOWN = 20
+
+
+def _under(short: str, text: str) -> Iterator[str]:
+    """A line after an id, and the rest of it under its beginning."""
+    first, *rest = wrapped(text, width() - 10)
+    yield f"{short}  {first}"
+    yield from (f"{' ' * 10}{line}" for line in rest)
+
+
+async def _wait(replayed: Sequence[Chosen], limit_s: float) -> Mapping[str, str]:
+    """By id, what became of them: handled, dead again, or how it stood when the time was over."""
+    deadline = asyncio.get_running_loop().time() + limit_s
+    settled: dict[str, str] = {}
+    while True:
+        for target in dict.fromkeys(one.target for one in replayed):
+            open_ones = [
+                one.letter for one in replayed if one.target is target and settled.get(one.letter.id) not in _SETTLED
+            ]
+            if open_ones:
+                async with looking(target) as connection:
+                    settled |= await outcomes(connection, open_ones)
+        everything = all(became in _SETTLED for became in settled.values())
+        if everything or asyncio.get_running_loop().time() >= deadline:
+            return settled
+        await asyncio.sleep(0.1)
+
+
+_SETTLED = ("handled", "dead again")
+
+
+async def _chosen(arguments: argparse.Namespace) -> Sequence[Chosen] | int:
+    """The letters that were meant, oldest first, or the exit code after a complaint."""
+    ids: Sequence[str] = arguments.ids
+    ways = sum(map(bool, (ids, narrowed(arguments), arguments.all)))
+    if ways != 1:
+        question = "say it in one way, not in two:" if ways else "which ones?"
+        complain(
+            f"cauce dead {arguments.action}: {question} Ids; or --listener, --name, --reason, --since; or --all. "
+            "To see them: cauce dead list"
+        )
+        return WRONG
+    filters = wanted(arguments)
+    targets = targets_of(arguments)
+    if ids:
+        return await by_ids(targets, ids)
+    found: list[Chosen] = []
+    strangers: list[str] = []
+
+    async def look(target: Target) -> None:
+        async with looking(target) as connection:
+            try:
+                letters = await select(connection, filters)
+            except NoSuchListenerError as error:
+                strangers.append(f"{target.name}: {error}")
+                return
+            shown = await short_ids(connection)
+            found.extend(Chosen(target, letter, shown[letter.id]) for letter in reversed(letters))
+
+    reached, code = await each(targets, look)
+    if not found and code != DONE:
+        return code
+    if strangers and len(strangers) == len(reached):
+        complain("\n".join(strangers))
+        return WRONG
+    return found
+
+
+async def by_ids(targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Chosen] | int:
+    """The letter that each id, or beginning of one, means; or the exit code after a complaint."""
+    chosen: dict[str, Chosen] = {}
+    for prefix in (one.lower() for one in ids):
+        candidates: list[Chosen] = []
+        past: list[str] = []
+        silent: list[str] = []
+        for target in targets:
+            try:
+                async with looking(target) as connection:
+                    letters = await by_prefix(connection, prefix)
+                    shown = await short_ids(connection) if letters else {}
+                    candidates += [Chosen(target, letter, shown[letter.id]) for letter in letters]
+                    past += [] if letters else await _history(connection, prefix)
+            except (DatabaseUnavailableError, NoTablesError) as error:
+                silent.append(str(error))  # of no interest if another database knows the id
+        if len(candidates) == 1:
+            chosen[candidates[0].letter.id] = candidates[0]
+            continue
+        if candidates:
+            complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
+            return WRONG
+        complain("\n".join([*silent, *past]) or f"No dead letter begins with {prefix!r}. To see them: cauce dead list")
+        return UNREACHABLE if silent else NOT_DONE
+    return list(chosen.values())
+
+
+async def _history(connection: AsyncConnection, prefix: str) -> Sequence[str]:
+    """What became of a letter that is not there any more."""
+    deeds = await history_of(connection, prefix)
+    told = [f"{prefix} was {deed.what}ed by {deed.who} at {stamp(deed.at)}" + _because(deed) for deed in deeds]
+    if deeds and deeds[-1].what == "replay":
+        told.append(f"{prefix} is no dead letter any more: its listener has handled it.")
+    return told
+
+
+def _because(deed: Deed) -> str:
+    return f", because {deed.why}" if deed.why else ""
+
+
+def wanted(arguments: argparse.Namespace) -> Wanted:
+    """What the filters say. Raises ConfigurationError for one that means nothing."""
+    reason: str | None = arguments.reason
+    if reason is not None and reason not in REASONS:
+        nearest = did_you_mean(reason, REASONS)
+        raise ConfigurationError([f"--reason {reason}: not one of {', '.join(REASONS)}.{nearest}"])
+    since = None if arguments.since is None else age(arguments.since, option="--since")
+    return Wanted(listener=arguments.listener, name=arguments.name, reason=reason, since_s=since)
+
+
+def narrowed(arguments: argparse.Namespace) -> bool:
+    """Whether any filter was given."""
+    return any((arguments.listener, arguments.name, arguments.reason, arguments.since is not None))

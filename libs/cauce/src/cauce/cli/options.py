@@ -1,0 +1,38 @@
+"""The options that the commands about a service share."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cauce.admin.targets import Target
+
+__all__ = ["add_broker", "add_json", "add_services", "targets_of"]
+
+
+def add_services(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    """Which services: by name, all of the project's by default, or one by the URLs of its database and broker."""
+    if positional:
+        parser.add_argument("services", nargs="*", metavar="SERVICE", help="only these (names in pyproject.toml)")
+    parser.add_argument(
+        "--service", action="append", default=[], dest="more_services", metavar="NAME", help="the same, as an option"
+    )
+    parser.add_argument("--database-url", metavar="URL", help="a database that is not the project's")
+    add_broker(parser)
+
+
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--redis-url", metavar="URL", help="a broker that is not the project's")
+
+
+def add_json(parser: argparse.ArgumentParser, help: str = "JSON instead of tables") -> None:  # noqa: A002  # argparse's word
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def targets_of(arguments: argparse.Namespace) -> "Sequence[Target]":
+    """The services that were meant. Raises ConfigurationError."""
+    from cauce.admin.targets import find_targets
+
+    names: list[str] = [*getattr(arguments, "services", []), *arguments.more_services]
+    return find_targets(list(dict.fromkeys(names)), database_url=arguments.database_url, redis_url=arguments.redis_url)

@@ -1,0 +1,93 @@
+"""The shell around LaneKeeper: beats against the database until cancelled, and says which lanes are ours."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from cauce.journal import Journal
+from cauce.lanes import BEAT_EVERY_S, LEASE_S, Epoch, LaneKeeper, MemberId
+from cauce.transport import Lane
+
+__all__ = ["Ownership"]
+
+log = logging.getLogger("cauce.lanes")
+
+_BUSY_LANES_S = 0.2
+_AFTER_A_LEASE_S = 0.05
+
+
+class Ownership:
+    """Which lanes this process may work on. `lanes` is what loops ask before every step."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        me: MemberId,
+        *,
+        busy: Callable[[Collection[Lane]], bool],
+        lease_s: float = LEASE_S,
+        beat_every_s: float = BEAT_EVERY_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`busy`: whether deliveries of these lanes are still being handled; they are given back when not."""
+        self.me = me
+        self._journal = journal
+        self._keeper = LaneKeeper(me, lease_s=lease_s)
+        self._busy = busy
+        self._lease_s = lease_s
+        self._beat_every_s = beat_every_s
+        self._now = monotonic
+        self._leaving: frozenset[Lane] = frozenset()
+        self._orphans: frozenset[Lane] = frozenset()
+
+    def lanes(self) -> Mapping[Lane, Epoch]:
+        """Lanes to begin new work on, with their epochs."""
+        return {lane: epoch for lane, epoch in self._keeper.owned(self._now()).items() if lane not in self._leaving}
+
+    def epochs(self) -> Mapping[Lane, Epoch]:
+        """Lanes that are still ours, those being given back among them: for finishing what runs."""
+        return self._keeper.owned(self._now())
+
+    def left_by_the_dead(self, lane: Lane) -> bool:
+        """Whether we have this lane from somebody who did not give it back."""
+        return lane in self._orphans
+
+    async def run(self) -> None:
+        """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
+        while True:
+            pause_s = self._beat_every_s
+            try:
+                async with asyncio.timeout(self._lease_s):
+                    pause_s = await self._beat()
+            except Exception as error:  # the outage of the database is reported by readiness
+                log.warning("the lanes could not be renewed: %s", type(error).__name__)
+            await asyncio.sleep(pause_s)
+
+    async def leave(self) -> None:
+        """Give everything back, so that others need not wait for the lease to end."""
+        async with asyncio.timeout(5):
+            await self._journal.leave(self.me)
+
+    async def _beat(self) -> float:
+        """One beat; returns how long to wait for the next."""
+        asked = self._now()
+        rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
+        self._keeper.renewed(requested_at=asked)
+        beat = self._keeper.beat(rows, members=members)
+        if beat.take:
+            taken = await self._journal.take(self.me, beat.take)
+            self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
+            for lane, epoch in taken.items():
+                self._keeper.took(lane, epoch)
+        self._leaving = beat.give_back
+        done = [lane for lane in beat.give_back if not self._busy([lane])]
+        if done:
+            await self._journal.give_back(self.me, done)
+            self._keeper.gave_back(done)
+            self._leaving -= frozenset(done)
+        if self._leaving:
+            return min(self._beat_every_s, _BUSY_LANES_S)
+        ends_s = beat.next_lease_ends_in_s
+        # A lease that is not renewed is noticed when it ends, not up to a beat later.
+        return self._beat_every_s if ends_s is None else min(self._beat_every_s, ends_s + _AFTER_A_LEASE_S)

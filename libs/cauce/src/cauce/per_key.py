@@ -1,0 +1,101 @@
+"""Many keys at once, one key never: a bounded set of workers over queues by key."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["PerKey"]
+
+J = TypeVar("J")
+
+TOGETHER = 100
+
+
+class PerKey(Generic[J]):
+    """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys side by side.
+
+    Jobs of different keys that `group` gives the same name are worked on together, up to a hundred; one it gives None
+    is alone. Holds `bound` jobs at most; whoever submits more waits. `work` must not raise.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[J]], Awaitable[None]],
+        *,
+        group: Callable[[J], Hashable | None],
+        at_once: int,
+        bound: int,
+    ) -> None:
+        self._work = work
+        self._group = group
+        self._at_once = at_once
+        self._room = asyncio.Semaphore(bound)
+        self._queues: dict[Hashable, deque[J]] = {}
+        self._ready: asyncio.Queue[deque[Hashable]] = asyncio.Queue()
+        self._groups: dict[Hashable, deque[Hashable]] = {}
+        """Keys whose next job may be worked on together; each is in `_ready` while it is not empty."""
+        self._unfinished = 0
+        self._running = 0
+        self._ending = False
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs accepted and not done; once it is ending, only those that run."""
+        return self._running if self._ending else self._unfinished
+
+    def end(self) -> None:
+        """Begin no further job. What runs may finish; what has not begun is left."""
+        self._ending = True
+
+    def busy(self, key: Hashable) -> bool:
+        return key in self._queues
+
+    async def submit(self, key: Hashable, job: J) -> None:
+        """Accept a job; waits while there is no room."""
+        await self._room.acquire()
+        self._unfinished += 1
+        waiting = self._queues.get(key)
+        if waiting is None:
+            self._queues[key] = deque((job,))
+            self._offer(key)
+        else:
+            waiting.append(job)
+
+    async def run(self) -> None:
+        """Work until cancelled; a job that is cancelled in the middle is not done."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._at_once):
+                tasks.create_task(self._worker())
+
+    def _offer(self, key: Hashable) -> None:
+        """The next job of this key may be worked on."""
+        group = self._group(self._queues[key][0])
+        keys = deque[Hashable]() if group is None else self._groups.setdefault(group, deque())
+        if not keys:
+            self._ready.put_nowait(keys)
+        keys.append(key)
+
+    async def _worker(self) -> None:
+        while not self._ending:
+            offered = await self._ready.get()
+            keys = [offered.popleft() for _ in range(min(TOGETHER, len(offered)))]
+            if offered:
+                self._ready.put_nowait(offered)
+            self._running += len(keys)
+            try:
+                await self._work([self._queues[key][0] for key in keys])
+            finally:
+                self._running -= len(keys)
+                for key in keys:
+                    self._done(key)
+
+    def _done(self, key: Hashable) -> None:
+        waiting = self._queues[key]
+        waiting.popleft()
+        self._unfinished -= 1
+        self._room.release()
+        if waiting:
+            self._offer(key)
+        else:
+            del self._queues[key]

@@ -1,0 +1,48 @@
+"""How often a listener is tried again, and when. Sans-I/O; the random generator is injected.
+
+Full jitter: `random(0, min(cap, base · 2ⁿ))`, so that a crowd of failures does not come back as a crowd.
+Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import random
+
+from cauce.errors import CauceError, DefinitionError
+
+__all__ = ["Reject", "Retry", "RetryAfter"]
+
+
+class Reject(CauceError):
+    """Raised by a listener: this event will never work, whatever the number of tries. It is a dead letter at once."""
+
+
+class RetryAfter(CauceError):
+    """Raised by a listener: try again, not before so many seconds. Counts as an attempt."""
+
+    def __init__(self, seconds: float, why: str = "") -> None:
+        if seconds < 0:
+            raise DefinitionError(f"RetryAfter({seconds}): the past cannot be waited for")
+        self.seconds = seconds
+        super().__init__(why or f"to be tried again after {seconds:g} s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """`attempts` in all, the first one included; delays in seconds."""
+
+    attempts: int = 8
+    base: float = 1.0
+    cap: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.base < 0 or self.cap < 0:
+            raise DefinitionError(f"{self}: attempts count from 1, base and cap are seconds")
+
+    def delay_s(self, attempt: int, error: BaseException, *, random: Callable[[], float] = random) -> float | None:
+        """How long to wait after `attempt` (1 is the first) failed with `error`; None: give up."""
+        if isinstance(error, Reject) or attempt >= self.attempts:
+            return None
+        if isinstance(error, RetryAfter):
+            return error.seconds
+        return random() * min(self.cap, self.base * 2 ** min(attempt - 1, 62))

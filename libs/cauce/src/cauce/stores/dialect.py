@@ -1,0 +1,26 @@
+"""What PostgreSQL and SQLite spell differently."""
+
+from functools import lru_cache
+
+from sqlalchemy import TextClause, text
+
+__all__ = ["Dialect"]
+
+
+class Dialect:
+    """One of the two, by SQLAlchemy's name for it. In a statement `:NOW` is the database's own clock, in seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.postgres = name == "postgresql"
+        self.now = (
+            "extract(epoch FROM clock_timestamp())" if self.postgres else "((julianday('now') - 2440587.5) * 86400.0)"
+        )
+        self.lock = " FOR UPDATE" if self.postgres else ""
+
+    def sql(self, statement: str) -> TextClause:
+        return _made_once(statement, self.now, self.lock)
+
+
+@lru_cache(maxsize=512)
+def _made_once(statement: str, now: str, lock: str) -> TextClause:
+    return text(statement.replace(":NOW", now).replace(" FOR UPDATE", lock))

@@ -1,0 +1,97 @@
+"""The outbox for code that owns its session: `async with session.begin()`, or synchronous SQLAlchemy.
+
+    outbox = Outbox("accounts-ms", publishes=[UserCreated])
+
+    with Session(engine) as session, session.begin():
+        session.add(user)
+        outbox.add(session, UserCreated(id=user.id, …))
+
+The event is written in the session's own transaction and sent by whoever relays for this service: a running Service
+on the same database, in this process or another. Nothing has to run here.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from cauce.envelope import Clock, Envelope, NewId, current_envelope, new_id, utc_now
+from cauce.errors import ConfigurationError, PublishError, did_you_mean
+from cauce.events import IntegrationEvent, check_fields, describe
+from cauce.journal import Outgoing
+from cauce.levels import Levels
+from cauce.stores.sessions import follow
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Publishes a service's integration events through sessions that belong to somebody else.
+
+    Raises ConfigurationError if one of `publishes` belongs to another service.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        publishes: Sequence[type[IntegrationEvent]],
+        clock: Clock = utc_now,
+        new_id: NewId = new_id,
+    ) -> None:
+        self._service = service
+        self._publishes = tuple(publishes)
+        self._clock = clock
+        self._new_id = new_id
+        # A session's info is shared by nobody else; one key for each outbox, so that two may write in one session.
+        self._key = f"cauce_outbox:{id(self)}"
+        problems = [
+            f"{one.__name__} belongs to {describe(one).source}; this is the outbox of {service}"
+            for one in publishes
+            if describe(one).source != service
+        ]
+        if problems:
+            raise ConfigurationError(problems, where="the outbox")
+        for one in publishes:
+            check_fields(one)
+
+    def add(self, session: Session | AsyncSession, event: IntegrationEvent) -> Envelope:
+        """Publish as part of the session's transaction; the envelope holds the event's id.
+
+        What a savepoint or the transaction rolls back was never published. Raises PublishError for an event that this
+        service does not publish.
+        """
+        if type(event) not in self._publishes:
+            known = [one.__name__ for one in self._publishes]
+            name = type(event).__name__
+            raise PublishError(f"{self._service} does not say that it publishes {name}.{did_you_mean(name, known)}")
+        envelope = Envelope.of(event, cause=current_envelope(), id=self._new_id(), occurred_on=self._clock())
+        owner = session.sync_session if isinstance(session, AsyncSession) else session
+        if not owner.in_transaction():
+            owner.begin()  # so that the commit that follows is one, even if nothing else is written
+        self._levels(owner).add(envelope)
+        return envelope
+
+    def _levels(self, session: Session) -> Levels[Envelope]:
+        levels: Levels[Envelope] | None = session.info.get(self._key)
+        if levels is None:
+            levels = Levels[Envelope]()
+            session.info[self._key] = levels
+            for savepoint in _open_savepoints(session):
+                levels.opened(savepoint)
+            follow(session, levels, _outgoing)
+        return levels
+
+
+def _outgoing(envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
+    return [Outgoing(envelope=envelope) for envelope in envelopes]
+
+
+def _open_savepoints(session: Session) -> list[int]:
+    """Savepoints that were opened before we followed the session, outermost first, as `follow` names them."""
+    found: list[int] = []
+    transaction = session.get_nested_transaction()
+    while transaction is not None and transaction.nested:
+        found.append(id(transaction))
+        transaction = transaction.parent
+    return found[::-1]

@@ -1,0 +1,194 @@
+"""`cauce explain EVENT`, from what runs; `cauce run MODULE:BUILD`, in a process of its own."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from cauce.dev.servers import ValkeyServer
+from planted import Command, Project
+
+pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
+
+SHOP = """
+import os
+from cauce import IntegrationEvent, Service
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.transports.redis_streams import RedisStreams
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+class Settings(BaseSettings):
+    shop_database_url: str
+    redis_url: str = Field("redis://localhost")
+
+class Sold(IntegrationEvent, name="shop.sold", version=1, source="shop-ms"):
+    number: int
+
+def build(settings: Settings) -> tuple[Service, str]:
+    store = SqlAlchemyStore(create_engine(settings.shop_database_url))
+    return Service("shop-ms", store=store, transport=RedisStreams(settings.redis_url), publishes=[Sold]), "the application"
+
+def needs_more(number: int) -> Service: ...
+
+nothing = 7
+"""
+
+
+async def _described(project: Project) -> None:
+    async with project.database("mail") as mail:
+        await mail.described(project.mail("redis://localhost:6379"))
+    async with project.database("shop") as shop:
+        await shop.described(project.shop("redis://localhost:6379"))
+
+
+async def test_one_screen_about_an_event_between_services(project: Project, cauce: Command) -> None:
+    await _described(project)
+
+    said = await cauce("explain", "UserCreated")
+
+    assert said.code == 0
+    assert said.err == ""
+    assert re.sub(r"planted\.py:\d+", "planted.py:1", said.out) == (
+        "shop.user-created\n"
+        "\n"
+        "  event     UserCreated, version 2, published by shop-ms\n"
+        "  way       COMMIT of shop-ms with a row in cauce_outbox → relay → redis stream\n"
+        "            cauce:{shop-ms}:0…15 → inbox + listener + COMMIT → acknowledged\n"
+        "  order     per id: what happened to one id is handled in the order of the\n"
+        "            commits\n"
+        "  kept      after sending, 24 h, 1,000,000 events or 1.0 GiB, whichever comes\n"
+        "            first; on the broker 24 h, and until every service has it\n"
+        "  repeats   may arrive, and are recognised by their id for 7 d; after that by\n"
+        "            order, if it has a key\n"
+        "  formerly  shop.user-added\n"
+        "\n"
+        "Heard by\n"
+        "\n"
+        "  mail-ms  mail.welcome  planted.py:1\n"
+        "    Delivered at least once; what it writes through its session is applied\n"
+        "    exactly once.\n"
+        "    Fails: tried 2 times, up to 0.01 s apart, then longer, 0.05 s at most; only\n"
+        "    its id waits. Then a dead letter, and its id waits for a person.\n"
+        "\n"
+        "  mail-ms  mail.index  planted.py:1\n"
+        "    Delivered at least once; what it writes through its session is applied\n"
+        "    exactly once.\n"
+        "    Fails: tried 2 times, up to 0.01 s apart, then longer, 0.05 s at most; only\n"
+        "    its id waits. Then a dead letter, and its id waits for a person.\n"
+        "\n"
+        "What is lost if\n"
+        "  shop-ms dies     nothing: what is committed stands in its outbox, and its next\n"
+        "                   process sends it\n"
+        "  the broker dies  nothing that was sent in the last 24 h: it is sent again from\n"
+        "                   the outbox\n"
+        "  a listener dies  nothing: its transaction is undone, and the broker gives it\n"
+        "                   the event again\n"
+        "  it was away      nothing on the broker before every service has it; if the\n"
+        "                   broker forgot as well, what is older than 24 h\n"
+    )
+
+
+async def test_former_names_effects_and_domain_events_are_explained_too(project: Project, cauce: Command) -> None:
+    await _described(project)
+
+    former = await cauce("explain", "shop.user-added", "--json")
+    effect = await cauce("explain", "shop.ticked")
+    domain = await cauce("explain", "mail.welcomed")
+
+    assert former.json["event"]["name"] == "shop.user-created"
+    assert [one["name"] for one in former.json["heard_by"]] == ["mail.welcome", "mail.index"]
+    assert "An effect outside the database, at least once" in effect.out
+    assert "order    none: it has no key" in effect.out
+    assert "a domain event, inside its service" in domain.out
+
+
+async def test_an_unknown_event_is_answered_with_the_nearest_and_with_all(project: Project, cauce: Command) -> None:
+    await _described(project)
+
+    said = await cauce("explain", "UserCretaed")
+
+    assert said.code == 2
+    assert said.err.startswith("No service knows an event 'UserCretaed'. Did you mean 'UserCreated'? There are:\n")
+    assert "  shop.ticked  (Ticked)\n" in said.err
+
+
+async def test_before_the_first_start_nothing_can_be_explained(project: Project, cauce: Command) -> None:
+    async with project.database("mail"), project.database("shop"):
+        pass
+    said = await cauce("explain", "UserCreated")
+    assert said.code == 1
+    assert said.err.splitlines()[-1] == "No service has said anything about its events yet: start the project once."
+
+
+async def test_a_service_runs_without_its_door_until_a_signal(
+    project: Project, broker: ValkeyServer, cauce: Command
+) -> None:
+    (project.folder / "shop_apart.py").write_text(SHOP)
+    command = [sys.executable, "-c", "import sys; from cauce.cli import main; sys.exit(main())"]
+    port = _free_port()
+    with subprocess.Popen(  # noqa: ASYNC220  # it runs beside this loop, which waits for nothing meanwhile
+        [*command, "run", "shop_apart:build", "--health-port", str(port)],
+        cwd=project.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            body = _get(f"http://127.0.0.1:{port}/status", within_s=60)
+            said = await cauce("status", "shop", "--json")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 0, errors
+    assert b'"service": "shop-ms"' in body
+    assert said.json["shop"]["service"] == "shop-ms"
+    assert "shop-ms is ready" in errors
+
+
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        ("shop_apart", "'shop_apart' names no service. Expected MODULE:BUILD, as in accounts.main:build"),
+        ("shop_apert:build", "there is no module 'shop_apert'. Did you mean 'shop_apart'?"),
+        ("shop_apart:biuld", "shop_apart has no 'biuld'. Did you mean 'build'?"),
+        ("shop_apart:nothing", "shop_apart:nothing gives a int; expected a Service, or a tuple that begins with one"),
+        (
+            "shop_apart:needs_more",
+            "shop_apart:needs_more wants 'number', and only a class of settings can be filled in. Name a function without it",
+        ),
+    ],
+)
+async def test_what_is_no_service_is_answered_in_one_line(
+    project: Project, cauce: Command, monkeypatch: pytest.MonkeyPatch, target: str, answer: str
+) -> None:
+    (project.folder / "shop_apart.py").write_text(SHOP)
+    monkeypatch.setattr(sys, "path", [str(project.folder), *sys.path])
+    monkeypatch.delitem(sys.modules, "shop_apart", raising=False)
+
+    said = await cauce("run", target)
+
+    sys.modules.pop("shop_apart", None)
+    assert said.code == 2
+    assert said.err == f"cauce run: {answer}\n"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _get(url: str, *, within_s: float) -> bytes:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

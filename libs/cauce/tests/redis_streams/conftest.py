@@ -1,0 +1,50 @@
+"""Real servers for the tests of Redis Streams: Valkey, and Redis 7 where Debian's redis-server is installed."""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+from cauce.dev.servers import ValkeyServer
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("cauce.testing.transport_contract")
+
+from redis_under_test import OtherServer, RedisUnderTest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def session_redis7(servers_folder: Path) -> Iterator[ValkeyServer]:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("NOT TESTED on Redis 7: there is no redis-server on PATH (apt-get install redis-server)")
+    server = OtherServer(servers_folder / "redis7", program=Path(program))
+    server.start()
+    if not server.is_redis:
+        server.kill()
+        pytest.skip(f"NOT TESTED on Redis 7: {program} is something else")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+async def broker(request: pytest.FixtureRequest) -> AsyncGenerator[RedisUnderTest]:
+    """An empty server of each kind."""
+    server: ValkeyServer = request.getfixturevalue(f"session_{request.param}")
+    server.resume()
+    server.start()
+    server.flush()
+    under_test = RedisUnderTest(server)
+    yield under_test
+    await under_test.close()
+    await asyncio.to_thread(server.start)
+
+
+@pytest.fixture
+async def own_broker(own_valkey: ValkeyServer) -> AsyncGenerator[RedisUnderTest]:
+    """A Valkey of this test's own."""
+    under_test = RedisUnderTest(own_valkey)
+    yield under_test
+    await under_test.close()

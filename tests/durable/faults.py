@@ -1,0 +1,176 @@
+"""Faults at exact places: wrappers around the ports, for test processes only.
+
+FAULT=point:n[:how]   at the n-th time `point` is reached, SIGKILL (how: kill, the default) or SIGSTOP (how: stop) hits
+this very process; it is written to the history first, so that a run in which nothing happened is not taken for proof.
+Several are separated by commas. The points:
+
+    before_insert, after_insert      of the outbox row               before_mark, after_mark   of a sent row
+    before_commit                    of a transaction that writes    before_append             to the broker
+    commit_sent                      COMMIT is on the wire           after_append              confirmed by it
+    after_commit                     the database has confirmed      before_ack, after_ack     of a delivery
+    before_reply                     of the HTTP door                before_read           of the broker, lanes chosen
+"""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from cauce.journal import Journal, Outgoing
+from cauce.lanes import Epoch, MemberId
+from cauce.levels import Levels
+from cauce.store import Outbound
+from cauce.stores.sql_journal import SqlJournal
+from cauce.stores.sqlalchemy import SqlAlchemyStore
+from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.transports.redis_streams import RedisStreams
+from history import happened
+from msgspec.structs import replace
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["FaultyStore", "FaultyStreams", "reached", "watch"]
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_reached: Counter[str] = Counter()
+
+
+def _wanted() -> dict[str, tuple[int, str]]:
+    wanted: dict[str, tuple[int, str]] = {}
+    for one in filter(None, os.environ.get("FAULT", "").split(",")):
+        point, times, *how = one.split(":")
+        wanted[point] = (int(times), how[0] if how else "kill")
+    return wanted
+
+
+def due(point: str) -> str | None:
+    """Count that `point` was reached; how to fail if this is the time for it."""
+    if point not in _wanted():
+        return None
+    _reached[point] += 1
+    times, how = _wanted()[point]
+    return how if _reached[point] == times else None
+
+
+def strike(point: str, how: str) -> None:
+    happened("fault", point=point, how=how)
+    os.kill(os.getpid(), _SIGNALS[how])
+
+
+def reached(point: str) -> None:
+    if how := due(point):
+        strike(point, how)
+
+
+def watch(engine: AsyncEngine) -> None:
+    """The points inside a transaction, as the engine sees them."""
+
+    def before(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO cauce_outbox"):
+            reached("before_insert")
+
+    def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO cauce_outbox"):
+            connection.info["publishes"] = True
+            reached("after_insert")
+        if statement.startswith("INSERT INTO ledger"):
+            connection.info["publishes"] = True
+
+    def commit(connection: Connection) -> None:
+        if not connection.info.pop("publishes", False):
+            return
+        reached("before_commit")
+        if how := due("commit_sent"):
+            pooled: Any = connection.connection.dbapi_connection
+            pooled._connection.pgconn.send_query(b"COMMIT")
+            while pooled._connection.pgconn.flush():
+                pass
+            strike("commit_sent", how)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", before)
+    event.listen(engine.sync_engine, "after_cursor_execute", after)
+    event.listen(engine.sync_engine, "commit", commit)
+
+
+class FaultyStore(SqlAlchemyStore):
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
+        told: list[bool] = []
+
+        def tell(pending: Sequence[Any]) -> Sequence[Outgoing]:
+            rows = outgoing(pending) if outgoing is not None else []
+            told.extend([True] * len(rows))
+            return rows
+
+        work = super().begin(levels, read_only=read_only, outgoing=None if outgoing is None else tell)
+        return _FaultyWork(work, told)
+
+    def journal(self) -> Any:
+        return _FaultyJournal(self.engine)
+
+
+class _FaultyWork:
+    def __init__(self, work: Any, told: list[bool]) -> None:
+        self._work = work
+        self._told = told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        return self._work.savepoint()
+
+    async def commit(self) -> None:
+        await self._work.commit()
+        if self._told:
+            reached("after_commit")
+
+
+class _FaultyJournal(SqlJournal):
+    async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
+        reached("before_mark")
+        marked = await super().mark_sent(owned, me, sent)
+        reached("after_mark")
+        return marked
+
+
+_: type[Journal] = _FaultyJournal
+
+
+class FaultyStreams(RedisStreams):
+    async def append(self, topic: str, lane: Lane, messages: Sequence[bytes]) -> Sequence[BrokerId]:
+        reached("before_append")
+        ids = await super().append(topic, lane, messages)
+        reached("after_append")
+        return ids
+
+    async def consume(
+        self,
+        subscription: Subscription,
+        deliver: Deliver,
+        status: Status,
+        *,
+        group: str,
+        lanes: Callable[[], Collection[Lane]],
+        since: Mapping[str, BrokerId],
+    ) -> None:
+        async def struck(delivery: Delivery) -> None:
+            await deliver(replace(delivery, ack=_struck(delivery.ack)))
+
+        def chosen() -> Collection[Lane]:
+            owned = lanes()
+            if owned:
+                reached("before_read")
+            return owned
+
+        await super().consume(subscription, struck, status, group=group, lanes=chosen, since=since)
+
+
+def _struck(ack: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def acknowledge() -> None:
+        reached("before_ack")
+        await ack()
+        reached("after_ack")
+
+    return acknowledge

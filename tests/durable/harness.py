@@ -1,0 +1,350 @@
+"""One system under test: a broker, two databases, and processes that are killed and paused for real."""
+
+import json
+import os
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import history
+import msgspec
+import psycopg
+import redis
+from checker import Applied, Final, problems
+from program import Settings
+from shop import LEDGER, SHOP
+from sqlalchemy import make_url
+
+__all__ = ["Nursery", "Running", "World", "eventually", "query"]
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T | None], *, within_s: float = 20.0, what: str = "") -> T:
+    """The first true answer; fails with the last one after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
+        time.sleep(0.01)
+
+
+class Nursery:
+    """Forks test processes; see nursery.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._errors = (folder / "nursery.log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nursery.py")), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self._answer()
+
+    def bear(self, environment: dict[str, str], log: Path) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}).encode() + b"\n")
+        self._process.stdin.flush()
+        return int(self._answer()["pid"])
+
+    def exit_code(self, pid: int) -> int | None:
+        try:
+            return int((self._folder / f"{pid}.exit").read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], 60)
+        line = self._process.stdout.readline() if ready else b""
+        assert line, f"the nursery is silent; see {self._errors.name}: {Path(self._errors.name).read_text()[-3000:]}"
+        return json.loads(line)
+
+
+class Running:
+    """A process of the system under test."""
+
+    def __init__(self, nursery: Nursery, settings: Settings, environment: dict[str, str], log: Path) -> None:
+        self.settings = settings
+        self.log = log
+        self._nursery = nursery
+        self.pid = nursery.bear({**environment, "PROGRAM": msgspec.json.encode(settings).decode()}, log)
+
+    def exit_code(self) -> int | None:
+        return self._nursery.exit_code(self.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_code() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.signal(signal.SIGKILL)
+        self.ended()
+
+    def ended(self, *, within_s: float = 20.0) -> int:
+        """Wait for its end; the exit code, negative for a signal."""
+        eventually(lambda: not self.alive, within_s=within_s, what=f"{self.settings.role} {self.pid} ends")
+        code = self.exit_code()
+        assert code is not None
+        return code
+
+    def stop(self, *, within_s: float = 20.0) -> int:
+        self.resume()
+        self.terminate()
+        return self.ended(within_s=within_s)
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def lines(self) -> list[str]:
+        return self.said().splitlines()
+
+
+class World:
+    """The system. `shop` and `ledger` are database URLs; processes are started by `producer` and `consumer`."""
+
+    def __init__(
+        self, nursery: Nursery, folder: Path, *, broker: str, shop: str, ledger: str, planted: str = ""
+    ) -> None:
+        self.broker = broker
+        self.shop = shop
+        self.ledger = ledger
+        self.planted = planted
+        self.folder = folder
+        self.history = folder / "history.jsonl"
+        self.processes: list[Running] = []
+        self.consumers: list[str] = [LEDGER]
+        self._nursery = nursery
+
+    # Processes
+
+    def producer(
+        self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any
+    ) -> Running:
+        """A shop that writes the events of `plan` (a number: so many, over ten keys) and relays them."""
+        return self._start(
+            Settings(role="producer", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault
+        )
+
+    def consumer(self, *, fault: str = "", **settings: Any) -> Running:
+        return self._start(
+            Settings(role="consumer", database=settings.pop("database", self.ledger), redis=self.broker, **settings),
+            fault,
+        )
+
+    def _start(self, settings: Settings, fault: str) -> Running:
+        environment = {"HISTORY": str(self.history), "FAULT": fault, "PLANTED": self.planted}
+        log = self.folder / f"{settings.role}-{len(self.processes) + 1}.log"
+        process = Running(self._nursery, settings, environment, log)
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.signal(signal.SIGKILL)
+        for process in self.processes:
+            process.ended()
+
+    # What happened
+
+    def facts(self, what: str | None = None) -> list[dict[str, Any]]:
+        return history.read(str(self.history), what)
+
+    def struck(self, point: str = "") -> int:
+        """How many faults really happened."""
+        return sum(1 for fact in self.facts("fault") if not point or fact["point"] == point)
+
+    # What is there
+
+    def committed(self) -> dict[str, int]:
+        """Event id → number, of what the producer has committed so far."""
+        with suppress(*_NOT_YET):
+            return {str(event_id): int(no) for event_id, no in query(self.shop, "SELECT event_id, no FROM biz")}
+        return {}
+
+    def applied(self, consumer: str = LEDGER) -> int:
+        return _count(self.ledger, "ledger", f"consumer = '{consumer}'")
+
+    def unsent(self) -> int:
+        return int(query(self.shop, "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NULL")[0][0])
+
+    def dead(self) -> list[tuple[str, str, str]]:
+        with suppress(*_NOT_YET):
+            found = query(self.ledger, "SELECT consumer, event_id, reason FROM cauce_dead_letter")
+            return [(_short(consumer), str(event_id), str(reason)) for consumer, event_id, reason in found]
+        return []
+
+    def waiting(self) -> list[tuple[str, str]]:
+        return [
+            (_short(consumer), str(event_id))
+            for consumer, event_id in query(self.ledger, "SELECT consumer, event_id FROM cauce_waiting")
+        ]
+
+    def owners(self, database: str) -> dict[int, str | None]:
+        """Who owns each lane."""
+        with suppress(*_NOT_YET):
+            return {int(lane): member for lane, member in query(database, "SELECT lane, member FROM cauce_lane")}
+        return {}
+
+    def shares(self, database: str) -> list[int]:
+        """How many lanes each process has, the greatest first."""
+        return sorted(Counter(owner for owner in self.owners(database).values() if owner).values(), reverse=True)
+
+    def lanes_of(self, database: str, process: Running) -> set[int]:
+        """The lanes that `process` owns."""
+        return {lane for lane, owner in self.owners(database).items() if owner and f":{process.pid}:" in owner}
+
+    def streams(self) -> list[str]:
+        with redis.Redis.from_url(self.broker) as broker:
+            return sorted(key.decode() for key in broker.scan_iter(match="*}:*", _type="stream"))
+
+    def copies(self) -> int:
+        """How many entries the broker holds, copies counted."""
+        with redis.Redis.from_url(self.broker) as broker:
+            return sum(broker.xlen(stream) for stream in self.streams())
+
+    def in_groups(self) -> tuple[int, int]:
+        """Entries delivered and not acknowledged; entries never delivered."""
+        pending = undelivered = 0
+        with redis.Redis.from_url(self.broker) as broker:
+            for stream in self.streams():
+                for group in broker.xinfo_groups(stream):
+                    pending += group["pending"]
+                    last = group["last-delivered-id"]
+                    undelivered += len(broker.xrange(stream, min=b"(" + last, count=1000) or ())
+        return pending, undelivered
+
+    def final(self, *, planted: Collection[int] = (), parked: Collection[int] = ()) -> Final:
+        pending, undelivered = self.in_groups()
+        rows = query(
+            self.ledger, "SELECT consumer, event_id, key, key_seq, incarnation, no FROM ledger ORDER BY position"
+        )
+        return Final(
+            committed=self.committed(),
+            ledger=[Applied(*row) for row in rows],
+            consumers=tuple(self.consumers),
+            unsent=self.unsent(),
+            pending=pending,
+            undelivered=undelivered,
+            waiting=self.waiting(),
+            dead=self.dead(),
+            planted=frozenset(planted),
+            parked=frozenset(parked),
+        )
+
+    # Waiting
+
+    def written(self, count: int, *, within_s: float = 30.0) -> None:
+        eventually(lambda: _count(self.shop, "biz") >= count, within_s=within_s, what=f"{count} events committed")
+
+    def reached(self, count: int, *, within_s: float = 30.0, consumer: str = LEDGER) -> None:
+        eventually(
+            lambda: _count(self.ledger, "ledger", f"consumer = '{consumer}'") >= count,
+            within_s=within_s,
+            what=f"{count} events applied by {consumer}",
+        )
+
+    def converges(
+        self, *, within_s: float = 30.0, planted: Collection[int] = (), parked: Collection[int] = ()
+    ) -> Final:
+        """Wait until the promises are kept and everything is quiet; fails with what is wrong, and with the logs."""
+        deadline = time.monotonic() + within_s
+        pause_s = 0.05
+        while True:
+            found = ["nothing is there yet"]
+            with suppress(*_NOT_YET):
+                final = self.final(planted=planted, parked=parked)
+                found = problems(final)
+                if not found:
+                    return final
+                # What is wrong for good need not be waited for.
+                if any(word in line for line in found for word in ("doubles", "ghosts", "out of order")):
+                    deadline = 0.0
+            if time.monotonic() > deadline:
+                raise AssertionError("\n".join(found))
+            time.sleep(pause_s)
+            pause_s = min(0.3, pause_s * 1.5)
+
+    def last_words(self) -> str:
+        """The end of every log, for the report of a test that failed."""
+        words: list[str] = []
+        for process in self.processes[-8:]:
+            words.append(f"── {process.settings.role} {process.pid}, exit {process.exit_code()}")
+            words += process.lines()[-25:]
+        return "\n".join(words)
+
+
+_NOT_YET = (psycopg.OperationalError, psycopg.errors.UndefinedTable, redis.RedisError, sqlite3.OperationalError)
+
+
+def events(plan: Sequence[tuple[str | None, str]] | int) -> Sequence[tuple[str | None, str]]:
+    return [(f"k{no % 10}", "") for no in range(plan)] if isinstance(plan, int) else plan
+
+
+def query(url: str, sql: str, *, write: bool = False) -> list[tuple[Any, ...]]:
+    """Rows of a PostgreSQL or SQLite database; with `write`, the statement is committed and nothing is returned."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        connection = sqlite3.connect(str(parsed.database), timeout=10)
+        try:
+            rows = connection.execute(sql).fetchall()
+            connection.commit()
+            return rows
+        finally:
+            connection.close()
+    plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, connect_timeout=5) as pg:
+        cursor = pg.execute(sql.encode())
+        return [] if write or cursor.description is None else cursor.fetchall()
+
+
+def _count(url: str, table: str, where: str = "true") -> int:
+    with suppress(*_NOT_YET):
+        return int(query(url, f"SELECT count(*) FROM {table} WHERE {where}")[0][0])
+    return 0
+
+
+def _short(consumer: str) -> str:
+    """`ledger/ledger` → `ledger`: the listener's own name."""
+    return consumer.rpartition("/")[2]
+
+
+_ = (SHOP, replace)

@@ -1,0 +1,111 @@
+"""What the test processes are made of: one event, a business table, and a ledger that would show every double.
+
+The event tells its listener what to do, so that a test is a list of events: see `does`.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+from cauce import Context, Envelope, IntegrationEvent, on
+from cauce.retry import Reject, Retry
+from history import happened, read
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+__all__ = ["LEDGER", "SHOP", "Counted", "listener", "make_tables"]
+
+SHOP, LEDGER = "shop", "ledger"
+
+
+class Counted(IntegrationEvent, name="shop.counted", version=1, key="key", source=SHOP):
+    """`does`: nothing more than its ledger row, or also, separated by spaces:
+
+    raise         always fails                        fail:N    fails at the first N attempts
+    reject        fails for good                      sleep:S   sleeps so many seconds, its row written
+    exit          ends the process without a word     crash:N   the same, the first N times only
+    leave         raises SystemExit                   cancel    awaits something that was cancelled
+    """
+
+    no: int
+    key: str | None = None
+    does: str = ""
+    filler: str = ""
+
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS biz (no INTEGER PRIMARY KEY, event_id VARCHAR(128) NOT NULL, key VARCHAR(100))",
+    (
+        "CREATE TABLE IF NOT EXISTS ledger (position {serial}, consumer VARCHAR(100) NOT NULL, event_id VARCHAR(128) NOT NULL,"
+        " key VARCHAR(100), key_seq INTEGER, incarnation VARCHAR(100), no INTEGER NOT NULL, worker INTEGER NOT NULL, "
+        "attempt INTEGER NOT NULL)"
+    ),
+)
+
+
+def make_tables(dialect: str) -> list[str]:
+    """The statements, for the database at hand. The ledger has no unique constraint on purpose."""
+    serial = "INTEGER PRIMARY KEY AUTOINCREMENT" if dialect == "sqlite" else "BIGSERIAL PRIMARY KEY"
+    return [statement.format(serial=serial) for statement in _TABLES]
+
+
+def listener(name: str, retry: Retry, *, limit_s: float) -> Callable[..., Awaitable[None]]:
+    """A listener of its own name that appends to the ledger."""
+
+    @on(Counted, name=name, retry=retry, limit_s=limit_s)
+    async def apply(event: Counted, session: AsyncSession, context: Context, envelope: Envelope) -> None:
+        happened("called", consumer=name, no=event.no, attempt=context.attempt)
+        await session.execute(
+            text(
+                "INSERT INTO ledger (consumer, event_id, key, key_seq, incarnation, no, worker, attempt) "
+                "VALUES (:consumer, :event_id, :key, :key_seq, :incarnation, :no, :worker, :attempt)"
+            ),
+            {
+                "consumer": name,
+                "event_id": envelope.id,
+                "key": envelope.key,
+                "key_seq": envelope.key_seq,
+                "incarnation": envelope.incarnation,
+                "no": event.no,
+                "worker": os.getpid(),
+                "attempt": context.attempt,
+            },
+        )
+        for act in event.does.split():
+            await _do(act, event, context)
+
+    return apply
+
+
+async def _do(act: str, event: Counted, context: Context) -> None:
+    what, _, number = act.partition(":")
+    match what:
+        case "raise":
+            raise ValueError(f"no {event.no} never works")
+        case "fail":
+            if context.attempt <= int(number):
+                raise ValueError(f"no {event.no} does not work yet")
+        case "reject":
+            raise Reject(f"no {event.no} is not wanted")
+        case "sleep":
+            await asyncio.sleep(float(number))
+        case "exit":
+            _die(event)
+        case "crash":
+            deaths = [one for one in read(os.environ["HISTORY"], "died") if one["no"] == event.no]
+            if len(deaths) < int(number):
+                _die(event)
+        case "leave":
+            sys.exit(3)
+        case "cancel":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        case _:
+            raise AssertionError(f"unknown act {act!r}")
+
+
+def _die(event: Counted) -> None:
+    happened("died", no=event.no)
+    os._exit(3)

@@ -1,0 +1,132 @@
+"""H36–H38: an effect and the memory of it are one transaction; nothing is acknowledged before it."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from cauce import Envelope, Service
+from cauce.applying import Applying
+from cauce.cloudevents import from_json
+from cauce.durable import _typed
+from cauce.envelope import Emission
+from cauce.retry import Retry
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.transport import LANES, Lane
+from cauce.transports.redis_streams import RedisStreams
+from harness import World, eventually, query
+from program import prepare
+from shop import LEDGER, Counted, listener
+
+_LIVES = 15
+
+
+@pytest.mark.parametrize("point", ["before_commit", "commit_sent", "before_ack"])
+def test_h36_a_consumer_killed_around_its_commit_loses_nothing_and_doubles_nothing(world: World, point: str) -> None:
+    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(150)]
+    world.producer(plan)
+    world.written(len(plan))
+    eventually(lambda: not world.unsent())
+    for life in range(_LIVES):
+        # Never the same event often enough to be suspected of it: see crash loops.
+        consumer = world.consumer(fault=f"{point}:{1 + (life * 5) % 9}", pace=(0.6, 0.2, 60.0, 30.0))
+        assert consumer.ended() == -signal.SIGKILL, consumer.said()
+
+    world.consumer(pace=(0.6, 0.2, 60.0, 30.0))
+
+    final = world.converges()
+    assert world.struck(point) == _LIVES
+    if point != "before_commit":
+        assert len({fact["pid"] for fact in world.facts("called")}) > 1
+    assert len(final.ledger) == len(plan)
+
+
+def test_h36_a_listener_that_raises_leaves_no_effect_and_loses_nothing(world: World) -> None:
+    plan = [(f"k{no % 10}", "fail:2") for no in range(50)]
+    world.consumer()
+    world.producer(plan)
+    world.written(len(plan))
+
+    world.converges()
+
+    assert len(world.facts("called")) == 150
+
+
+def test_h37_one_event_given_to_eight_workers_at_once_is_applied_once_by_each_consumer(world: World) -> None:
+    """Eight connections, the same delivery, at the same moment: the inbox row decides. A third fail the first time."""
+    asyncio.run(_eight_at_once(world))
+    rows = query(world.ledger, "SELECT consumer, event_id, count(*) FROM ledger GROUP BY consumer, event_id")
+    assert len(rows) == 2 * 60
+    assert {count for _, _, count in rows} == {1}
+
+
+async def _eight_at_once(world: World) -> None:
+    os.environ["HISTORY"] = str(world.history)
+    store = SqlAlchemyStore(create_engine(world.ledger))
+    await store.prepare()
+    await prepare(store.engine)
+    retry = Retry(attempts=3, base=60, cap=60)
+    listeners = [listener(name, retry, limit_s=30) for name in ("one", "other")]
+    services = [
+        Service(
+            LEDGER,
+            modules=listeners,
+            store=SqlAlchemyStore(create_engine(world.ledger)),
+            transport=RedisStreams(world.broker),
+            start="retained",
+        )
+        for _ in range(8)
+    ]
+    workers = [_applying(service) for service in services]
+    heard = services[0].listeners
+    failed = 0
+    for no in range(60):
+        event = Counted(no=no, does="fail:1 sleep:0.02" if no % 3 == 0 else "sleep:0.02")
+        envelope = Envelope.of(event)
+        emission = Emission(event, None, envelope.source, envelope)
+        outcomes = await asyncio.gather(*(worker.first(one, emission, "a") for worker in workers for one in heard))
+        assert outcomes.count("duplicate") == 14, outcomes
+        failed += outcomes.count("waiting")
+    assert failed == 40
+    query(world.ledger, "UPDATE cauce_waiting SET next_at = 0", write=True)
+    by_name = {f"{LEDGER}/{one.name}": one for one in heard}
+    for waiting in await store.journal().due([Lane(lane) for lane in range(LANES)], limit=500):
+        emission = _typed(from_json(waiting.message), Counted)
+        outcomes = await asyncio.gather(*(w.again(by_name[waiting.consumer], emission, waiting) for w in workers))
+        assert sorted(outcomes) == ["duplicate"] * 7 + ["handled"]
+    for service in services:
+        await service.store.close()
+    await store.close()
+
+
+def _applying(service: Service) -> Applying:
+    assert service._durable is not None
+    return service._durable._applying
+
+
+def test_h38_what_comes_again_after_the_inbox_forgot_it_is_recognised_by_its_key_or_set_aside_never_run(
+    world: World,
+) -> None:
+    pace = (0.6, 0.2, 60.0, 0.2)
+    producer = world.producer([("k", ""), (None, "")])
+    world.written(2)
+    eventually(lambda: not world.unsent())
+    for times in (1, 2):  # each life applies one more and dies before it can say so
+        assert world.consumer(fault=f"before_ack:{times}", pace=pace).ended() == -signal.SIGKILL
+    producer.stop()
+    assert world.applied() == 2
+    written_at = time.monotonic()
+    eventually(lambda: time.monotonic() - written_at > 1.1, what="the events are older than the inbox remembers")
+    query(world.ledger, "DELETE FROM cauce_inbox", write=True)  # as pruning would have done meanwhile
+
+    world.consumer(pace=pace, keep={"inbox_s": 1.0})
+
+    eventually(lambda: world.in_groups() == (0, 0), what="both are acknowledged")
+    assert world.applied() == 2, "neither was run again"
+    assert _dead_numbers(world) == [(2, "too old to dedupe")]
+
+
+def _dead_numbers(world: World) -> list[tuple[int, str]]:
+    numbers = world.committed()
+    return [(numbers[event_id], reason) for _, event_id, reason in world.dead()]

@@ -1,0 +1,141 @@
+"""H39–H41: what fails, dies or cannot be read harms nobody else, keeps its place, and is never lost."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+from cauce.dev.servers import PostgresServer
+from harness import Running, World, eventually, query
+
+
+def _consumers_until_it_is_handled(world: World, **settings: Any) -> list[Running]:
+    """A supervisor: whenever the process dies, the next one is started."""
+    lives = [world.consumer(**settings)]
+
+    def alive() -> bool:
+        if not lives[-1].alive:
+            lives.append(world.consumer(**settings))
+        return any(reason == "crash loop" for _, _, reason in world.dead())
+
+    eventually(alive, within_s=60, what="the poison is a dead letter")
+    return lives
+
+
+def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:
+    plan = [(f"k{no % 40}", "") for no in range(300)]
+    plan[99], plan[149] = ("raising", "raise"), ("deadly", "exit")
+    world.producer(plan)
+    world.written(len(plan))
+    eventually(lambda: not world.unsent())
+    with redis.Redis.from_url(world.broker) as broker:
+        broker.xadd(world.streams()[0], {"e": b'{"specversion": "1.0", "id": '})
+
+    lives = _consumers_until_it_is_handled(world, retry=(3, 0.05, 0.1), pace=(1.0, 0.25, 60.0, 30.0))
+
+    eventually(lambda: world.applied() == 298, what="everything else is applied")
+    eventually(
+        lambda: Counter(reason for _, _, reason in world.dead()) == {"exhausted": 1, "crash loop": 1, "undecodable": 1}
+    )
+    rows = query(world.ledger, "SELECT reason, message, error FROM cauce_dead_letter")
+    found = {reason: (bytes(message), error) for reason, message, error in rows}
+    assert found["undecodable"][0] == b'{"specversion": "1.0", "id": ', "the bytes are kept"
+    assert "no 100 never works" in found["exhausted"][1]
+    assert json.loads(found["crash loop"][0])["data"]["no"] == 150
+    assert len(lives) == 5, "four deaths: the first beside others, three alone"
+    assert len(world.facts("died")) == 4
+
+
+def test_a_retry_that_kills_the_process_ends_as_a_dead_letter_too(world: World) -> None:
+    world.producer([("a", ""), ("b", "fail:1 exit"), ("b", ""), ("c", "")])
+    world.written(4)
+
+    _consumers_until_it_is_handled(world, pace=(1.0, 0.25, 60.0, 30.0))
+
+    final = world.converges(planted={2}, parked={3})
+    assert sorted(row.no for row in final.ledger) == [1, 4]
+
+
+def test_whoever_merely_ran_beside_a_deadly_event_is_applied_once(world: World) -> None:
+    # Two deaths by the same event, then it works: nobody is condemned, and nobody is applied twice.
+    plan = [(f"k{no}", "") for no in range(30)] + [("x", "crash:2")]
+    world.producer(plan)
+    world.written(len(plan))
+    eventually(lambda: not world.unsent())
+    for _ in range(2):
+        assert world.consumer(pace=(1.0, 0.25, 60.0, 30.0)).ended() == 3
+
+    world.consumer(pace=(1.0, 0.25, 60.0, 30.0))
+
+    world.converges()
+    assert not query(world.ledger, "SELECT * FROM cauce_started")
+
+
+@pytest.mark.parametrize("act", ["cancel", "leave"])
+def test_a_listener_that_cancels_itself_or_exits_is_a_failing_listener_and_the_service_goes_on(
+    world: World, act: str
+) -> None:
+    # As many as there are workers, twice: each of them would have ended one.
+    plan = [(f"k{no}", act if no < 16 else "") for no in range(60)]
+    consumer = world.consumer(retry=(2, 0.05, 0.1))
+    world.producer(plan)
+    world.written(len(plan))
+
+    world.converges(planted=range(1, 17))
+
+    assert consumer.alive
+
+
+def test_h40_a_database_that_is_away_condemns_no_event_and_is_not_besieged(
+    own_postgres: PostgresServer, world: World
+) -> None:
+    world.ledger = own_postgres.create_database("ledger")
+    consumer = world.consumer(retry=(2, 0.05, 0.1))
+    world.producer(500, every_s=0.005)
+    world.reached(50)
+
+    own_postgres.stop()
+    logged = len(consumer.lines())
+    eventually(lambda: len(world.committed()) == 500, what="the producer goes on")
+    away = [line for line in consumer.lines()[logged:] if "OperationalError" in line or "waits for" in line]
+    own_postgres.start()
+
+    world.converges()
+    seconds = _seconds(away)
+    assert len(away) <= 30 + 15 * seconds, f"{len(away)} tries in {seconds} s"
+
+
+def _seconds(lines: list[str]) -> float:
+    times = [int(line.split()[0]) for line in lines]
+    return (max(times) - min(times)) / 1000 if times else 0.0
+
+
+def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_order(world: World) -> None:
+    plan = [("a", "fail:5")] + [("a", "")] * 20 + [(f"k{no % 50}", "") for no in range(200)]
+    world.consumer(retry=(8, 0.2, 0.4))
+    world.producer(plan, together=4)
+
+    eventually(lambda: _applied_beside(world, "a") == 200, what="the other keys are done")
+    ahead = query(world.ledger, "SELECT count(*) FROM ledger WHERE key = 'a'")[0][0]
+
+    world.converges()
+    assert ahead == 0, "the others did not wait for key a"
+    assert max(fact["attempt"] for fact in world.facts("called") if fact["no"] == 1) == 6
+
+
+def _applied_beside(world: World, key: str) -> int:
+    if not world.applied():
+        return 0
+    return int(query(world.ledger, f"SELECT count(*) FROM ledger WHERE key <> '{key}'")[0][0])
+
+
+def test_a_dead_head_keeps_its_key_parked_until_it_is_discarded_and_then_the_rest_follows_in_order(
+    world: World,
+) -> None:
+    plan = [("a", ""), ("a", "reject"), ("a", ""), ("a", ""), ("b", "")]
+    world.consumer()
+    world.producer(plan)
+    world.written(5)
+    final = world.converges(planted={2}, parked={3, 4})
+    assert [row.no for row in final.ledger if row.key == "a"] == [1]

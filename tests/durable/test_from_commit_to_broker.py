@@ -1,0 +1,221 @@
+"""H01–H06, H10, H24, H27: what was committed reaches the broker, and nothing else does, whoever dies meanwhile."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from cauce.dev.ports import choose_port
+from cauce.dev.servers import ValkeyServer
+from harness import Running, World, eventually, query
+
+_LIVES = 20
+_SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")
+
+
+@pytest.mark.parametrize("point", _SIX_POINTS)
+def test_h01_state_and_event_stand_or_fall_together_wherever_the_producer_is_killed(world: World, point: str) -> None:
+    port = choose_port()
+    plan = [(f"k{no % 3}", "") for no in range(2 * _LIVES)]
+    world.consumer()
+    answered: list[int] = []
+    no = 0
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as door:
+        for life in range(_LIVES):
+            # In every second life one request is served before the fault.
+            process = world.producer(plan, port=port, fault=f"{point}:{1 + life % 2}")
+            _door_opens(door, process)
+            for _ in range(1 + life % 2):
+                no += 1
+                if _ask(door, no):
+                    answered.append(no)
+            assert process.ended() == -signal.SIGKILL
+        world.producer(plan)  # what no life committed is written now, and everything is relayed
+        world.written(len(plan))
+
+    final = world.converges()
+
+    assert world.struck(point) == _LIVES
+    assert set(answered) <= set(final.committed.values())
+
+
+def _door_opens(door: httpx.Client, process: Running) -> None:
+    def open_() -> bool:
+        assert process.alive, process.said()
+        try:
+            return door.get("/").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    eventually(open_, what="the door opens")
+
+
+def _ask(door: httpx.Client, no: int) -> bool:
+    try:
+        return door.post(f"/{no}").status_code == 201
+    except httpx.TransportError:
+        return False
+
+
+def test_h02_an_event_that_was_written_first_and_committed_last_is_not_skipped(world: World) -> None:
+    plan = [("k1", ""), ("k2", "")]
+    world.consumer()
+    first = world.producer(plan[:1], fault="before_commit:1:stop")
+    eventually(lambda: world.struck("before_commit"), what="the first transaction stands before its COMMIT")
+    # The second process cannot write number 1, which waits for the first one's row; its other writer does number 2.
+    world.producer(plan, together=2)
+    world.reached(1)
+    assert set(world.committed().values()) == {2}
+
+    first.resume()
+
+    world.written(2)
+    final = world.converges()
+    assert [row.no for row in final.ledger] == [2, 1]
+
+
+def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_the_order_of_every_key(
+    world: World,
+) -> None:
+    plan = [(f"k{no % 20}", "") for no in range(1200)]
+    world.consumer()
+
+    world.producer(plan, together=8, hold_s=0.03, per_transaction=3, rolled_back=0.2)
+    world.written(len(plan), within_s=60)
+
+    world.converges()
+    heads = dict(query(world.shop, "SELECT key, seq FROM cauce_key_head"))
+    assert heads == {f"k{no}": 60 for no in range(20)}, "without holes, although one in five was rolled back"
+
+
+def test_h03_transactions_over_several_keys_never_wait_for_each_other_crosswise(world: World) -> None:
+    # Two processes, each transaction over the same five keys in another order.
+    plan = [(f"k{(no * 7) % 5}", "") for no in range(1, 1001)]
+    world.consumer()
+
+    world.producer(plan, together=6, per_transaction=5)
+    world.written(len(plan), within_s=60)
+
+    world.converges()
+    assert not [line for process in world.processes for line in process.lines() if "deadlock" in line.lower()]
+
+
+def test_h04_three_relays_that_are_frozen_at_random_keep_the_order_of_a_key(world: World) -> None:
+    world.consumer()
+    plan = [("k", "") for _ in range(1000)]
+    # One writes; three relay. Whoever is frozen loses its lanes and comes back as a zombie.
+    writer = world.producer(plan, every_s=0.002)
+    world.written(1)
+    relays = [writer, world.producer(), world.producer()]
+    frozen = 0
+
+    while len(world.committed()) < len(plan):
+        owner = _relay_of_the_key(world, relays)
+        if owner is None or owner is writer:
+            owner = relays[1 + frozen % 2]
+        owner.pause()
+        owners = world.owners(world.shop)
+        eventually(lambda owners=owners: world.owners(world.shop) != owners or len(world.committed()) == len(plan))
+        owner.resume()
+        frozen += 1
+
+    world.converges()
+    assert frozen >= 2
+
+
+def _relay_of_the_key(world: World, relays: list[Running]) -> Running | None:
+    lanes = query(world.shop, "SELECT DISTINCT lane FROM cauce_outbox")
+    owner = world.owners(world.shop).get(int(lanes[0][0])) if lanes else None
+    return next((one for one in relays if owner is not None and f":{one.pid}:" in owner), None)
+
+
+def test_h05_killed_between_the_brokers_confirmation_and_the_mark_the_event_is_sent_twice_and_applied_once(
+    world: World,
+) -> None:
+    world.consumer()
+    for _ in range(5):
+        process = world.producer(60, every_s=0.005, fault="after_append:3")
+        assert process.ended() == -signal.SIGKILL
+    world.producer(60)
+    world.written(60)
+
+    world.converges()
+
+    assert world.struck("after_append") == 5
+    assert world.copies() > 60, "the fault happened: the broker holds copies"
+
+
+def test_h06_an_event_that_is_too_large_is_refused_at_publish_and_holds_nobody_up(world: World) -> None:
+    world.consumer()
+    process = world.producer([("k1", "")], filler=300_000)
+
+    assert process.ended() != 0
+    assert "at most 262144 bytes" in process.said()
+    world.producer(50)
+    world.written(50)
+
+    assert len(world.converges().ledger) == 50
+
+
+def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_others_flow(world: World) -> None:
+    first = world.producer(1)
+    world.written(1)
+    eventually(lambda: not world.unsent())
+    first.stop()
+    # Somebody wrote a row that the broker will never take.
+    query(
+        world.shop,
+        "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
+        "SELECT 'too-large', topic, lane, key, 99, name, convert_to(repeat('x', 300000), 'UTF8'), created_at "
+        "FROM cauce_outbox",
+        write=True,
+    )
+    world.consumer()
+
+    world.producer([("k0", ""), *[(f"k{no}", "") for no in range(1, 500)]])
+    world.written(500)
+
+    eventually(lambda: world.applied() == 500, what="all others are applied")
+    stuck = query(world.shop, "SELECT event_id, problem FROM cauce_outbox WHERE sent_at IS NULL")
+    assert [row[0] for row in stuck] == ["too-large"]
+    assert "the limit is 262144" in stuck[0][1]
+
+
+def test_h24_an_answer_that_comes_too_late_leads_to_copies_and_not_to_a_second_effect(
+    world_of_its_own: World, own_valkey: ValkeyServer
+) -> None:
+    world = world_of_its_own
+    world.consumer()
+    writer = world.producer(400, every_s=0.005, fault="before_append:20:stop")
+    eventually(lambda: world.struck("before_append"), what="the relay is about to send")
+    own_valkey.pause()  # what is put on the wire now will be taken, and confirmed to nobody
+    writer.resume()
+    eventually(lambda: "no answer" in writer.said(), what="the relay gave the answer up")
+    own_valkey.resume()
+    world.written(400)
+
+    world.converges()
+
+    assert world.copies() > 400, "the fault happened: the broker holds copies"
+
+
+def test_h27_a_broker_out_of_memory_takes_nothing_half_and_everything_later(
+    world_of_its_own: World, own_valkey: ValkeyServer
+) -> None:
+    import redis
+
+    world = world_of_its_own
+    world.consumer()
+    with redis.Redis.from_url(own_valkey.url) as broker:
+        broker.config_set("maxmemory", "3mb")
+        world.producer(600, filler=10_000, every_s=0.002)
+        world.written(600)
+        eventually(lambda: world.unsent() > 50, what="the outbox grows")
+        assert world.applied() < 600
+
+        broker.config_set("maxmemory", "0")
+
+    world.converges()
+
+
+_ = ThreadPoolExecutor

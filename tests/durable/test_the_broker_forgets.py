@@ -1,0 +1,243 @@
+"""H15, H16, H18–H23: whatever the broker loses, somebody still has, and nobody applies it twice."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import redis
+from cauce.dev.servers import ValkeyServer
+from harness import World, eventually, query
+
+_QUICK = (1.5, 0.4, 60.0, 30.0)
+
+
+def _comes_back_empty(server: ValkeyServer) -> None:
+    """Killed, and everything it had is gone."""
+    server.kill()
+    shutil.rmtree(server.folder / "data")
+    server.start()
+
+
+def _copy(server: ValkeyServer, to: Path) -> None:
+    """What is on the disk now; the server is asked to write it first."""
+    with redis.Redis.from_url(server.url) as broker:
+        broker.config_set("appendfsync", "always")
+        broker.set("written", 1)
+        broker.config_set("appendfsync", "everysec")
+    shutil.copytree(server.folder / "data", to)
+
+
+def _restored(server: ValkeyServer, copy: Path) -> None:
+    """Killed, and its data replaced by those of an earlier moment."""
+    server.kill()
+    shutil.rmtree(server.folder / "data")
+    shutil.copytree(copy, server.folder / "data")
+    server.start()
+
+
+def test_h15_a_broker_that_comes_back_empty_is_fed_again_and_everything_is_applied_once(
+    world_of_its_own: World, own_valkey: ValkeyServer
+) -> None:
+    world = world_of_its_own
+    world.consumer(pace=_QUICK)
+    world.producer([(f"k{no % 7}" if no % 2 else None, "") for no in range(600)], every_s=0.002)
+    world.reached(200)
+
+    _comes_back_empty(own_valkey)
+
+    world.written(600)
+    world.converges()
+
+
+def test_h15_events_that_waited_in_the_broker_for_an_absent_consumer_survive_its_emptying(
+    world_of_its_own: World, own_valkey: ValkeyServer
+) -> None:
+    world = world_of_its_own
+    world.producer(150)
+    world.written(150)
+    eventually(lambda: not world.unsent(), what="all is in the broker")
+
+    _comes_back_empty(own_valkey)
+    world.consumer(pace=_QUICK)
+
+    world.converges()
+
+
+def test_h18_a_broker_that_lost_its_tail_with_new_keys_in_it_is_fed_again_in_order(
+    world_of_its_own: World, own_valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    world = world_of_its_own
+    first = world.consumer(pace=_QUICK)
+    world.producer([(f"k{no % 5}", "") for no in range(100)])
+    world.reached(100)
+    first.pause()
+    _copy(own_valkey, tmp_path / "earlier")
+    # From here on is the tail: new keys, and known ones. Nobody but the broker has seen them.
+    more = [(f"k{no % 5}", "") for no in range(100)] + [(f"new{no % 9}" if no % 2 else f"k{no % 5}", "") for no in range(100)]
+    world.producer(more)
+    world.written(200)
+    eventually(lambda: not world.unsent(), what="the tail is in the broker")
+
+    _restored(own_valkey, tmp_path / "earlier")
+    first.resume()
+    world.producer([*more, *((f"new{no % 9}", "") for no in range(60))])
+
+    world.written(260)
+    final = world.converges()
+    assert len(final.ledger) == 260
+
+
+def test_h20_a_group_whose_position_went_back_delivers_again_and_nothing_is_applied_twice(
+    world_of_its_own: World, own_valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    world = world_of_its_own
+    world.consumer(pace=_QUICK)
+    world.producer([(f"k{no % 7}" if no % 3 else None, "") for no in range(500)], every_s=0.002)
+    world.reached(80)
+    _copy(own_valkey, tmp_path / "earlier")
+    world.reached(250)
+
+    _restored(own_valkey, tmp_path / "earlier")
+
+    world.written(500)
+    world.converges()
+    calls = world.facts("called")
+    assert len(calls) == 500, "repeats died in the inbox, before the listener"
+
+
+def test_h19_the_streams_are_deleted_five_times_while_events_flow(world: World) -> None:
+    world.consumer(pace=_QUICK)
+    world.producer(600, every_s=0.003)
+    for times in range(1, 6):
+        world.reached(90 * times)
+        with redis.Redis.from_url(world.broker) as broker:
+            broker.delete(*world.streams())
+
+    world.written(600)
+    world.converges(within_s=40)
+
+
+def test_h21_a_worker_killed_again_and_again_leaves_nothing_pending(world: World) -> None:
+    plan = [(f"k{no % 9}" if no % 2 else None, "") for no in range(900)]
+    world.producer(plan, every_s=0.002)
+    kills = 0
+    while world.applied() < 700:
+        consumer = world.consumer(pace=(0.5, 0.15, 60.0, 30.0))
+        before = world.applied()
+        eventually(lambda before=before: world.applied() > before + 10 or world.applied() >= 900)
+        consumer.kill()
+        kills += 1
+
+    world.consumer(pace=_QUICK)
+    world.written(len(plan))
+
+    world.converges()
+    assert kills >= 10
+
+
+def test_h22_an_entry_whose_content_was_deleted_while_pending_is_counted_and_comes_again_from_the_producer(
+    world: World,
+) -> None:
+    consumer = world.consumer(pace=_QUICK, fault="before_commit:1")
+    world.producer([(None, "") for _ in range(20)], pace=(1.5, 0.4, 1.0, 30.0))
+    assert consumer.ended() == -signal.SIGKILL
+    eventually(lambda: not world.unsent())
+    with redis.Redis.from_url(world.broker) as broker:
+        pending = [
+            (stream, entry["message_id"])
+            for stream in world.streams()
+            for entry in broker.xpending_range(stream, "ledger", "-", "+", 100)
+        ]
+        stream, entry = pending[0]
+        broker.xdel(stream, entry)
+
+    again = world.consumer(pace=_QUICK)
+
+    world.converges()
+    assert "was deleted before it was acknowledged" in again.said()
+
+
+def test_h23_scaling_from_five_to_one_and_back_under_load_loses_nothing(world: World) -> None:
+    world.producer([(f"k{no % 11}", "") for no in range(800)], every_s=0.01)
+    workers = [world.consumer(pace=_QUICK) for _ in range(5)]
+    for target in (150, 300, 450):
+        world.reached(target)
+        for worker in workers[1:]:
+            assert worker.stop() == 0
+        del workers[1:]
+        world.reached(target + 60)
+        workers += [world.consumer(pace=_QUICK) for _ in range(4)]
+
+    world.written(800)
+    world.converges()
+
+
+def test_h16_trimming_takes_nothing_from_a_paused_consumer_nor_from_a_group_that_never_read(world: World) -> None:
+    trimming = (1.5, 0.4, 60.0, 0.2)
+    world.consumer(pace=_QUICK).stop()
+    with redis.Redis.from_url(world.broker) as broker:
+        broker.hset("cauce:{shop}:groups", "never", "0-0")
+    consumer = world.consumer(pace=_QUICK)
+    world.producer(600, every_s=0.001, pace=trimming, keep={"broker_s": 0.1})
+    world.reached(100)
+    consumer.pause()
+    world.written(600)
+    eventually(lambda: not world.unsent())
+
+    held = world.copies()
+    consumer.resume()
+    eventually(lambda: world.applied() == 600)
+
+    assert held == world.copies() == 600, "a registered group was there to be waited for"
+    with redis.Redis.from_url(world.broker) as broker:
+        broker.hdel("cauce:{shop}:groups", "never")
+    eventually(lambda: world.copies() == 0, what="then nothing is kept longer than asked for")
+    world.converges()
+
+
+def test_a_group_that_was_away_longer_than_every_retention_applies_what_it_never_saw(world: World) -> None:
+    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(120)]
+    forgetful = {"inbox_s": 0.3, "sent_s": 0.3, "broker_s": 0.3}
+    pace = (1.5, 0.4, 60.0, 0.2)
+    consumer = world.consumer(pace=pace, keep=forgetful)
+    producer = world.producer(plan[:60], pace=pace, keep=forgetful)
+    world.reached(60)
+    eventually(lambda: world.in_groups() == (0, 0))
+    assert consumer.stop() == 0
+    producer.stop()
+    world.producer(plan, pace=pace, keep=forgetful)
+    world.written(120)
+    eventually(lambda: _outbox(world) == 0, what="the producer has forgotten what it sent")
+
+    world.consumer(pace=pace, keep=forgetful)
+
+    final = world.converges()
+    assert len(final.ledger) == 120
+
+
+def _outbox(world: World) -> int:
+    return int(query(world.shop, "SELECT count(*) FROM cauce_outbox")[0][0])
+
+
+@pytest.mark.parametrize("start", ["retained", "now"])
+def test_a_group_that_joins_late_begins_where_it_says(world: World, start: str) -> None:
+    world.consumer(pace=_QUICK)
+    world.producer(100)
+    world.reached(100)
+    late = world.consumer(service="latecomer", listeners=("late",), start=start, pace=_QUICK)
+    eventually(lambda: "ready" in late.said())
+    eventually(lambda: _has_groups(world, "latecomer"), what="its groups are there")
+
+    world.producer(150)
+    world.written(150)
+
+    expected = 150 if start == "retained" else 50
+    world.reached(expected, consumer="late")
+    eventually(lambda: world.in_groups() == (0, 0))
+    assert world.applied("late") == expected
+
+
+def _has_groups(world: World, group: str) -> bool:
+    with redis.Redis.from_url(world.broker) as broker:
+        return all(any(one["name"] == group.encode() for one in broker.xinfo_groups(s)) for s in world.streams())
