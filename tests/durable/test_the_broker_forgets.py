@@ -74,7 +74,9 @@ def test_h18_a_broker_that_lost_its_tail_with_new_keys_in_it_is_fed_again_in_ord
     first.pause()
     _copy(own_valkey, tmp_path / "earlier")
     # From here on is the tail: new keys, and known ones. Nobody but the broker has seen them.
-    more = [(f"k{no % 5}", "") for no in range(100)] + [(f"new{no % 9}" if no % 2 else f"k{no % 5}", "") for no in range(100)]
+    more = [(f"k{no % 5}", "") for no in range(100)] + [
+        (f"new{no % 9}" if no % 2 else f"k{no % 5}", "") for no in range(100)
+    ]
     world.producer(more)
     world.written(200)
     eventually(lambda: not world.unsent(), what="the tail is in the broker")
