@@ -11,7 +11,7 @@ from cauce.dev.servers import ScratchDatabases, ValkeyServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from planted import PYPROJECT, Project, Said, run_command
+from shop_and_mail import PYPROJECT, Project, Said, run_command
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from planted import Command, Project
+from shop_and_mail import Command, Project
 
 WELCOME = "mail.welcome"
 

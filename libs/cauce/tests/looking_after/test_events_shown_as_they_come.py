@@ -13,7 +13,7 @@ from cauce.dev.servers import ValkeyServer
 from cauce.envelope import Envelope
 from cauce.transport import Lane
 from cauce.transports.redis_streams import RedisStreams
-from planted import Command, Project, Ticked, UserCreated, World, publish, until
+from shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-from planted import Command, Project
+from shop_and_mail import Command, Project
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 
@@ -53,7 +53,7 @@ async def test_one_screen_about_an_event_between_services(project: Project, cauc
 
     assert said.code == 0
     assert said.err == ""
-    assert re.sub(r"planted\.py:\d+", "planted.py:1", said.out) == (
+    assert re.sub(r"shop_and_mail\.py:\d+", "shop_and_mail.py:1", said.out) == (
         "shop.user-created\n"
         "\n"
         "  event     UserCreated, version 2, published by shop-ms\n"
@@ -69,13 +69,13 @@ async def test_one_screen_about_an_event_between_services(project: Project, cauc
         "\n"
         "Heard by\n"
         "\n"
-        "  mail-ms  mail.welcome  planted.py:1\n"
+        "  mail-ms  mail.welcome  shop_and_mail.py:1\n"
         "    Delivered at least once; what it writes through its session is applied\n"
         "    exactly once.\n"
         "    Fails: tried 2 times, up to 0.01 s apart, then longer, 0.05 s at most; only\n"
         "    its id waits. Then a dead letter, and its id waits for a person.\n"
         "\n"
-        "  mail-ms  mail.index  planted.py:1\n"
+        "  mail-ms  mail.index  shop_and_mail.py:1\n"
         "    Delivered at least once; what it writes through its session is applied\n"
         "    exactly once.\n"
         "    Fails: tried 2 times, up to 0.01 s apart, then longer, 0.05 s at most; only\n"

@@ -6,7 +6,7 @@ import pytest
 from cauce import ConfigurationError
 from cauce.stores.schema import SCHEMA, create_tables, ddl, examine
 from cauce.stores.sqlalchemy import create_engine
-from planted import Command, Project
+from shop_and_mail import Command, Project
 
 
 async def test_many_processes_that_start_at_once_make_them_once(project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 from cauce.dev.servers import ValkeyServer
 from cauce.transport import Delivery, Lane, Subscription
 from cauce.transports.redis_streams import RedisStreams
-from planted import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
+from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 

@@ -8,7 +8,7 @@ from cauce.dev.servers import ValkeyServer
 from cauce.stores.tables import metadata
 from cauce.transports.redis_connection import RedisServer
 from cauce.verdict import Verdict
-from planted import Command, Project, Said, Ticked, World, figures_of, publish, until
+from shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
 
 
 def _verdicts(said: Said, service: str) -> dict[str, str]:
