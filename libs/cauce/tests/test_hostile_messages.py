@@ -150,6 +150,29 @@ def test_numbers_that_are_none_are_refused(number: str) -> None:
     refused(json.dumps(document()).replace('"1"}', number + "}").encode())
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        '"id": "event-2"',
+        '"i\\u0064": "event-2"',  # another spelling of the same name
+        '"extension": {"a": 1, "a": 2}',
+        '"data": {"id": "2"}',
+    ],
+)
+def test_a_name_given_twice_in_one_object_is_refused(twice: str) -> None:
+    raw = json.dumps(document())[:-1] + f", {twice}}}"
+    assert "twice" in refused(raw.encode()).expectation
+
+
+def test_a_name_given_twice_in_the_payload_is_refused_and_the_same_name_in_two_objects_is_not() -> None:
+    for payload, count in (('{"id":"1","id":"2"}', 1), ('[{"deep":{"a":1e5,"b":2,"a":1}}]', 1), ('[{"a":1},{"a":1}]', 0)):
+        raw = json.dumps(document(), separators=(",", ":")).replace('{"id":"1"}', payload).encode()
+        if count:
+            assert "twice" in refused(raw).expectation
+        else:
+            assert from_json(raw).id == "event-1"
+
+
 def test_depth_counts_where_it_is_depth() -> None:
     deepest = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     for harmless in (deepest, json.dumps(["[" * 500, '\\"{{{{', "}" * 90] * 40), json.dumps([{}] * 500)):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from random import random
 from typing import Literal, Protocol
 
@@ -77,7 +78,6 @@ class Applying:
     rules: Rules
     call: CallListener
     worker: str
-    new_id: Callable[[], str]
     random: Callable[[], float] = random
     retention_s: float = INBOX_RETENTION_S
 
@@ -258,7 +258,8 @@ class Applying:
         """What can never be handled, whatever the number of tries: a dead letter with its bytes."""
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            event_id = envelope.id if envelope else self.new_id()
+            # Bytes that tell no id are known by themselves: delivered again, they are the same dead letter.
+            event_id = envelope.id if envelope else sha256(channel.encode() + b"\0" + raw).hexdigest()[:32]
             source = envelope.source if envelope else ""
             if await inbox.first_time(consumer, source, event_id):
                 name = envelope.name if envelope else "?"

@@ -5,12 +5,12 @@ Attributes of ours that the specification does not name are extensions (lower-ca
 Source: CloudEvents specification 1.0.2, sections 3 (attributes) and JSON format; partitioning, sequence and
 distributed-tracing extensions.
 
-Whatever comes from a broker is data, never code, and has limits: what is larger, deeper or longer, or has control
-characters in an attribute, is refused where it is read. Attributes become keys of tables, so their limits are those of
-the narrowest database. Of a JSON name that occurs twice the last one counts; there is one parser, so nobody sees
-another.
+Whatever comes from a broker is data, never code, and has limits: what is larger, deeper or longer, has a name twice in
+one object, or has control characters in an attribute, is refused where it is read. Attributes become keys of tables, so
+their limits are those of the narrowest database.
 """
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Annotated
@@ -62,6 +62,7 @@ class _CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_CloudEvent)
+_any_json = msgspec.json.Decoder()
 _BACKSLASH, _BRACKET, _DELETE, _C1 = 0x5C, 0x5B, 0x7F, 0xC2  # as numbers: ten times faster to look for than as bytes
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Characters the specification forbids in attributes (section 3.1), and PostgreSQL in texts."""
@@ -118,6 +119,7 @@ def from_json(raw: bytes) -> Envelope:
         raise DecodeError("a message", path="$", expectation="CloudEvents 1.0 JSON") from None
     if event.specversion != "1.0":
         raise DecodeError("a message", path="$.specversion", expectation="1.0")
+    _refuse_names_given_twice(raw)
     if _may_hold_control_characters(raw):
         _refuse_control_characters(event)
     sequence = event.sequence
@@ -149,6 +151,27 @@ def read_of_topic(raw: bytes, topic: str) -> tuple[Envelope | None, str | None]:
     if envelope.source != topic:
         return None, f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
     return envelope, None
+
+
+def _refuse_names_given_twice(raw: bytes) -> None:
+    """Parsers disagree on which of the two counts, so a check could see one value and a listener the other."""
+    # What reads as the same bytes when it is written again has no name twice: so all of our own, five times faster.
+    try:
+        if _encoder.encode(_any_json.decode(raw)) == raw:
+            return
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    try:
+        json.loads(raw, object_pairs_hook=_no_name_twice, parse_int=len, parse_float=len)
+    except ValueError:
+        raise DecodeError("a message", path="$", expectation="CloudEvents 1.0 JSON") from None
+
+
+def _no_name_twice(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DecodeError("a message", path="$", expectation=f"each name once in an object, got {twice[:64]!r} twice")
 
 
 def _may_hold_control_characters(raw: bytes) -> bool:

@@ -421,7 +421,6 @@ class Service:
                 rules=self,
                 call=self._call_durably,
                 worker=_worker(),
-                new_id=lambda: uuid4().hex,
                 retention_s=self._keep.inbox_s,
             ),
             status=self.outage.part,
