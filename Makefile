@@ -42,6 +42,7 @@ music-discovery: $(READY) ## music-discovery-ms in this terminal
 discovery: music-discovery
 
 test: $(READY) ## All tests, on real servers which the tests start themselves
+	@scripts/redis7.sh .cauce/redis7
 	@$(BIN)/python -m pytest
 
 check: $(READY) ## Format, lint, types, layers

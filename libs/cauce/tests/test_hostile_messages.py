@@ -165,7 +165,11 @@ def test_a_name_given_twice_in_one_object_is_refused(twice: str) -> None:
 
 
 def test_a_name_given_twice_in_the_payload_is_refused_and_the_same_name_in_two_objects_is_not() -> None:
-    for payload, count in (('{"id":"1","id":"2"}', 1), ('[{"deep":{"a":1e5,"b":2,"a":1}}]', 1), ('[{"a":1},{"a":1}]', 0)):
+    for payload, count in (
+        ('{"id":"1","id":"2"}', 1),
+        ('[{"deep":{"a":1e5,"b":2,"a":1}}]', 1),
+        ('[{"a":1},{"a":1}]', 0),
+    ):
         raw = json.dumps(document(), separators=(",", ":")).replace('{"id":"1"}', payload).encode()
         if count:
             assert "twice" in refused(raw).expectation

@@ -19,6 +19,7 @@ from cauce.consumer import decode
 from cauce.envelope import Emission, Envelope
 from cauce.errors import DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
+from cauce.gaps import Gaps
 from cauce.journal import Journal, Waiting
 from cauce.lanes import Epoch, MemberId
 from cauce.listeners import Listener
@@ -129,6 +130,7 @@ class DurableDelivery:
         self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
         self._unreadable: set[int] = set()
+        self._gaps = Gaps()
         self._apart = SideBySide()
         self._lanes_in_work: dict[Lane, int] = {}
         self._lanes_being_read: frozenset[Lane] = frozenset()
@@ -239,6 +241,7 @@ class DurableDelivery:
         if envelope is None:
             await self._refuse_everywhere(delivery, None, delivery.problem or "not an event")
             return
+        self._look_for_gaps(envelope)
         event_type = self._types.get(envelope.name)
         if event_type is None:
             self._count("unheard", 1)
@@ -251,6 +254,16 @@ class DurableDelivery:
             return
         suspect = delivery.redelivered and self.ownership.left_by_the_dead(lane_of(emission.envelope))
         await self._submit(_Job(emission, self._listeners.get(event_type, ()), delivery, None, suspect=suspect))
+
+    def _look_for_gaps(self, envelope: Envelope) -> None:
+        epoch = self.ownership.epochs().get(lane_of(envelope))
+        if epoch is not None and (missing := self._gaps.missing_before(envelope, epoch)):
+            self._count("gap_detected", missing)
+            log.error(
+                "%s: before event %s of key %s (number %s) %d of its key did not come: lost, or discarded at %s "
+                "→ cauce outbox status, there",
+                self._service, envelope.id, envelope.key, envelope.key_seq, missing, envelope.source,
+            )  # fmt: skip
 
     async def _submit(self, job: _Job) -> None:
         envelope = job.emission.envelope

@@ -6,11 +6,14 @@ id known                                       duplicate                    ackn
 no key                                         first time                   run
 no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
   inbox's retention
-same incarnation, seq > last                   next (or a gap)              run, remember seq
+same incarnation, seq > last                   next of what is heard here   run, remember seq
 same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
   the inbox's retention
 same incarnation, seq ≤ last, older            duplicate from long ago      acknowledge
 another incarnation                            the producer began anew      run, position starts again
+
+A number that this listener has not seen before it says nothing: it may be of an event it does not hear. Whether one is
+missing is asked where all of them go by (gaps.py).
 """
 
 from dataclasses import dataclass
@@ -30,9 +33,7 @@ class Position:
 @dataclass(frozen=True, slots=True)
 class Decision:
     do: Literal["run", "acknowledge", "dead_letter"]
-    why: Literal["first", "next", "gap", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
-    skipped: int = 0
-    """For a gap: how many sequence numbers this listener has not seen (events it does not hear, or loss)."""
+    why: Literal["first", "next", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
 
 
 def decide(
@@ -56,8 +57,7 @@ def decide(
     if incarnation != position.incarnation:
         return Decision("run", "new_incarnation")
     if key_seq > position.last_seq:
-        skipped = key_seq - position.last_seq - 1
-        return Decision("run", "gap" if skipped else "next", skipped)
+        return Decision("run", "next")
     if age_s < retention_s:
         return Decision("dead_letter", "late")
     return Decision("acknowledge", "old_duplicate")

@@ -1,6 +1,7 @@
-"""Real servers for the tests of Redis Streams: Valkey, and Redis 7 where Debian's redis-server is installed."""
+"""Real servers for the tests of Redis Streams: Valkey, and Debian's Redis 7 (scripts/redis7.sh, called by `make test`)."""
 
 import asyncio
+import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -16,10 +17,11 @@ from redis_under_test import OtherServer, RedisUnderTest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def session_redis7(servers_folder: Path) -> Iterator[ValkeyServer]:
-    program = shutil.which("redis-server")
+def session_redis7(servers_folder: Path, pytestconfig: pytest.Config) -> Iterator[ValkeyServer]:
+    unpacked = pytestconfig.rootpath / ".cauce" / "redis7"
+    program = shutil.which("redis-server", path=os.pathsep.join([str(unpacked), os.environ.get("PATH", "")]))
     if program is None:
-        pytest.skip("NOT TESTED on Redis 7: there is no redis-server on PATH (apt-get install redis-server)")
+        pytest.skip("NOT TESTED on Redis 7: scripts/redis7.sh could not fetch it, and there is none on PATH")
     server = OtherServer(servers_folder / "redis7", program=Path(program))
     server.start()
     if not server.is_redis:

@@ -394,6 +394,24 @@ async def test_entries_that_a_process_took_in_our_name_and_did_not_handle_are_fo
         await acknowledged(broker)
 
 
+async def test_what_a_process_took_in_our_name_is_delivered_before_what_came_after_it(broker: RedisUnderTest) -> None:
+    stream = broker.keys.stream(TOPIC, LANE)
+    async with hearing(broker) as heard, publishing(broker) as transport:
+        await transport.append(TOPIC, LANE, [message(0)])
+        await heard.has(0)
+        for number in range(1, 61, 2):
+            # Both are there at once, and the first of them is given to a read that a frozen process had on its way.
+            async with broker.admin.pipeline(transaction=True) as both:
+                for raw in messages(number, number + 1):
+                    both.xadd(stream, {"e": raw})
+                    if len(both) == 1:
+                        both.xreadgroup("mailing-ms", "lane", {stream: ">"}, count=1)
+                await both.execute()
+            await heard.has(number + 1)
+
+        assert heard.ids == [f"event-{number}" for number in range(61)]
+
+
 async def test_an_idle_service_asks_little(broker: RedisUnderTest) -> None:
     async with hearing(broker, topics=(TOPIC, "music-ms")):
         before = int((await broker.admin.info("stats"))["total_commands_processed"])

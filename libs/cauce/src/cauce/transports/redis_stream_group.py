@@ -6,8 +6,9 @@ age, nobody is reaped. What could go wrong with that:
 
 - An earlier owner's read may still be blocked at the server, and be given entries that are newer than what the new
   owner finds pending. So the new owner waits until such a read must have ended (`_READ_ENDS_S`), then reads.
-- A process that was frozen just before it sent its read may be given entries when it wakes. So every `_LOOK_EVERY_S`
-  the server's number of pending entries is compared with what we hold, and what is not ours is taken.
+- A process that was frozen just before it sent its read may be given entries when it wakes. So before a portion is
+  handed over, the server is asked whether anything pending lies between it and what was read before: that comes first.
+  And every `_LOOK_EVERY_S` the number of pending entries is compared with what we hold, in case nothing follows.
 """
 
 import asyncio
@@ -271,8 +272,8 @@ class _Connected:
         self._pipeline = pipeline
         self._ready_at: dict[_Stream, float] = {}
         """Streams whose group is there, and from when on they may be read."""
-        self._recovered: dict[_Stream, None] = {}
-        """Streams whose pending entries have been delivered: new ones may follow."""
+        self._recovered: dict[_Stream, bytes] = {}
+        """Streams whose pending entries have been delivered, with the last id that was read: new ones may follow."""
         self._settled: set[_Stream] = set()
         """Streams that nobody but us has read from while they were ours, on this connection."""
         self._look_at = time.monotonic() + _LOOK_EVERY_S
@@ -308,7 +309,7 @@ class _Connected:
             return
         ours = set(owned)
         self._ready_at = {stream: at for stream, at in self._ready_at.items() if stream in ours}
-        self._recovered = {stream: None for stream in self._recovered if stream in ours}
+        self._recovered = {stream: last for stream, last in self._recovered.items() if stream in ours}
         self._settled &= ours
 
     def _patience_s(self, owned: Sequence[_Stream], now: float) -> float:
@@ -391,11 +392,11 @@ class _Connected:
             if answer is None:
                 return
             by_key = {stream.key.encode(): stream for stream in after}
-            after = {}
+            read, after = after, {}
             for key, entries in answer:
                 stream = by_key[key]
                 if not entries:
-                    self._recovered[stream] = None
+                    self._recovered[stream] = read[stream]
                 elif await self._reading.hand_over(stream, entries, redelivered=True):
                     after[stream] = entries[-1][0]
                 else:
@@ -432,10 +433,35 @@ class _Connected:
         answer = await self._read(streams, [b">"] * len(streams), count, patience_s)
         by_key = {stream.key.encode(): stream for stream in streams}
         portions = [(by_key[key], entries) for key, entries in answer or ()]
+        passed_over = await self._passed_over(portions)
         for stream, entries in portions:
-            if not await self._reading.hand_over(stream, entries, redelivered=False):
+            if stream not in passed_over and await self._reading.hand_over(stream, entries, redelivered=False):
+                self._recovered[stream] = entries[-1][0]
+            else:
                 self._recovered.pop(stream, None)
         return [stream for stream, entries in portions if len(entries) >= count and stream in self._recovered]
+
+    async def _passed_over(self, portions: Sequence[tuple[_Stream, Sequence[Any]]]) -> Collection[_Stream]:
+        """Streams of which somebody else was given entries that come before these; all that is pending is read again."""
+        group = self._reading.group
+        answers = await self._pipeline.ask(
+            *(
+                (
+                    "XPENDING",
+                    stream.key,
+                    group,
+                    b"(" + self._recovered[stream],
+                    b"(" + entries[0][0],
+                    str(len(stream.held) + 1),
+                )
+                for stream, entries in portions
+            )
+        )
+        return {
+            stream
+            for (stream, _), answer in zip(portions, answers, strict=True)
+            if not isinstance(answer, RedisRefusal) and any(entry[0] not in stream.held for entry in answer)
+        }  # a refusal here is one of the next read too
 
     async def _read(
         self, streams: Sequence[_Stream], after: Sequence[bytes], count: int, patience_s: float | None = None
