@@ -69,3 +69,25 @@ async def test_a_writer_that_gives_up_waiting_leaves_the_queue(engine: AsyncEngi
         await write(engine, 3)
 
     assert await rows(engine) == [1, 3]
+
+
+async def test_a_writer_that_is_cancelled_anywhere_keeps_no_lock_even_if_its_traceback_is_kept(
+    engine: AsyncEngine,
+) -> None:
+    async def write_for_ever() -> None:
+        while True:
+            async with engine.begin() as connection:
+                await connection.execute(text("INSERT INTO t VALUES (0) RETURNING who"))
+                await connection.execute(text("SELECT who FROM t ORDER BY rowid LIMIT 9"))
+
+    kept: list[asyncio.Task[None]] = []
+    for who in range(1, 121):
+        loop = asyncio.get_running_loop()
+        kept.append(loop.create_task(write_for_ever()))
+        await asyncio.sleep(who / 4000)
+        kept[-1].cancel()
+        await asyncio.wait(kept)
+        async with asyncio.timeout(4):  # less than SQLite's own waiting
+            await write(engine, who)
+
+    assert set(range(1, 121)) <= set(await rows(engine))

@@ -17,7 +17,7 @@ from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
 from cauce.consumer import decode
 from cauce.envelope import Emission, Envelope
-from cauce.errors import DecodeError, TransportUnavailableError
+from cauce.errors import ConfigurationError, DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.gaps import Gaps
 from cauce.journal import Journal, Waiting
@@ -28,7 +28,7 @@ from cauce.pace import Pace
 from cauce.per_key import PerKey
 from cauce.relay import Relay
 from cauce.retention import Keep, Pruning
-from cauce.transport import BrokerId, Delivery, DurableTransport, Lane, Status, Subscription, lane_of
+from cauce.transport import BrokerId, Delivery, DurableTransport, Examinable, Lane, Status, Subscription, lane_of
 
 __all__ = ["DurableDelivery"]
 
@@ -152,12 +152,13 @@ class DurableDelivery:
         )
         self._relay = None
         if transport is not None:
+            self._sending = status("relay")
             self._relay = Relay(
                 topics=topics,
                 journal=journal,
                 transport=transport,
                 ownership=self.ownership,
-                status=status("relay"),
+                status=self._sending,
                 count=count,
                 verify_every_s=pace.verify_every_s,
             )
@@ -183,6 +184,8 @@ class DurableDelivery:
                 if self._local is not None:
                     self._local.up()
                 return
+            if isinstance(self._transport, Examinable):
+                await self._examine(self._transport, self._sending)
             tasks.create_task(self._relay.run())
             if self._hearing is not None:
                 tasks.create_task(self._consume(self._transport, self._hearing))
@@ -201,6 +204,23 @@ class DurableDelivery:
             await self.ownership.leave()
         except Exception as error:  # they will be taken when the lease ends
             log.warning("the lanes could not be given back: %s", type(error).__name__)
+
+    async def _examine(self, broker: Examinable, status: Status) -> None:
+        """Say what the broker may lose, once. Raises ConfigurationError if it throws away what it has confirmed."""
+        while True:
+            try:
+                verdicts = await broker.health()
+                break
+            except TransportUnavailableError as error:
+                pause_s = _POLL_CAP_S * (0.8 + 0.4 * random())
+                status.down(str(error), retry_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+        if refused := [f"{one.subject}: {one.fact}. → {one.fix}" for one in verdicts if one.refused]:
+            raise ConfigurationError(refused, where="the broker")
+        for one in verdicts:
+            if one.state in ("weak", "bad"):
+                log.warning("the broker: %s: %s. What it loses is sent again as long as it is kept. → %s",
+                            one.subject, one.fact, one.fix)  # fmt: skip
 
     async def _consume(self, transport: DurableTransport, status: Status) -> None:
         since = await self._since(transport, status)

@@ -12,6 +12,7 @@ from zlib import crc32
 from msgspec import Struct, field
 
 from cauce.envelope import Envelope
+from cauce.verdict import Verdict
 
 __all__ = [
     "LANES",
@@ -20,6 +21,7 @@ __all__ = [
     "Deliver",
     "Delivery",
     "DurableTransport",
+    "Examinable",
     "Lane",
     "LanesOwned",
     "Status",
@@ -184,6 +186,15 @@ class DurableTransport(Broker, Protocol):
 
     async def trim(self, topic: str, lane: Lane, *, older_than_s: float) -> int:
         """Drop entries that every registered group has acknowledged and that are older; returns how many."""
+        ...
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """A broker that tells how well it keeps what it has confirmed."""
+
+    async def health(self) -> Sequence[Verdict]:
+        """What can be seen, good and bad; what may not be asked is `unknown`. Raises TransportUnavailableError."""
         ...
 
 

@@ -12,9 +12,11 @@ were not permitted to look."""
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`subject` is what was looked at, `fact` what was seen, `fix` one command or setting; empty when all is well."""
+    """`subject` is what was looked at, `fact` what was seen, `fix` one command or setting; empty when all is well.
+    `refused`: a service does not start beside this."""
 
     subject: str
     state: State
     fact: str
     fix: str = ""
+    refused: bool = False

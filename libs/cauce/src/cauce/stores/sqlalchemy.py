@@ -154,9 +154,21 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             cursor.execute("PRAGMA query_only = 0")
             cursor.close()
 
+    def invalidated(connection: Any, _record: object, _error: object) -> None:
+        # Closed, SQLite's connection lives on with its locks as long as anybody refers to a cursor of it, and code that
+        # was cancelled is referred to by its traceback. So its transaction is ended first.
+        if connection is not None:
+            with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError):
+                connection.run_async(_roll_back)
+
     event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "invalidate", invalidated)
     event.listen(engine.sync_engine, "begin", begun)
     event.listen(engine.sync_engine, "checkin", returned)
+
+
+async def _roll_back(driver: Any) -> None:
+    await asyncio.shield(driver.rollback())
 
 
 def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:

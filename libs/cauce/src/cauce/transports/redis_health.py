@@ -41,7 +41,7 @@ def _version(info: Mapping[str, str]) -> Verdict:
     shown = f"Valkey {valkey}" if valkey else f"Redis {info.get('redis_version', '?')}"
     major, minor = (int(part) for part in info.get("redis_version", "0.0").split(".")[:2])
     if (major, minor) < (6, 2):
-        return Verdict("version", "bad", f"{shown}: too old", "Redis 6.2 or newer, or Valkey")
+        return Verdict("version", "bad", f"{shown}: too old", "Redis 6.2 or newer, or Valkey", refused=True)
     return Verdict("version", "good", shown)
 
 
@@ -74,7 +74,7 @@ def _eviction(info: Mapping[str, str]) -> Verdict:
         return Verdict("eviction", "unknown", "the server does not say", fix)
     if info.get("maxmemory", "0") == "0":
         return Verdict("eviction", "weak", f"{policy}: harmless only as long as maxmemory is not set", fix)
-    return Verdict("eviction", "bad", f"{policy}: a full server throws events away without a word", fix)
+    return Verdict("eviction", "bad", f"{policy}: a full server throws events away without a word", fix, refused=True)
 
 
 def _role(info: Mapping[str, str]) -> Verdict:
