@@ -24,6 +24,7 @@ import pytest
 from accounts import main as accounts
 from accounts.settings import Settings as AccountsSettings
 from cauce import DomainEvent, IntegrationEvent, Service, errors
+from cauce.alarms import Alarms
 from cauce.applying import Outcome
 from cauce.catalog import in_order
 from cauce.dev.servers import ValkeyServer
@@ -269,17 +270,24 @@ MEANINGS = {
     "beat_every_s": "how often a process renews its lease and looks for its fair share",
     "verify_every_s": "how often a broker that seems well is asked whether it still has what it confirmed",
     "prune_every_s": "how often what is old enough is removed",
+    "watch_every_s": "how often it is looked whether an alarm is due",
+    "outbox_age_s": "seconds the oldest event waits to be sent",
+    "outbox_rows": "events that wait to be sent",
+    "behind_key": "events that wait behind one key of a listener",
+    "refuse_at": "with so many events not sent, `publish` of integration events raises OutboxFullError",
     "attempts": "in all, the first one included",
     "base": "seconds; the longest delay after the first failure, doubled after each",
     "cap": "seconds; no delay is longer",
 }
 
 
-@pytest.mark.parametrize("of", [Keep, Pace, Retry])
-def test_the_fields_of_keep_pace_and_retry(of: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("of", [Keep, Pace, Retry, Alarms])
+def test_the_fields_of_what_a_service_can_be_told(of: Callable[[], Any]) -> None:
     defaults = dataclasses.asdict(of())
-    rows = [(f"`{name}`", f"{default:,.10g}", MEANINGS[name]) for name, default in defaults.items()]
-    _check("service.md", type(of()).__name__.lower(), _table(("field", "default", "meaning"), rows))
+    shown = {name: "never" if default is None else f"{default:,.10g}" for name, default in defaults.items()}
+    rows = [(f"`{name}`", shown[name], MEANINGS[name]) for name in defaults]
+    page = "alarms.md" if of is Alarms else "service.md"
+    _check(page, type(of()).__name__.lower(), _table(("field", "default", "meaning"), rows))
 
 
 def test_the_tables_in_the_database() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from cauce.envelope import Envelope
 from cauce.gaps import Gaps
 from cauce.lanes import Epoch
+from msgspec import Raw
 
 NOW, LATER = Epoch(1), Epoch(2)
 
@@ -18,7 +19,7 @@ def event(
         name="shop.counted",
         version=1,
         occurred_on=datetime(2026, 11, 25, tzinfo=UTC),
-        payload=None,
+        payload=Raw(b"{}"),
         correlation_id="c",
         key=key,
         key_seq=seq,

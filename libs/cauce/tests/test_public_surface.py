@@ -9,6 +9,8 @@ import cauce
 import pytest
 
 PUBLIC = [
+    "AtLeastOnce",
+    "AtMostOnce",
     "Bus",
     "CauceError",
     "CommitUnknownError",
@@ -23,7 +25,11 @@ PUBLIC = [
     "IntegrationEvent",
     "IntegrationEventBus",
     "ListenersFailedError",
+    "OutboxFullError",
     "PublishError",
+    "Reject",
+    "Retry",
+    "RetryAfter",
     "Service",
     "Transaction",
     "TransportUnavailableError",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from cauce import CommitUnknownError
+from cauce.errors import OutboxFullError
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, SecretStr
 from seedwork import problems
@@ -41,6 +42,7 @@ def failing_app() -> FastAPI:
                 409, "Taken", "It is taken.", errors=[invalid("/name", "is taken")], headers={"x-a": "b"}, more=1
             ),
             "commit": CommitUnknownError(),
+            "full": OutboxFullError(1000, 1000),
             "database": OperationalError("SELECT 1", {}, Exception("server closed the connection")),
             "unexpected": RuntimeError("hunter2"),
         }[what]
@@ -142,7 +144,7 @@ async def test_a_problem_raised_below_becomes_the_answer(http: httpx.AsyncClient
     assert answer.headers["x-a"] == "b"
 
 
-@pytest.mark.parametrize("what", ["commit", "database"])
+@pytest.mark.parametrize("what", ["commit", "database", "full"])
 async def test_what_may_succeed_later_is_503_with_a_time(
     http: httpx.AsyncClient, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cauce.bus import Bus, DomainEventBus, IntegrationEventBus
     from cauce.context import Context
+    from cauce.effects import AtLeastOnce, AtMostOnce
     from cauce.envelope import Envelope, current_envelope
     from cauce.errors import (
         CauceError,
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
         DecodeError,
         DefinitionError,
         ListenersFailedError,
+        OutboxFullError,
         PublishError,
         TransportUnavailableError,
     )
     from cauce.events import DomainEvent, IntegrationEvent
     from cauce.listeners import on
+    from cauce.retry import Reject, Retry, RetryAfter
     from cauce.service import Service
     from cauce.transaction import Transaction
 
 __all__ = [
+    "AtLeastOnce",
+    "AtMostOnce",
     "Bus",
     "CauceError",
     "CommitUnknownError",
@@ -38,7 +43,11 @@ __all__ = [
     "IntegrationEvent",
     "IntegrationEventBus",
     "ListenersFailedError",
+    "OutboxFullError",
     "PublishError",
+    "Reject",
+    "Retry",
+    "RetryAfter",
     "Service",
     "Transaction",
     "TransportUnavailableError",
@@ -54,6 +63,8 @@ _HOME = {
     "Context": "cauce.context",
     "Envelope": "cauce.envelope",
     "current_envelope": "cauce.envelope",
+    "AtLeastOnce": "cauce.effects",
+    "AtMostOnce": "cauce.effects",
     "CauceError": "cauce.errors",
     "CommitUnknownError": "cauce.errors",
     "ConcurrentUseError": "cauce.errors",
@@ -61,11 +72,15 @@ _HOME = {
     "DecodeError": "cauce.errors",
     "DefinitionError": "cauce.errors",
     "ListenersFailedError": "cauce.errors",
+    "OutboxFullError": "cauce.errors",
     "PublishError": "cauce.errors",
     "TransportUnavailableError": "cauce.errors",
     "DomainEvent": "cauce.events",
     "IntegrationEvent": "cauce.events",
     "on": "cauce.listeners",
+    "Reject": "cauce.retry",
+    "Retry": "cauce.retry",
+    "RetryAfter": "cauce.retry",
     "Service": "cauce.service",
     "Transaction": "cauce.transaction",
 }

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from cauce.alarms import Alarms, Watch
 from cauce.alone import SideBySide
 from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
@@ -107,6 +108,7 @@ class DurableDelivery:
         member: str,
         keep: Keep,
         pace: Pace,
+        alarms: Alarms,
     ) -> None:
         """`types`: event classes by every name they are accepted under; `starts`: where a new subscription to a topic begins. `adopted`: the
         topics of others into which a bridge of this service puts events.
@@ -150,6 +152,7 @@ class DurableDelivery:
             count=count,
             every_s=pace.prune_every_s,
         )
+        self.watch = Watch(alarms, journal=journal, ownership=self.ownership, count=count, every_s=pace.watch_every_s)
         self._relay = None
         if transport is not None:
             self._sending = status("relay")
@@ -180,6 +183,7 @@ class DurableDelivery:
             tasks.create_task(self.ownership.run())
             tasks.create_task(self._waiting_room())
             tasks.create_task(self._pruning.run())
+            tasks.create_task(self.watch.run())
             if self._transport is None or self._relay is None:
                 if self._local is not None:
                     self._local.up()

@@ -4,6 +4,7 @@ CauceError
 ├── DefinitionError                fix code: an event class or a listener says something impossible
 ├── ConfigurationError             fix configuration: everything wrong at start, in one message
 ├── PublishError                   fix code: this event cannot be published here
+│   └── OutboxFullError            retry later: too many events wait to be sent
 ├── ConcurrentUseError             fix code: one transaction, two tasks at once
 ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
 ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
@@ -24,6 +25,7 @@ __all__ = [
     "DecodeError",
     "DefinitionError",
     "ListenersFailedError",
+    "OutboxFullError",
     "PublishError",
     "TailUnverifiedError",
     "TransportUnavailableError",
@@ -51,6 +53,16 @@ class ConfigurationError(CauceError):
 
 class PublishError(CauceError):
     """This event cannot be published here; nothing was published."""
+
+
+class OutboxFullError(PublishError):
+    """So many events wait to be sent that this service takes no more (`Alarms.refuse_at`). Nothing was published; roll
+    back, answer 503, and let the caller repeat the request later."""
+
+    def __init__(self, unsent: int, limit: int) -> None:
+        self.unsent = unsent
+        self.limit = limit
+        super().__init__(f"{unsent} events wait to be sent, and from {limit} on no more are taken. Try again later.")
 
 
 class ConcurrentUseError(CauceError):

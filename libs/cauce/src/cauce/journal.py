@@ -13,7 +13,7 @@ from cauce.inbox import Position
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import BrokerId, Lane
 
-__all__ = ["Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting"]
+__all__ = ["Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,17 @@ class Dead:
     first_at: float
     last_at: float
     worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What has piled up: events that are not sent, and the key that most events of one listener wait behind."""
+
+    unsent: int
+    oldest_unsent_s: float
+    longest: int = 0
+    longest_key: str = ""
+    longest_consumer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +231,10 @@ class Journal(Protocol):
 
     async def sent_over(self, *, rows: int, size: int) -> bool:
         """Whether more sent rows, or more bytes of them, are kept than that. An estimate will do."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """What waits to be sent, and what waits behind a key."""
         ...
 
     async def prune_inbox(self, *, older_than_s: float, limit: int) -> int: ...

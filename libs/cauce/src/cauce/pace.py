@@ -1,6 +1,6 @@
 """How fast the loops of durable delivery turn: the price of noticing sooner is asking more often."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from cauce.errors import DefinitionError
 
@@ -14,15 +14,17 @@ class Pace:
     `lease_s`: how long the lanes of a process that died stay its own. `beat_every_s`: how often a living one renews
     its lease and looks for its fair share. `verify_every_s`: how often a broker that seems well is asked whether it
     still has what it confirmed. `prune_every_s`: how often rows and entries that are old enough are removed.
+    `watch_every_s`: how often it is looked whether an alarm is due.
     """
 
     lease_s: float = 10.0
     beat_every_s: float = 3.0
     verify_every_s: float = 60.0
     prune_every_s: float = 30.0
+    watch_every_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if min(self.lease_s, self.beat_every_s, self.verify_every_s, self.prune_every_s) <= 0:
+        if min(astuple(self)) <= 0:
             raise DefinitionError(f"{self}: every pace is a number of seconds above 0")
         if self.beat_every_s * 2 > self.lease_s:
             raise DefinitionError(

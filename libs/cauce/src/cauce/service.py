@@ -20,6 +20,7 @@ from uuid import uuid4
 import msgspec
 
 from cauce.after_commit import AfterCommitQueue
+from cauce.alarms import Alarms
 from cauce.applying import Applying, consumer_name
 from cauce.bridge import Inward, NestBridge
 from cauce.bus import DomainEventBus, IntegrationEventBus, not_an_event
@@ -95,6 +96,7 @@ class Service:
         start: Literal["retained", "now"] | None = None,
         keep: Keep | None = None,
         pace: Pace | None = None,
+        alarms: Alarms | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
         provide: Mapping[type[Any], Factory] | None = None,
         resolver: Resolver | None = None,
@@ -125,6 +127,7 @@ class Service:
         self._start: Literal["retained", "now"] | None = start
         self._keep = keep or Keep()
         self._pace = pace or Pace()
+        self._alarms = alarms or Alarms()
         problems.extend(self._problems())
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
@@ -303,12 +306,14 @@ class Service:
         return (*(one for one in self._known if issubclass(one, DomainEvent)), *self.publishes)
 
     def check_running(self, event_type: type[Event]) -> None:
-        """PublishError if what waits for the commit would wait for ever."""
+        """PublishError if what waits for the commit would wait for ever; OutboxFullError if too much waits already."""
         if not self._queue.is_open:
             raise PublishError(
                 f"{self.name} is not running, so {event_type.__name__} would be heard by nobody after the commit. "
                 "Publish inside: async with service: …"
             )
+        if self._durable is not None and issubclass(event_type, IntegrationEvent):
+            self._durable.watch.check_room()
 
     def check_publishable(self, event_type: type[IntegrationEvent]) -> None:
         described = describe(event_type)
@@ -429,6 +434,7 @@ class Service:
             member=f"{_worker()}:{uuid4().hex[:12]}",
             keep=self._keep,
             pace=self._pace,
+            alarms=self._alarms,
         )
 
     def _every_type(self) -> dict[str, type[Event]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from cauce.errors import CommitUnknownError
+from cauce.errors import CommitUnknownError, OutboxFullError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -111,6 +111,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(CommitUnknownError, _commit_unknown)
+    app.add_exception_handler(OutboxFullError, _outbox_full)
     for error in (OperationalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(error, _database_unavailable)
     app.add_middleware(_Unexpected)
@@ -213,6 +214,15 @@ _EXTRA_FORBIDDEN: Final = "There is no such field"
 async def _commit_unknown(_request: Request, error: Exception) -> Response:
     log.warning("The connection was lost while committing: answered 503, outcome unknown")
     return problem_response(503, detail=str(error), headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+async def _outbox_full(_request: Request, error: Exception) -> Response:
+    log.warning("A request was answered 503, nothing was changed: %s", error)
+    return problem_response(
+        503,
+        detail="Too much waits to be passed on at the moment; nothing was changed.",
+        headers={"retry-after": str(RETRY_AFTER_S)},
+    )
 
 
 async def _database_unavailable(_request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position
-from cauce.journal import Arrival, Dead, Failure, OutboxRow, Outgoing, Waiting
+from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
@@ -620,6 +620,27 @@ class SqlJournal:
             if found.n is None:
                 return False
             return int(found.n) > rows or int(found.n) * float(found.size) > size
+
+    async def backlog(self) -> Backlog:
+        async with self._reading() as connection:
+            unsent = await self._run(
+                connection,
+                "SELECT count(*) AS n, :NOW - (SELECT created_at FROM cauce_outbox WHERE sent_at IS NULL "
+                "ORDER BY position LIMIT 1) AS age FROM cauce_outbox WHERE sent_at IS NULL",
+            )
+            waiting = await self._run(
+                connection,
+                "SELECT consumer, key, count(*) AS n FROM cauce_waiting WHERE key IS NOT NULL "
+                "GROUP BY consumer, source, key ORDER BY n DESC LIMIT 1",
+            )
+            row, longest = unsent.one(), waiting.one_or_none()
+            return Backlog(
+                unsent=int(row.n),
+                oldest_unsent_s=max(0.0, float(row.age or 0.0)),
+                longest=int(longest.n) if longest else 0,
+                longest_key=longest.key if longest else "",
+                longest_consumer=longest.consumer if longest else "",
+            )
 
     async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
         async with self._writing() as connection:
