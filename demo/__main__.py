@@ -37,6 +37,7 @@ async def main() -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     telling.heading("Starting a real Valkey, a real PostgreSQL, a mail sink and three services")
     try:
+        # The story is told of durable delivery, whatever this shell asks for.
         environment = {**os.environ, "EVENTS_TRANSPORT": "redis-streams"}
         async with DevSystem(an_empty_system(), environment=environment, report=telling) as system:
             seen_all = await Story(system, telling).play()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,10 +63,10 @@ class Terminal:
     def text(self) -> str:
         return "".join(list(self._lines))
 
-    def shows(self, expected: str, *, within_s: float = LIMIT_S) -> None:
-        """Wait until the line is there; `…` stands for anything."""
+    def shows(self, expected: str, *, within_s: float = LIMIT_S, here: Callable[[str], str] = str) -> None:
+        """Wait until the line is there; `…` stands for anything. `here`: what the line is with the ports of now."""
         deadline = time.monotonic() + within_s
-        while not any(re.search(pattern_of(expected), squeezed(line)) for line in list(self._lines)):
+        while not any(re.search(pattern_of(here(expected)), squeezed(line)) for line in list(self._lines)):
             assert time.monotonic() < deadline, f"not shown: {expected}\n{self.text}"
             assert self._reader.is_alive() or time.monotonic() < deadline - within_s + 5, (
                 f"ended without showing: {expected}\n{self.text}"
@@ -144,8 +144,8 @@ class Reader:
                 case Block(mark=("terminal", name), text=command):
                     self._terminals[name] = Terminal(self._recipe(command), self._folder, self._environment)
                 case Block(mark=("log", name), text=lines):
-                    for line in self._here(lines).splitlines():
-                        self._terminals[name].shows(line)
+                    for line in lines.splitlines():
+                        self._terminals[name].shows(line, here=self._here)
                 case Block(language="python") if name := block.value("file"):
                     (self._folder / name).write_text(block.text)
                 case Block(language="bash", text=command):

@@ -1,15 +1,14 @@
-from os import environ
 from events import UserCreated
 from fastapi import FastAPI
 from sqlalchemy import text
 from cauce import Service
 from cauce.fastapi import Tx
 from cauce.hosting import run
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transports.redis_pubsub import RedisPubSub
+from cauce.stores.sqlalchemy import SqlAlchemyStore
+from cauce.transports.redis_streams import RedisStreams
 
-store = SqlAlchemyStore(create_engine(environ["DATABASE_URL"]))
-service = Service("accounts", store=store, transport=RedisPubSub.from_environment(), publishes=[UserCreated])
+store, transport = SqlAlchemyStore.from_environment("ACCOUNTS_DATABASE_URL"), RedisStreams.from_environment()
+service = Service("accounts", store=store, transport=transport, publishes=[UserCreated])
 app = FastAPI(lifespan=service.lifespan)
 
 @app.post("/users/{email}", status_code=201)

@@ -29,9 +29,9 @@ def test_without_any_setting_the_article_s_defaults_hold() -> None:
     settings = loaded()
 
     assert settings.broker_url == "redis://localhost:6379"
-    assert settings.events_transport == "redis-pubsub"
+    assert settings.events_transport == "redis-streams"
     assert (settings.log_format, settings.log_level) == ("console", "INFO")
-    assert isinstance(transport_from(settings, NEST_NAMES), RedisPubSub)
+    assert isinstance(transport_from(settings, NEST_NAMES), RedisStreams)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_address_is_made_of_the_article_s_three_or_given_whole(environment: 
     assert loaded(**environment).broker_url == url
 
 
-def test_the_durable_transport_can_be_chosen() -> None:
-    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="redis-streams"), NEST_NAMES), RedisStreams)
+def test_the_articles_transport_can_be_chosen() -> None:
+    assert isinstance(transport_from(loaded(EVENTS_TRANSPORT="redis-pubsub"), NEST_NAMES), RedisPubSub)
 
 
 def test_memory_is_a_transport_too() -> None:

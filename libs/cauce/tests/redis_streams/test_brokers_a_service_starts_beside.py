@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cauce import IntegrationEvent, Service
@@ -24,7 +24,7 @@ def service(server: ValkeyServer, folder: Path, url: str | None = None) -> Servi
 
 
 def administrator(server: ValkeyServer) -> Any:
-    return Redis.from_url(server.url)
+    return cast("Any", Redis).from_url(server.url)
 
 
 async def test_h15_a_broker_that_throws_events_away_when_it_is_full_is_refused(

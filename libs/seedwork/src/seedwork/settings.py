@@ -79,8 +79,8 @@ class BrokerSettings(BaseSettings):
         None, repr=False, description="overrides host, port and password; rediss:// for TLS"
     )
     events_transport: Annotated[str, AfterValidator(_transport)] = Field(
-        "redis-pubsub",
-        description="how integration events travel: redis-pubsub (the article's, at most once), redis-streams (durable), "
+        "redis-streams",
+        description="how integration events travel: redis-streams (durable), redis-pubsub (the article's, at most once), "
         "memory (one process)",
     )
 

@@ -1,6 +1,7 @@
 """A service's own database through the user's SQLAlchemy session: PostgreSQL or SQLite."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -212,6 +213,16 @@ class SqlAlchemyStore:
             engine, expire_on_commit=False, sync_session_class=FollowedSession
         )
         self._commit_limit_s = commit_limit_s
+
+    @classmethod
+    def from_environment(cls, variable: str = "DATABASE_URL") -> "SqlAlchemyStore":
+        """For programs that read no settings of their own. ConfigurationError if the variable is not set."""
+        url = os.environ.get(variable)
+        if not url:
+            raise ConfigurationError(
+                [f"{variable} is not set; expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASS@HOST/DB"]
+            )
+        return cls(create_engine(url))
 
     @property
     def name(self) -> str:

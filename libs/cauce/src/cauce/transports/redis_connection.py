@@ -7,11 +7,13 @@ since a late answer would be taken for the answer to the next question.
 """
 
 import asyncio
+import os
 import re
 import socket
 import ssl
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 from redis import exceptions
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
@@ -20,7 +22,7 @@ from redis.backoff import NoBackoff
 
 from cauce.errors import ConfigurationError
 
-__all__ = ["RedisConnection", "RedisServer", "RedisTroubleError"]
+__all__ = ["RedisConnection", "RedisServer", "RedisTroubleError", "url_from_environment"]
 
 _UNREADABLE = (
     "it cannot be read. Expected redis://[user:password@]host[:port], rediss:// for TLS, or unix:///path; "
@@ -209,6 +211,15 @@ class RedisConnection:
             await self._connection.disconnect(nowait=True)
         except (exceptions.RedisError, OSError):
             return
+
+
+def url_from_environment() -> str:
+    """REDIS_URL, or what REDIS_HOST, REDIS_PORT and REDIS_PASS say; without any, the server on this machine."""
+    if url := os.environ.get("REDIS_URL"):
+        return url
+    password = os.environ.get("REDIS_PASS", "")
+    login = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{login}{os.environ.get('REDIS_HOST') or 'localhost'}:{os.environ.get('REDIS_PORT') or 6379}"
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -5,7 +5,6 @@ no memory, no acknowledgement, no replay. Every replica of a service hears every
 """
 
 import asyncio
-import os
 import random
 import re
 import time
@@ -13,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 from msgspec.structs import replace
 
@@ -24,7 +22,7 @@ from cauce.names import matches
 from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
 from cauce.transports import nest_wire
 from cauce.transports.nest_wire import REPLY_SUFFIX, Pattern
-from cauce.transports.redis_connection import RedisConnection, RedisServer, RedisTroubleError
+from cauce.transports.redis_connection import RedisConnection, RedisServer, RedisTroubleError, url_from_environment
 
 __all__ = ["NestNames", "RedisPubSub", "glob_of"]
 
@@ -81,12 +79,7 @@ class RedisPubSub:
     @classmethod
     def from_environment(cls) -> "RedisPubSub":
         """For programs that read no settings of their own: REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASS."""
-        url = os.environ.get("REDIS_URL")
-        if not url:
-            password = os.environ.get("REDIS_PASS", "")
-            login = f":{quote(password, safe='')}@" if password else ""
-            url = f"redis://{login}{os.environ.get('REDIS_HOST') or 'localhost'}:{os.environ.get('REDIS_PORT') or 6379}"
-        return cls(url)
+        return cls(url_from_environment())
 
     async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
         """Return once the server has taken the batch, in order; how many heard it is not known.

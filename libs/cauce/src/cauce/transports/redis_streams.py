@@ -20,7 +20,7 @@ from cauce.cloudevents import MAX_MESSAGE_BYTES
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
 from cauce.transport import LANES, BrokerId, Deliver, Lane, LanesOwned, Status, Subscription, Tail
 from cauce.transports import redis_health
-from cauce.transports.redis_connection import RedisServer, RedisTroubleError
+from cauce.transports.redis_connection import RedisServer, RedisTroubleError, url_from_environment
 from cauce.transports.redis_pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis_replies import Order, is_id, named, order, text, texts
 from cauce.transports.redis_stream_group import GroupReading
@@ -66,6 +66,11 @@ class RedisStreams:
         self._server = RedisServer(url, if_down=if_down, answer_limit_s=answer_limit_s)
         self._commands = RedisCommands(self._server, answer_limit_s=answer_limit_s)
         self._ends: dict[str, _End] = {}
+
+    @classmethod
+    def from_environment(cls) -> "RedisStreams":
+        """For programs that read no settings of their own: REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASS."""
+        return cls(url_from_environment())
 
     @property
     def prefix(self) -> str:
