@@ -41,9 +41,9 @@ nothing = 7
 
 async def _described(project: Project) -> None:
     async with project.database("mail") as mail:
-        await mail.described(project.mail("redis://localhost:6379"))
+        await mail.described(project.mail("redis://localhost:1"))
     async with project.database("shop") as shop:
-        await shop.described(project.shop("redis://localhost:6379"))
+        await shop.described(project.shop("redis://localhost:1"))
 
 
 async def test_one_screen_about_an_event_between_services(project: Project, cauce: Command) -> None:
