@@ -410,8 +410,9 @@ class DurableDelivery:
         event_type = self._types.get(envelope.name) if envelope else None
         heard_by = self._listeners.get(event_type, ()) if event_type else ()
         consumers = [consumer_name(self._service, listener) for listener in heard_by] or [self._service]
+        version = f" {envelope.source_version}" if envelope and envelope.source_version else ""
         what = (
-            f"{envelope.name} {envelope.id} · {why} · from {envelope.source}"
+            f"{envelope.name} {envelope.id} · {why} · from {envelope.source}{version}"
             if envelope
             else f"{delivery.channel} · {why}"
         )

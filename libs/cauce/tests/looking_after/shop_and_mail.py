@@ -181,16 +181,27 @@ class Database:
         )
         return event_id
 
-    async def outgoing(self, name: str, *, age: float, sent_age: float | None = None, lane: int = 0) -> str:
+    async def outgoing(
+        self,
+        name: str,
+        *,
+        age: float,
+        sent_age: float | None = None,
+        lane: int = 0,
+        key: str | None = None,
+        problem: str | None = None,
+    ) -> str:
         event_id = self.new_id()
         await self.run(
-            "INSERT INTO cauce_outbox (event_id, topic, lane, name, message, created_at, sent_at, broker_id) "
-            "VALUES (:event_id, 'shop-ms', :lane, :name, :message, :NOW - :age, "
+            "INSERT INTO cauce_outbox (event_id, topic, lane, key, name, message, created_at, problem, sent_at, broker_id) "
+            "VALUES (:event_id, 'shop-ms', :lane, :key, :name, :message, :NOW - :age, :problem, "
             ":NOW - CAST(:sent AS double precision), :broker_id)",
             event_id=event_id,
             lane=lane,
+            key=key,
             name=name,
-            message=cloud_event(event_id, name=name),
+            message=cloud_event(event_id, name=name, key=key),
+            problem=problem,
             age=age,
             sent=sent_age,
             broker_id=None if sent_age is None else "1-0",

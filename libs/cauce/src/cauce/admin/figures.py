@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cauce.description import Description, read_description
 from cauce.errors import CauceError
 from cauce.stores.dialect import Dialect
+from cauce.stores.sql_journal import UNSENT_BY_NAME
 
 __all__ = [
     "SNAPSHOT_ON_POSTGRESQL",
@@ -25,6 +26,7 @@ __all__ = [
     "figures_of",
     "is_about_tables",
     "listener_of",
+    "no_table_at_all",
     "read_figures",
 ]
 
@@ -34,7 +36,11 @@ SNAPSHOT_ON_POSTGRESQL = {**SNAPSHOT, "isolation_level": "REPEATABLE READ", "pos
 
 
 class NoTablesError(CauceError):
-    """The database answers, and Cauce's tables are not there or not as this version knows them."""
+    """The database answers, and Cauce's tables are not there or not as this version knows them. `none`: not one is."""
+
+    def __init__(self, message: str, *, none: bool) -> None:
+        super().__init__(message)
+        self.none = none
 
 
 class ListenerFigures(Struct, frozen=True, kw_only=True):
@@ -59,11 +65,16 @@ class ListenerFigures(Struct, frozen=True, kw_only=True):
 
 
 class OutboxFigures(Struct, frozen=True, kw_only=True):
-    """Events on their way to the broker, and those kept in case it forgets them."""
+    """Events on their way to the broker, and those kept in case it forgets them. Each unsent one is `waiting`,
+    `set_aside` or `behind`, and never two."""
 
     waiting: int
+    """To be sent as soon as the broker takes them."""
     oldest_waiting_s: float | None
-    failing: int
+    set_aside: int
+    """The broker will never take them: a person has to release or to discard them."""
+    behind: int
+    """Later events of a key of which one was set aside."""
     sent_kept: int
     oldest_sent_s: float | None
     kept_bytes: int
@@ -113,7 +124,8 @@ async def read_figures(connection: AsyncConnection) -> Figures:
         return await reading.all()
     except (ProgrammingError, OperationalError) as error:
         if is_about_tables(error):
-            raise NoTablesError("Cauce's tables are not there, or not as this version knows them") from None
+            none = no_table_at_all(error)
+            raise NoTablesError("Cauce's tables are not there, or not as this version knows them", none=none) from None
         raise
 
 
@@ -123,6 +135,11 @@ def is_about_tables(error: SQLAlchemyError) -> bool:
     return getattr(cause, "sqlstate", None) in ("42P01", "42703") or any(
         text in str(cause) for text in ("no such table", "no such column", "has no column")
     )
+
+
+def no_table_at_all(error: SQLAlchemyError) -> bool:
+    """Whether the first of our tables is missing, so all of them."""
+    return "cauce_meta" in str(getattr(error, "orig", None))
 
 
 class _Reading:
@@ -207,20 +224,17 @@ class _Reading:
         )
 
     async def _outbox(self, at: float) -> OutboxFigures:
-        (unsent,) = await self._ask(
-            "SELECT count(*) AS n, min(created_at) AS oldest, "
-            "COALESCE(sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END), 0) AS failing "
-            "FROM cauce_outbox WHERE sent_at IS NULL"
-        )
+        unsent = await self._ask(UNSENT_BY_NAME)
         (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_outbox WHERE sent_at IS NOT NULL")
         oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position LIMIT 1")
         (size,) = await self._ask(
             "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s"
         )
         return OutboxFigures(
-            waiting=int(unsent.n),
-            oldest_waiting_s=_age(unsent.oldest, at),
-            failing=int(unsent.failing),
+            waiting=sum(int(row.waiting) for row in unsent),
+            oldest_waiting_s=_age(min((row.oldest_waiting for row in unsent if row.waiting), default=None), at),
+            set_aside=sum(int(row.set_aside) for row in unsent),
+            behind=sum(int(row.behind) for row in unsent),
             sent_kept=int(sent.n),
             oldest_sent_s=_age(oldest[0].sent_at, at) if oldest else None,
             kept_bytes=int(float(size.one or 0) * int(sent.n)),
