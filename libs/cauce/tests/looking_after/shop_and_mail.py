@@ -161,9 +161,9 @@ class Database:
             await self.waiting(listener, attempts=attempts, key=key, event_id=event_id, age=age, message=body)
         await self.run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-            "error, stack, attempts, first_at, last_at, worker, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
+            "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
             "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :NOW - :age, :NOW - :age, "
-            "'host:1', :tried)",
+            "'host:1', '2.1', :tried)",
             id=letter_id,
             consumer=f"mail-ms/{listener}" if listener else "mail-ms",
             source="shop-ms",

@@ -11,9 +11,10 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from cauce.admin.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables, no_table_at_all
+from cauce.admin.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
 from cauce.admin.targets import Target
 from cauce.errors import CauceError
+from cauce.stores.schema import examine
 from cauce.stores.sqlalchemy import create_engine
 
 __all__ = ["DatabaseUnavailableError", "looking", "open_engine"]
@@ -83,12 +84,11 @@ async def _translated(target: Target) -> AsyncGenerator[None]:
     """The driver's errors as ours."""
     try:
         yield
-    except NoTablesError as error:
-        raise NoTablesError(_no_tables(target, none=error.none), none=error.none) from None
+    except NoTablesError:
+        raise NoTablesError(await _no_tables(target)) from None
     except SQLAlchemyError as error:
         if is_about_tables(error):
-            none = no_table_at_all(error)
-            raise NoTablesError(_no_tables(target, none=none), none=none) from None
+            raise NoTablesError(await _no_tables(target)) from None
         if isinstance(error, DBAPIError) and not isinstance(error, (OperationalError, InterfaceError)):
             refused = f"{target.name}: {target.database_label} refuses: {_why(target, error)}"
             raise DatabaseUnavailableError(refused) from None
@@ -97,8 +97,14 @@ async def _translated(target: Target) -> AsyncGenerator[None]:
         raise DatabaseUnavailableError(_unavailable(target, error)) from None
 
 
-def _no_tables(target: Target, *, none: bool) -> str:
-    if none:
+async def _no_tables(target: Target) -> str:
+    engine = _reading_engine(target.database)
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(examine)
+    finally:
+        await engine.dispose()
+    if not found.present:
         return (
             f"{target.name}: none of Cauce's tables are in {target.database_label}: it has not run with durable delivery. "
             f"Over Pub/Sub nothing is written down, and lost events leave no trace. → cauce doctor {target.typed}"

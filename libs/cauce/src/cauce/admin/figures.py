@@ -26,7 +26,6 @@ __all__ = [
     "figures_of",
     "is_about_tables",
     "listener_of",
-    "no_table_at_all",
     "read_figures",
 ]
 
@@ -36,11 +35,7 @@ SNAPSHOT_ON_POSTGRESQL = {**SNAPSHOT, "isolation_level": "REPEATABLE READ", "pos
 
 
 class NoTablesError(CauceError):
-    """The database answers, and Cauce's tables are not there or not as this version knows them. `none`: not one is."""
-
-    def __init__(self, message: str, *, none: bool) -> None:
-        super().__init__(message)
-        self.none = none
+    """The database answers, and Cauce's tables are not there or not as this version knows them."""
 
 
 class ListenerFigures(Struct, frozen=True, kw_only=True):
@@ -124,8 +119,7 @@ async def read_figures(connection: AsyncConnection) -> Figures:
         return await reading.all()
     except (ProgrammingError, OperationalError) as error:
         if is_about_tables(error):
-            none = no_table_at_all(error)
-            raise NoTablesError("Cauce's tables are not there, or not as this version knows them", none=none) from None
+            raise NoTablesError("Cauce's tables are not there, or not as this version knows them") from None
         raise
 
 
@@ -135,11 +129,6 @@ def is_about_tables(error: SQLAlchemyError) -> bool:
     return getattr(cause, "sqlstate", None) in ("42P01", "42703") or any(
         text in str(cause) for text in ("no such table", "no such column", "has no column")
     )
-
-
-def no_table_at_all(error: SQLAlchemyError) -> bool:
-    """Whether the first of our tables is missing, so all of them."""
-    return "cauce_meta" in str(getattr(error, "orig", None))
 
 
 class _Reading:

@@ -140,7 +140,8 @@ def _notes(figures: "Figures", typed: str) -> Iterator[tuple[str, str]]:
     from cauce.cli.when import short
 
     if figures.outbox.set_aside:
-        yield "set aside", f"the broker will never take it, and its key waits: cauce outbox status {typed}"
+        them = _THEM[figures.outbox.set_aside == 1]
+        yield "set aside", f"the broker will never take {them}: cauce outbox status {typed}"
     parked = [one for one in figures.listeners if one.parked_keys]
     if parked:
         told = ", ".join(f"{one.parked_keys:,} for {one.listener}" for one in parked)
