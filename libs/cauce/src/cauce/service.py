@@ -411,6 +411,13 @@ class Service:
         durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
         await store.journal().introduce(self.name, msgspec.json.encode(described).decode(), durable)
 
+    async def _introduce_as_volatile(self, store: Journaled) -> None:
+        """It was durable once: whoever looks into its database must not believe that it still is."""
+        try:
+            await self._introduce(store)
+        except Exception as error:
+            log.warning("%s: its database still calls it durable (%s)", self.name, type(error).__name__)
+
     def _new_durable(self) -> DurableDelivery | None:
         """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
         transport = self.transport if isinstance(self.transport, DurableTransport) else None
@@ -496,6 +503,8 @@ class Service:
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
+                if self._durable is None and isinstance(self.store, Journaled) and await self.store.prepared():
+                    await self._introduce_as_volatile(self.store)
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()

@@ -138,7 +138,8 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
         )
     )
     target, typed = found.target, found.target.typed
-    found.add(_lanes(figures, target))
+    if figures.durable is not False:  # otherwise nobody needs lanes, and nobody says in the database that it runs
+        found.add(_lanes(figures, target))
     if found.description is not None and found.description.transport is not None:
         found.add(_transport(found.description))
     found.add(_outbox(figures, typed))

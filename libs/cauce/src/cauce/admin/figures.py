@@ -89,6 +89,8 @@ class Figures(Struct, frozen=True, kw_only=True):
 
     service: str
     database: str
+    durable: bool | None
+    """Whether the transport with which it was started last remembers events; None if it has none, or never said."""
     at: float
     incarnation: str
     listeners: tuple[ListenerFigures, ...]
@@ -150,6 +152,7 @@ class _Reading:
         return Figures(
             service=meta.get("service", "?"),
             database=self._connection.dialect.name,
+            durable=description.transport.durable if description and description.transport else None,
             at=at,
             incarnation=meta.get("incarnation", ""),
             listeners=await self._listeners(description, at),

@@ -61,7 +61,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     found, code = await each(targets, look)
     if arguments.json:
         say_json(found)
-    else:
+    elif found:
         blocks = [_lines(target, found[target.name]) for target in targets if target.name in found]
         say("\n\n".join("\n".join(lines) for lines in blocks))
     return code
@@ -127,6 +127,10 @@ def outbox_line(figures: "Figures") -> str:
 def lanes_line(figures: "Figures") -> str:
     from cauce.cli.screen import red, yellow
 
+    if figures.durable is False:
+        return red(
+            "none: it was started last over a transport that forgets. At most once; what is lost leaves no trace here"
+        )
     if not figures.members:
         return red("no process of this service is running")
     owned = f"{figures.lanes_owned} of {figures.lanes} owned"
