@@ -10,9 +10,12 @@ from typing import Literal
 
 from cauce import ConfigurationError, IntegrationEvent, Service, on
 from cauce.hosting import EXIT_CONFIGURATION, run
+from cauce.retry import Retry
 from cauce.settings import load
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_pubsub import RedisPubSub
+from cauce.transports.redis_streams import RedisStreams
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
@@ -22,9 +25,14 @@ class AccountOpened(IntegrationEvent, name="accounts.opened", version=1, key="id
     email: str
 
 
+class LetterSent(IntegrationEvent, name="letters.sent", version=1, source="letters"):
+    to: str
+
+
 class Settings(BaseSettings):
     redis_url: SecretStr = SecretStr("redis://localhost:6379")
-    events_transport: Literal["redis-pubsub", "memory"] = "redis-pubsub"
+    events_transport: Literal["redis-pubsub", "redis-streams", "memory"] = "redis-pubsub"
+    letters_database: str = ""
     letters_health_port: int = 9000
 
 
@@ -39,7 +47,7 @@ class Mailer:
 mailer = Mailer()
 
 
-@on(AccountOpened)
+@on(AccountOpened, retry=Retry(attempts=3, base=0.05, cap=0.05))
 async def welcome(event: AccountOpened) -> None:
     await mailer.send(event.email)
 
@@ -54,9 +62,21 @@ def main() -> None:
         listeners.append(goodbye)
     try:
         settings = load(Settings)
-        redis = settings.events_transport == "redis-pubsub"
-        transport = RedisPubSub(settings.redis_url.get_secret_value()) if redis else MemoryTransport()
-        service = Service("letters", modules=listeners, transport=transport)
+        url = settings.redis_url.get_secret_value()
+        if settings.events_transport == "redis-streams":
+            store = SqlAlchemyStore(create_engine(settings.letters_database))
+            service = Service(
+                "letters",
+                version="2.0",
+                modules=listeners,
+                store=store,
+                transport=RedisStreams(url),
+                start="retained",
+                publishes=[LetterSent],
+            )
+        else:
+            redis = settings.events_transport == "redis-pubsub"
+            service = Service("letters", modules=listeners, transport=RedisPubSub(url) if redis else MemoryTransport())
     except ConfigurationError as error:
         sys.stderr.write(f"letters: {error}\n")
         sys.exit(EXIT_CONFIGURATION)

@@ -35,7 +35,7 @@ class Story:
         self._keep(self.log.stopped(self.now))
 
     def _keep(self, lines: list[Line]) -> None:
-        self.lines.extend(text for _, text in lines)
+        self.lines.extend(line.text for line in lines)
 
 
 @pytest.fixture

@@ -94,11 +94,11 @@ def test_one_service_as_json(
     }
 
 
-def test_problems_of_all_services_are_told_once_and_end_with_1(
+def test_problems_of_all_services_are_told_once_and_end_with_2(
     project: Path, cauce_config: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / ".cauce" / "dev.env").write_text("SHOP_PORT=x\nPOST_PRT=1\nREDIS_HOTS=y\n")
-    assert cauce_config() == 1
+    assert cauce_config() == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == (
@@ -112,7 +112,7 @@ def test_problems_of_all_services_are_told_once_and_end_with_1(
 def test_an_unknown_service_is_answered_with_the_nearest(
     project: Path, cauce_config: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cauce_config("shpo") == 1
+    assert cauce_config("shpo") == 2
     assert capsys.readouterr().err == "No service 'shpo'; the project has shop, post. Did you mean 'shop'?\n"
 
 
@@ -120,7 +120,7 @@ def test_outside_of_a_project_it_says_what_is_missing(
     cauce_config: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cauce_config() == 1
+    assert cauce_config() == 2
     assert "no pyproject.toml here or above" in capsys.readouterr().err
 
 
@@ -151,5 +151,5 @@ def test_a_broken_pyproject_is_one_clear_message(
     project: Path, cauce_config: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "pyproject.toml").write_text("[tool.cauce\n")
-    assert cauce_config() == 1
+    assert cauce_config() == 2
     assert "pyproject.toml: " in capsys.readouterr().err

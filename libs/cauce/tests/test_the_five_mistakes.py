@@ -3,6 +3,7 @@
 The service is letters_service.py, a process of its own, on a real Valkey.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -18,9 +19,16 @@ from typing import Any, cast
 import httpx
 import pytest
 from cauce import Bus, DomainEvent, IntegrationEvent, PublishError, Service, on
+from cauce.cloudevents import from_json
 from cauce.dev.servers import ValkeyServer
+from cauce.stores.outbox import Outbox
+from cauce.stores.schema import create_tables
+from cauce.stores.sqlalchemy import create_engine
+from cauce.transport import lane_of
 from cauce.transports.memory import MemoryTransport
+from cauce.transports.redis_streams import RedisStreams
 from redis import Redis
+from sqlalchemy.ext.asyncio import AsyncSession
 
 ID = "061b4f14-295d-40b8-aa74-dd4aa8a248bf"
 SOURCE = Path(__file__).with_name("letters_service.py")
@@ -61,7 +69,7 @@ class Letters:
     @property
     def said(self) -> list[str]:
         """All lines but those of the start."""
-        return [line for line in self.err if not re.match("letters (hears|uses|is ready|waits)", line)]
+        return [line for line in self.err if not re.match("letters (hears|publishes|uses|is ready|waits)", line)]
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
@@ -313,7 +321,7 @@ def test_bytes_that_are_no_event_at_all_are_one_line_too(
         ),
         (
             {"EVENTS_TRANSPORT": "rediss-pubsub"},
-            "EVENTS_TRANSPORT=rediss-pubsub (environment): not one of redis-pubsub, memory. Did you mean redis-pubsub?",
+            "EVENTS_TRANSPORT=rediss-pubsub (environment): not one of redis-pubsub, redis-streams, memory. Did you mean redis-pubsub?",
         ),
     ],
 )
@@ -326,3 +334,135 @@ def test_a_misspelt_setting_stops_the_start_with_the_nearest_valid_one(
     assert process.err[-1] == f"  · {line}"
     assert len(process.err) == 2
     assert "hunter2" not in "\n".join(process.err)
+
+
+# --- The same over Streams, where nothing is lost: it is said that it waits, and what for -------------------
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> dict[str, str]:
+    """Settings of a service that keeps what it does in a SQLite file."""
+    return {"EVENTS_TRANSPORT": "redis-streams", "LETTERS_DATABASE": f"sqlite+aiosqlite:///{tmp_path}/letters.sqlite"}
+
+
+class LetterSent(IntegrationEvent, name="letters.sent", version=1, source="letters"):
+    to: str
+
+
+def write_letters(durable: dict[str, str], count: int) -> None:
+    """Another process of the service publishes, through its own session."""
+    outbox = Outbox("letters", publishes=[LetterSent])
+
+    async def write() -> None:
+        engine = create_engine(durable["LETTERS_DATABASE"])
+        try:
+            await create_tables(engine)
+            async with AsyncSession(engine) as session, session.begin():
+                for number in range(count):
+                    outbox.add(session, LetterSent(to=str(number)))
+        finally:
+            await engine.dispose()
+
+    asyncio.run(write())
+
+
+def publish_account(server: ValkeyServer, data: object, event_id: str = ID, **attributes: object) -> bytes:
+    """As accounts would, over Streams. Returns the bytes."""
+    event = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": "accounts",
+        "type": "accounts.opened",
+        "time": "2026-11-24T06:46:18.914Z",
+        "datacontenttype": "application/json",
+        "partitionkey": "acc-7",
+        "data": data,
+        **attributes,
+    }
+    raw = json.dumps(event).encode()
+
+    async def append() -> None:
+        transport = RedisStreams(server.url)
+        try:
+            await transport.append("accounts", lane_of(from_json(raw)), [raw])
+        finally:
+            await transport.close()
+
+    asyncio.run(append())
+    return raw
+
+
+def told(line: str) -> str:
+    """With everything that differs between two runs made alike."""
+    line = re.sub(r"Trying again in \d+\.\d s", "Trying again in N s", line)
+    return re.sub(r"(oldest|next try in|back after) \d+(\.\d)? s", r"\1 N s", line)
+
+
+def test_over_streams_a_broker_that_is_down_says_what_the_outbox_keeps_and_then_what_it_caught_up(
+    letters: Callable[..., Letters], own_valkey: ValkeyServer, durable: dict[str, str]
+) -> None:
+    url, address = own_valkey.url, own_valkey.address
+    own_valkey.stop()
+    write_letters(durable, 3)
+    process = letters(REDIS_URL=url, **durable)
+    process.started()
+
+    assert [told(line) for line in process.said] == [
+        (
+            f"letters: no Redis at {address} (refused). Events are kept in the outbox: 3 waiting, oldest N s. "
+            "Trying again in N s. → cauce doctor"
+        )
+    ]
+    assert process.err[-1] == f"letters waits (redis: no Redis at {address} (refused)) · health {process.health}"
+    ready = httpx.get(process.health + "/health/ready")
+    assert (ready.status_code, ready.json()["not_ready"]) == (503, {"redis": f"no Redis at {address} (refused)"})
+
+    own_valkey.start()
+    process.until(lambda: len(process.said) > 1)
+    assert told(process.said[1]) == "letters: back after N s, 3 events caught up"
+    assert httpx.get(process.health + "/health/ready").status_code == 200
+    assert len(process.said) == 2
+
+
+def test_over_streams_a_listener_that_raises_says_which_attempt_when_the_next_is_and_what_waits(
+    letters: Callable[..., Letters], valkey: ValkeyServer, durable: dict[str, str]
+) -> None:
+    process = letters(REDIS_URL=valkey.url, **durable)
+    process.ready()
+    publish_account(valkey, {"id": "acc-7", "email": "ana@nowhere.example"})
+    process.until(lambda: any(line.startswith("dead: ") for line in process.said))
+
+    place = f"letters_service.py:{line_of('smtp said no')}"
+    failed = f"letters_service.welcome failed on accounts.opened {ID}"
+    said = [told(line) for line in process.said]
+    assert [line for line in said if failed in line] == [
+        f"{failed} (attempt 1 of 3): RuntimeError: smtp said no · {place} · next try in N s · only key acc-7 waits",
+        f"{failed} (attempt 2 of 3): RuntimeError: smtp said no · {place} · next try in N s · only key acc-7 waits",
+        f"dead: {failed} (attempt 3 of 3): RuntimeError: smtp said no · {place} · cauce dead list · key acc-7 waits",
+    ]
+    assert said[1] == "Traceback (most recent call last):"
+    assert sum("Traceback" in line for line in said) == 1, "once, at the first failure"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sender"), [({}, "accounts"), ({"sourceversion": "1.4.2"}, "accounts 1.4.2")], ids=["", "version"]
+)
+def test_over_streams_a_bad_payload_is_dead_at_once_and_its_bytes_are_kept(
+    letters: Callable[..., Letters],
+    valkey: ValkeyServer,
+    durable: dict[str, str],
+    attributes: dict[str, object],
+    sender: str,
+) -> None:
+    process = letters(REDIS_URL=valkey.url, **durable)
+    process.ready()
+    raw = publish_account(valkey, {"id": "acc-7", "email": {"secret": "hunter2"}}, **attributes)
+    publish_account(valkey, {"id": "acc-8", "email": "ana@example.com"}, event_id="the-next", partitionkey="acc-8")
+    process.until(lambda: process.out == ["sent to ana@example.com"] and bool(process.said))
+
+    assert process.said == [
+        f"dead: accounts.opened {ID} · $.email: expected str, got object · from {sender} · raw bytes kept ({len(raw)})"
+    ]
+    assert "hunter2" not in "\n".join(process.err)
+    (letter,) = httpx.get(process.health + "/status").json()["listeners"]
+    assert (letter["listener"], letter["dead"]) == ("letters_service.welcome", 1)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any, Final
 
 from cauce import CauceError, Service
@@ -33,6 +34,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     """The service and its HTTP application, wired and not started. Its tables must be there: `database.migrate`."""
     service = Service(
         SOURCE,
+        version=version("accounts"),
         store=SqlAlchemyStore(database.engine(settings.accounts_database_url)),
         transport=transport_from(settings, NEST_NAMES),
         bridge=bridge_from(settings, NEST_NAMES),

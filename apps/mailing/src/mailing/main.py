@@ -3,6 +3,7 @@
 import sys
 from email import policy
 from email.headerregistry import Address, AddressHeader
+from importlib.metadata import version
 from typing import Final, cast
 
 from cauce import CauceError, Service
@@ -49,6 +50,7 @@ def build(settings: Settings) -> Service:
     )
     return Service(
         SOURCE,
+        version=version("mailing"),
         modules=[welcome_listener(welcome, EFFECTS[settings.mail_delivery])],
         store=SqlAlchemyStore(engine),
         transport=transport,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 
 from cauce import CauceError, Service
 from cauce.hosting import EXIT_CONFIGURATION, run
@@ -39,6 +40,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     """
     service = Service(
         SOURCE,
+        version=version("music-discovery"),
         modules=[user_catalog_listeners, playlist_catalog_listeners, audit],
         store=SqlAlchemyStore(database.engine(settings.music_discovery_database_url)),
         transport=transport_from(settings, NEST_NAMES),

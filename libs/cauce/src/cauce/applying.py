@@ -7,7 +7,6 @@ four: it costs no attempt, and the delivery is tried again when the trouble is o
 
 import asyncio
 import logging
-import os
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -21,8 +20,9 @@ from cauce.cloudevents import to_json
 from cauce.effects import AtMostOnce, EffectNotDoneError
 from cauce.envelope import Emission, Envelope
 from cauce.inbox import decide
-from cauce.journal import Arrival, Failure, Inbox, Waiting
+from cauce.journal import Arrival, Failure, Inbox, Reason, Waiting
 from cauce.listeners import Listener
+from cauce.place import place_of
 from cauce.retry import Reject, RetryAfter
 from cauce.transaction import Transaction
 from cauce.transport import Lane, lane_of
@@ -73,11 +73,12 @@ CallListener = Callable[[Listener, Emission, Transaction | None, int, bool, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applying:
-    """Applies deliveries to listeners. `worker` names this process in dead letters."""
+    """Applies deliveries to listeners. `worker` and `version` name this process and its code in dead letters."""
 
     rules: Rules
     call: CallListener
     worker: str
+    version: str | None
     random: Callable[[], float] = random
     retention_s: float = INBOX_RETENTION_S
 
@@ -300,7 +301,8 @@ class Applying:
         )
         if decision.do == "dead_letter":
             last = found.position.last_seq if found.position else "?"
-            reason, why = "late", f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"
+            reason: Reason = "late"
+            why = f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"
             if decision.why == "too_old":
                 reason = "too old to dedupe"
                 why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
@@ -355,7 +357,7 @@ class Applying:
         delay_s = retry.delay_s(waiting.attempts, error, random=self.random)
         text, stack = _told(error)
         name = f"{listener.name} failed on {envelope.name} {envelope.id}"
-        place = _place(error)
+        place = f" · {found}" if (found := place_of(error)) else ""
         waits = "this event waits" if waiting.key is None else f"key {waiting.key} waits"
         if delay_s is not None:
             await inbox.wait(waiting, delay_s=delay_s, error=text)
@@ -365,7 +367,7 @@ class Applying:
                 exc_info=error if waiting.attempts == 1 else None,
             )  # fmt: skip
             return "waiting"
-        reason = "exhausted"
+        reason: Reason = "exhausted"
         if isinstance(error, Reject):
             reason = "crash loop" if isinstance(error, CrashLoopError) else "rejected"
         await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts))
@@ -380,8 +382,10 @@ class Applying:
         )  # fmt: skip
         return "dead"
 
-    def _failure(self, reason: str, error: str, stack: str | None, attempts: int) -> Failure:
-        return Failure(reason=reason, error=error, stack=stack, attempts=attempts, worker=self.worker)
+    def _failure(self, reason: Reason, error: str, stack: str | None, attempts: int) -> Failure:
+        return Failure(
+            reason=reason, error=error, stack=stack, attempts=attempts, worker=self.worker, version=self.version
+        )
 
 
 def _idle_s(listener: Listener) -> float:
@@ -410,8 +414,3 @@ def _waiting(consumer: str, source: str, event_id: str, envelope: Envelope | Non
 def _told(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     return text, "".join(traceback.format_tb(error.__traceback__))[-8000:]
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" · {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""

@@ -1,7 +1,8 @@
 """CloudEvents 1.0, structured JSON: how an envelope travels on every durable transport, and how it is stored.
 
 Attributes of ours that the specification does not name are extensions (lower-case letters and digits, as it asks):
-`partitionkey` is the key, `sequence` the key's number, `incarnation` the producer's database.
+`partitionkey` is the key, `sequence` the key's number, `incarnation` the producer's database, `sourceversion` the
+version of its code.
 Source: CloudEvents specification 1.0.2, sections 3 (attributes) and JSON format; partitioning, sequence and
 distributed-tracing extensions.
 
@@ -32,6 +33,7 @@ MAX_SOURCE_LENGTH = 128
 MAX_KEY_LENGTH = 256
 MAX_VERSION = 2**31 - 1
 MAX_SEQUENCE_DIGITS = 18
+MAX_VERSION_LENGTH = 64
 
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
@@ -39,6 +41,7 @@ _Source = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_LENGTH)]
 _Version = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 _Key = Annotated[str, Meta(max_length=MAX_KEY_LENGTH)]
 _Sequence = Annotated[str, Meta(max_length=MAX_SEQUENCE_DIGITS)]
+_CodeVersion = Annotated[str, Meta(max_length=MAX_VERSION_LENGTH)]
 _Trace = Annotated[str, Meta(max_length=1024)]
 
 
@@ -46,6 +49,7 @@ class _CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     specversion: str
     id: _Id
     source: _Source
+    sourceversion: _CodeVersion | None = None
     type: _Name
     time: datetime
     datacontenttype: str = ""
@@ -88,6 +92,7 @@ def to_json(envelope: Envelope) -> bytes:
             specversion="1.0",
             id=envelope.id,
             source=envelope.source,
+            sourceversion=envelope.source_version,
             type=envelope.name,
             time=envelope.occurred_on.astimezone(UTC),
             datacontenttype="application/json",
@@ -128,6 +133,7 @@ def from_json(raw: bytes) -> Envelope:
     return Envelope(
         id=event.id,
         source=event.source,
+        source_version=event.sourceversion,
         name=event.type,
         version=event.eventversion,
         occurred_on=event.time if event.time.tzinfo is UTC else _in_utc(event.time),
@@ -181,7 +187,7 @@ def _may_hold_control_characters(raw: bytes) -> bool:
 
 def _refuse_control_characters(event: _CloudEvent) -> None:
     texts = (
-        event.id, event.source, event.type, event.partitionkey, event.incarnation,
+        event.id, event.source, event.sourceversion, event.type, event.partitionkey, event.incarnation,
         event.correlationid, event.causationid, event.traceparent, event.tracestate,
     )  # fmt: skip
     if _CONTROL.search("".join(filter(None, texts))):

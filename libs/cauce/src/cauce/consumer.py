@@ -6,10 +6,7 @@ of one key never overtake each other, and a slow listener delays a sixteenth of 
 
 import asyncio
 import logging
-import os
 import re
-import sysconfig
-import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +18,7 @@ from cauce.errors import DecodeError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.listeners import Listener
 from cauce.one_line import one_line
+from cauce.place import place_of
 from cauce.transport import LANES, Delivery, lane_of
 
 E = TypeVar("E", bound=Event)
@@ -30,8 +28,6 @@ __all__ = ["Consumer", "decode", "log_failure"]
 log = logging.getLogger("cauce.consumer")
 
 _QUEUE_PER_LANE = 256
-
-_LIBRARIES = (*{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, os.path.dirname(__file__))
 
 Handle = Callable[[Listener, Emission, Delivery], Awaitable[None]]
 """Run one listener; raises what it raises."""
@@ -187,15 +183,8 @@ def log_failure(log: logging.Logger, service: str, listener: Listener, envelope:
     """One line with who, what, why and where, and the traceback beneath it."""
     text = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-    line = f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{_place(error)}"
+    place = place_of(error)
+    line = (
+        f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{f' · {place}' if place else ''}"
+    )
     log.error("%s", one_line(f"{line} · not tried again"), exc_info=error)
-
-
-def _place(error: BaseException) -> str:
-    """` · mail.py:12`: the innermost line that is not some library's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    if not frames:
-        return ""
-    frame = (own or frames)[-1]
-    return f" · {os.path.basename(frame.filename)}:{frame.lineno}"

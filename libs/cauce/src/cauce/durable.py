@@ -410,8 +410,9 @@ class DurableDelivery:
         event_type = self._types.get(envelope.name) if envelope else None
         heard_by = self._listeners.get(event_type, ()) if event_type else ()
         consumers = [consumer_name(self._service, listener) for listener in heard_by] or [self._service]
+        version = f" {envelope.source_version}" if envelope and envelope.source_version else ""
         what = (
-            f"{envelope.name} {envelope.id} · {why} · from {envelope.source}"
+            f"{envelope.name} {envelope.id} · {why} · from {envelope.source}{version}"
             if envelope
             else f"{delivery.channel} · {why}"
         )
@@ -437,8 +438,10 @@ class DurableDelivery:
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
+                in_work = set(self._taken)
                 for waiting in await self._journal.due(list(lanes), limit=_BOUND):
-                    if waiting.position not in self._taken:
+                    # What was in work when we asked may be over by now, and what we read of it is old.
+                    if waiting.position not in in_work:
                         suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
                         worked = await self._begin(waiting, suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)

@@ -51,6 +51,8 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
     id: str
     source: str
     """The service that said it."""
+    source_version: str | None = None
+    """The version of that service's code, if it told."""
     name: str
     version: int
     occurred_on: datetime
@@ -84,6 +86,7 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
         event: Event,
         *,
         source: str = "",
+        source_version: str | None = None,
         cause: "Envelope | None" = None,
         id: str | None = None,  # noqa: A002  # the envelope's own word
         occurred_on: datetime | None = None,
@@ -99,6 +102,7 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
             return Envelope(
                 id=own_id,
                 source=described.source or source,
+                source_version=source_version,
                 name=described.name,
                 version=described.version,
                 occurred_on=occurred_on or datetime.now(UTC),
@@ -109,6 +113,7 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
         return Envelope(
             id=own_id,
             source=described.source or source,
+            source_version=source_version,
             name=described.name,
             version=described.version,
             occurred_on=occurred_on or datetime.now(UTC),

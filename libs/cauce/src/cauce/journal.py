@@ -13,7 +13,7 @@ from cauce.inbox import Position
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import BrokerId, Lane
 
-__all__ = ["Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting"]
+__all__ = ["Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Reason", "Waiting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +54,21 @@ class Waiting:
     first_failed_at: float | None
 
 
+Reason = Literal["exhausted", "rejected", "crash loop", "undecodable", "late", "too old to dedupe", "uncertain"]
+"""Why a delivery is a dead letter: the word that is stored, shown and asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why and when a delivery failed: fit to be stored and shown (no payload values beyond the error's own text)."""
 
-    reason: str
+    reason: Reason
     error: str
     stack: str | None
     attempts: int
     worker: str
+    version: str | None
+    """Of the code that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +201,10 @@ class Journal(Protocol):
 
         Rows set aside are not among them, nor those that follow one under its key.
         """
+        ...
+
+    async def unsent(self) -> tuple[int, float | None]:
+        """How many rows wait to be sent, and the age of the oldest in seconds. Those set aside do not count."""
         ...
 
     async def set_aside(self, position: int, problem: str) -> None:

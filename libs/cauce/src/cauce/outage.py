@@ -1,28 +1,47 @@
 """What the log says while the broker is away: little, but enough.
 
-One line when it begins, one a minute while it lasts, one when it is over. Lost events are named five times,
-then counted. A broker that comes and goes every second costs no more lines than one that stays away.
+One line when it begins, one a minute while it lasts, one when it is over. Where events are kept meanwhile, it says how
+many; where they are lost, they are named five times, then counted. A broker that comes and goes every second costs no more lines than one that stays away.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-__all__ = ["Line", "Outage", "OutageLog", "OutagePart"]
+__all__ = ["Kept", "Line", "Outage", "OutageLog", "OutagePart"]
 
 _SUMMARY_EVERY_S = 60.0
 _NEW_REASON_AFTER_S = 10.0
 _BEGINNINGS_A_MINUTE = 3
 _NAMED_LOSSES = 5
 _NOT_YET = "not subscribed yet"
+_KEPT_LIMIT_S = 1.0
+
+
+class Kept(NamedTuple):
+    """What waits in the outbox, and since when."""
+
+    waiting: int
+    oldest_s: float | None
 
 
 class Line(NamedTuple):
     level: int
     text: str
+    at: int | None = None
+    """Where in the text it is said what the outbox keeps, if anywhere."""
+    over: bool = False
+    """It is the line that ends an outage."""
+
+    def with_kept(self, kept: Kept | None, caught_up: int) -> str:
+        """The whole line. `kept` is None if the outbox does not tell; `caught_up`: sent since the outage began."""
+        if self.at is None:
+            return self.text
+        said = _after(kept, caught_up) if self.over else _meanwhile(kept)
+        return f"{self.text[: self.at]}{said}{self.text[self.at :]}"
 
 
 class OutageLog:
@@ -74,7 +93,8 @@ class OutageLog:
         if self._announced is None:
             self._unannounced += 1
             return []
-        return [self._line(now, logging.INFO, f"back after {_duration(now - since)}{self._losses(', ')}")]
+        text = f"back after {_duration(now - since)}"
+        return [self._line(now, logging.INFO, f"{text}{self._losses(', ')}", after=text, over=True)]
 
     def lost(self, now: float, event_id: str) -> list[Line]:
         """One event nobody will hear."""
@@ -121,7 +141,7 @@ class OutageLog:
             lasting += f" {self._unannounced} short outages before."
             self._unannounced = 0
         arrow = f" → {hint}" if hint else ""
-        return [self._line(now, logging.WARNING, f"{what}.{lasting}{retry}{arrow}")]
+        return [self._line(now, logging.WARNING, f"{what}.{lasting}{retry}{arrow}", after=f"{what}.")]
 
     def _losses(self, separator: str, *, told: bool = True) -> str:
         """How many were lost since the last `back`, if any; `told` starts the next count."""
@@ -131,21 +151,38 @@ class OutageLog:
             self._lost = 0
         return f"{separator}{_events(lost)} lost" if lost else ""
 
-    def _line(self, now: float, level: int, text: str) -> Line:
+    def _line(self, now: float, level: int, text: str, *, after: str | None = None, over: bool = False) -> Line:
+        """`after`: the beginning of the text that is followed by what is kept."""
         self._last_line = now
-        return Line(level, f"{self._who}: {text}")
+        who = f"{self._who}: "
+        return Line(level, f"{who}{text}", None if after is None else len(who) + len(after), over)
 
 
 class Outage:
     """The Status a service hands its transport: keeps the reason for readiness, and writes the log.
 
-    Several loops over one broker each report to a `part` of their own: all must be up.
+    Several loops over one broker each report to a `part` of their own: all must be up. `kept` tells what waits in the
+    outbox, if there is one, and `sent` how many events the broker has taken so far.
     """
 
-    def __init__(self, who: str, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        who: str,
+        log: logging.Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        kept: Callable[[], Awaitable[Kept]] | None = None,
+        sent: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._lines = OutageLog(who)
         self._log = log
         self._clock = clock
+        self._kept = kept
+        self._sent = sent
+        self._sent_before = 0
+        self._unsaid: list[Line] = []
+        """Lines that wait for what the outbox says."""
+        self._news = asyncio.Event()
         self._reason: str | None = _NOT_YET
         self._reported = asyncio.Event()
         self._parts: dict[str, str | None] = {}
@@ -172,13 +209,15 @@ class Outage:
 
     def up(self) -> None:
         self._reason = None
-        self._reported.set()
         self._write(self._lines.up(self._clock()))
+        self._said()
 
     def down(self, reason: str, *, retry_in_s: float) -> None:
+        if self._reason in (None, _NOT_YET):
+            self._sent_before = self._sent()
         self._reason = reason.partition(" → ")[0]
-        self._reported.set()
         self._write(self._lines.down(self._clock(), reason, retry_in_s=retry_in_s))
+        self._said()
 
     def lost(self, event_id: str) -> None:
         """Also while the broker seems to be there: it may refuse a publisher and serve a subscriber."""
@@ -196,8 +235,14 @@ class Outage:
         """Write what is due, until cancelled."""
         try:
             while True:
-                await asyncio.sleep(5.0)
-                self._write(self._lines.due(self._clock()))
+                try:
+                    async with asyncio.timeout(5.0):
+                        await self._news.wait()
+                except TimeoutError:
+                    self._write(self._lines.due(self._clock()))
+                self._news.clear()
+                if self._unsaid:
+                    self._say(await self._ask())
         finally:
             self.stopped()
 
@@ -206,11 +251,36 @@ class Outage:
         self._reason = _NOT_YET
         self._reported = asyncio.Event()
         self._parts = dict.fromkeys(self._parts, _NOT_YET)
-        self._write(self._lines.stopped(self._clock()))
+        self._say(None)
+        for line in self._lines.stopped(self._clock()):
+            self._log.log(line.level, "%s", line.text)
 
     def _write(self, lines: Iterable[Line]) -> None:
-        for level, text in lines:
-            self._log.log(level, "%s", text)
+        """At once, or in their order as soon as the outbox has been asked."""
+        self._unsaid += lines
+        if self._kept is None:
+            self._say(None)
+        elif self._unsaid:
+            self._news.set()
+
+    def _say(self, kept: Kept | None) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for line in unsaid:
+            text = line.text if self._kept is None else line.with_kept(kept, self._sent() - self._sent_before)
+            self._log.log(line.level, "%s", text)
+        self._said()
+
+    def _said(self) -> None:
+        if not self._unsaid and self._reason != _NOT_YET:
+            self._reported.set()
+
+    async def _ask(self) -> Kept | None:
+        assert self._kept is not None  # noqa: S101  # otherwise nothing waits for its answer
+        try:
+            async with asyncio.timeout(_KEPT_LIMIT_S):
+                return await self._kept()
+        except Exception:  # the database does not answer either, which others say
+            return None
 
 
 class OutagePart:
@@ -225,6 +295,19 @@ class OutagePart:
 
     def down(self, reason: str, *, retry_in_s: float) -> None:
         self._whole.report(self._name, reason, retry_in_s=retry_in_s)
+
+
+def _meanwhile(kept: Kept | None) -> str:
+    if kept is None:
+        return " Events are kept in the outbox."
+    oldest = f", oldest {_duration(kept.oldest_s)}" if kept.oldest_s is not None else ""
+    return f" Events are kept in the outbox: {kept.waiting or 'none'} waiting{oldest}."
+
+
+def _after(kept: Kept | None, caught_up: int) -> str:
+    if kept is not None and kept.waiting:
+        return f", {_events(kept.waiting)} still to be sent"
+    return f", {_events(caught_up)} caught up" if caught_up else ""
 
 
 def _full_within_a_minute(moments: deque[float], now: float) -> bool:

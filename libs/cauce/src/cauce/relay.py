@@ -149,7 +149,7 @@ class Relay:
         await self._journal.set_aside(row.position, str(error))
         self._count("set_aside", 1)
         waits = "" if row.key is None else f" · key {row.key} waits behind it"
-        log.error("event %s cannot be sent: %s%s", row.event_id, error, waits)
+        log.error("event %s cannot be sent: %s%s · cauce outbox status", row.event_id, error, waits)
 
     async def _mark(self, touched: Mapping[Lane, Epoch], sent: Sent) -> None:
         if await self._journal.mark_sent(touched, self._ownership.me, sent):

@@ -45,7 +45,7 @@ from cauce.journal import Inbox, Journal, Outgoing
 from cauce.levels import Levels
 from cauce.listeners import Listener
 from cauce.names import is_pattern
-from cauce.outage import Outage
+from cauce.outage import Kept, Outage
 from cauce.pace import Pace
 from cauce.retention import Keep
 from cauce.store import Journaled, Store
@@ -78,7 +78,8 @@ _FIRST_ANSWER_S = 2.0
 class Service:
     """A running part of a system, with its own state, that tells others what happened.
 
-    `modules`: modules, decorated functions, or objects with decorated methods. `publishes`: the integration events it
+    `version`: of its code; it stands in its events and dead letters, for whoever looks for the cause. `modules`: modules,
+    decorated functions, or objects with decorated methods. `publishes`: the integration events it
     may publish. `provide`: what listeners need, by type, made per transaction; `resolver` asks a container for the
     rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
 
@@ -89,6 +90,7 @@ class Service:
         self,
         name: str,
         *,
+        version: str | None = None,
         modules: Sequence[object] = (),
         store: Store | None = None,
         transport: Transport | DurableTransport | None = None,
@@ -105,6 +107,7 @@ class Service:
         drain_limit_s: float = 15.0,
     ) -> None:
         self.name = name
+        self.version = version
         self.store: Store = store if store is not None else MemoryStore()
         self.transport = transport
         self.clock = clock
@@ -376,7 +379,9 @@ class Service:
 
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
-        self.outage = Outage(self.name, log)
+        keeps = isinstance(self.store, Journaled) and isinstance(self.transport, DurableTransport)
+        kept = self._kept if keeps else None
+        self.outage = Outage(self.name, log, kept=kept, sent=lambda: self.counters["sent"])
         hears_nestjs = self._bridge is not None and self._heard_by_users
         self._nestjs = self.outage.part("NestJS's events") if hears_nestjs else None
         volatile = None if isinstance(self.transport, DurableTransport) else self.transport
@@ -406,6 +411,13 @@ class Service:
         durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
         await store.journal().introduce(self.name, msgspec.json.encode(described).decode(), durable)
 
+    async def _introduce_as_volatile(self, store: Journaled) -> None:
+        """It was durable once: whoever looks into its database must not believe that it still is."""
+        try:
+            await self._introduce(store)
+        except Exception as error:
+            log.warning("%s: its database still calls it durable (%s)", self.name, type(error).__name__)
+
     def _new_durable(self) -> DurableDelivery | None:
         """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
         transport = self.transport if isinstance(self.transport, DurableTransport) else None
@@ -426,6 +438,7 @@ class Service:
                 rules=self,
                 call=self._call_durably,
                 worker=_worker(),
+                version=self.version,
                 retention_s=self._keep.inbox_s,
             ),
             status=self.outage.part,
@@ -436,6 +449,11 @@ class Service:
             pace=self._pace,
             alarms=self._alarms,
         )
+
+    async def _kept(self) -> Kept:
+        """What waits in the outbox while the broker is away."""
+        assert isinstance(self.store, Journaled)  # noqa: S101  # only then asked
+        return Kept(*await self.store.journal().unsent())
 
     def _every_type(self) -> dict[str, type[Event]]:
         """Event classes by every name they are accepted under."""
@@ -485,6 +503,8 @@ class Service:
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
+                if self._durable is None and isinstance(self.store, Journaled) and await self.store.prepared():
+                    await self._introduce_as_volatile(self.store)
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()

@@ -54,6 +54,7 @@ class Rules(Protocol):
     """What a transaction needs to know of its service."""
 
     name: str
+    version: str | None
     dependencies: Dependencies
     clock: Clock
     new_id: NewId
@@ -151,7 +152,13 @@ class Transaction:
         rules.check_publishable(type(event))
         rules.check_running(type(event))
         self._work.take_part()
-        envelope = Envelope.of(event, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock())
+        envelope = Envelope.of(
+            event,
+            source_version=rules.version,
+            cause=current_envelope(),
+            id=rules.new_id(),
+            occurred_on=rules.clock(),
+        )
         self._levels.add(envelope)
         return envelope
 

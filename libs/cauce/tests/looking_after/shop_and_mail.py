@@ -91,9 +91,9 @@ class Database:
         return (await self.run(statement, **values))[0][0]
 
     async def described(self, service: Service) -> None:
-        """As if it had been started here."""
-        await service._introduce(service.store)
-        await service.store.close()
+        """It was started here once: what it says about itself is written down, with a broker or without."""
+        async with service:
+            pass
 
     async def member(self, name: str, lanes: range, *, lease_s: float = 3600) -> None:
         await self.run(
@@ -161,9 +161,9 @@ class Database:
             await self.waiting(listener, attempts=attempts, key=key, event_id=event_id, age=age, message=body)
         await self.run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-            "error, stack, attempts, first_at, last_at, worker, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
+            "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
             "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :NOW - :age, :NOW - :age, "
-            "'host:1', :tried)",
+            "'host:1', '2.1', :tried)",
             id=letter_id,
             consumer=f"mail-ms/{listener}" if listener else "mail-ms",
             source="shop-ms",
@@ -181,16 +181,27 @@ class Database:
         )
         return event_id
 
-    async def outgoing(self, name: str, *, age: float, sent_age: float | None = None, lane: int = 0) -> str:
+    async def outgoing(
+        self,
+        name: str,
+        *,
+        age: float,
+        sent_age: float | None = None,
+        lane: int = 0,
+        key: str | None = None,
+        problem: str | None = None,
+    ) -> str:
         event_id = self.new_id()
         await self.run(
-            "INSERT INTO cauce_outbox (event_id, topic, lane, name, message, created_at, sent_at, broker_id) "
-            "VALUES (:event_id, 'shop-ms', :lane, :name, :message, :NOW - :age, "
+            "INSERT INTO cauce_outbox (event_id, topic, lane, key, name, message, created_at, problem, sent_at, broker_id) "
+            "VALUES (:event_id, 'shop-ms', :lane, :key, :name, :message, :NOW - :age, :problem, "
             ":NOW - CAST(:sent AS double precision), :broker_id)",
             event_id=event_id,
             lane=lane,
+            key=key,
             name=name,
-            message=cloud_event(event_id, name=name),
+            message=cloud_event(event_id, name=name, key=key),
+            problem=problem,
             age=age,
             sent=sent_age,
             broker_id=None if sent_age is None else "1-0",

@@ -2,8 +2,10 @@
 
 import base64
 import json
+from typing import get_args
 
-from shop_and_mail import Command, Project
+from cauce.journal import Reason
+from shop_and_mail import Command, Project, cloud_event
 
 WELCOME = "mail.welcome"
 
@@ -103,7 +105,7 @@ async def test_everything_about_one(project: Project, cauce: Command) -> None:
         "  from      shop-ms (it does not say its version)\n"
         "  occurred  2026-11-24 08:05:41\n"
         "  came by   cauce:{shop-ms}:0\n"
-        "  worker    host:1\n"
+        "  worker    host:1, version 2.1\n"
         "  cause     2 like this (same listener, event and error)\n"
         "\n"
         "  attempts\n"
@@ -130,6 +132,20 @@ async def test_everything_about_one(project: Project, cauce: Command) -> None:
         "  cauce dead replay --listener mail.welcome --name shop.user-created\n"
         "  cauce dead discard 3f2a91c0 --because '…'\n"
     )
+
+
+async def test_the_version_of_its_producer_is_shown_where_the_event_tells(project: Project, cauce: Command) -> None:
+    event = json.loads(cloud_event("1"))
+    async with project.database("mail") as mail:
+        await mail.dead(
+            WELCOME, "3f2a91c0" + "a" * 24, message=json.dumps({**event, "sourceversion": "1.4.2"}).encode()
+        )
+
+    said = await cauce("dead", "show", "3f2a")
+    as_json = await cauce("dead", "show", "3f2a", "--json")
+
+    assert "from          shop-ms 1.4.2\n" in said.out
+    assert as_json.json["source_version"] == "1.4.2"
 
 
 async def test_what_is_no_event_is_shown_as_it_came_but_for_secrets(project: Project, cauce: Command) -> None:
@@ -170,6 +186,10 @@ async def test_the_filters(project: Project, cauce: Command) -> None:
     strange = await cauce("dead", "list", "mail", "--listener", "welcom")
     assert strange.code == 2
     assert strange.err.startswith("mail: no listener 'welcom' here. Did you mean 'mail.welcome'? There is mail.count, ")
+    for reason in get_args(Reason):
+        assert (await cauce("dead", "list", "mail", "--reason", reason)).code == 0
+    explained = " ".join((await cauce("dead", "list", "--help")).out.split())
+    assert all(reason in explained for reason in get_args(Reason))
     reason = await cauce("dead", "list", "--reason", "exhausting")
     assert reason.code == 2
     assert "Did you mean 'exhausted'?" in reason.err
@@ -191,6 +211,7 @@ async def test_json_says_all_of_it(project: Project, cauce: Command) -> None:
         "event": "shop.user-created",
         "event_id": event_id,
         "source": "shop-ms",
+        "source_version": None,
         "version": 2,
         "listener": "mail.welcome",
         "consumer": "mail-ms/mail.welcome",
@@ -206,6 +227,7 @@ async def test_json_says_all_of_it(project: Project, cauce: Command) -> None:
             {"at": "2026-11-24T08:06:41.000Z", "error": "RuntimeError: smtp said no"},
         ],
         "worker": "host:1",
+        "worker_version": "2.1",
         "channel": "cauce:{shop-ms}:0",
         "bytes": 269,
         "payload": {"id": "u-1", "name": "Ann"},

@@ -41,9 +41,9 @@ nothing = 7
 
 async def _described(project: Project) -> None:
     async with project.database("mail") as mail:
-        await mail.described(project.mail("redis://localhost:6379"))
+        await mail.described(project.mail("redis://localhost:1"))
     async with project.database("shop") as shop:
-        await shop.described(project.shop("redis://localhost:6379"))
+        await shop.described(project.shop("redis://localhost:1"))
 
 
 async def test_one_screen_about_an_event_between_services(project: Project, cauce: Command) -> None:
@@ -56,16 +56,20 @@ async def test_one_screen_about_an_event_between_services(project: Project, cauc
     assert re.sub(r"shop_and_mail\.py:\d+", "shop_and_mail.py:1", said.out) == (
         "shop.user-created\n"
         "\n"
-        "  event     UserCreated, version 2, published by shop-ms\n"
-        "  way       COMMIT of shop-ms with a row in cauce_outbox → relay → redis stream\n"
-        "            cauce:{shop-ms}:0…15 → inbox + listener + COMMIT → acknowledged\n"
-        "  order     per id: what happened to one id is handled in the order of the\n"
-        "            commits\n"
-        "  kept      after sending, 24 h, 1,000,000 events or 1.0 GiB, whichever comes\n"
-        "            first; on the broker 24 h, and until every service has it\n"
-        "  repeats   may arrive, and are recognised by their id for 7 d; after that by\n"
-        "            order, if it has a key\n"
-        "  formerly  shop.user-added\n"
+        "  event      UserCreated, version 2, published by shop-ms\n"
+        "  way        COMMIT of shop-ms with a row in cauce_outbox → relay → redis stream\n"
+        "             cauce:{shop-ms}:0…15 → inbox + listener + COMMIT → acknowledged\n"
+        "  order      per id: what happened to one id is handled in the order of the\n"
+        "             commits\n"
+        "  kept       after sending, 24 h, 1,000,000 events or 1.0 GiB, whichever comes\n"
+        "             first; on the broker 24 h, and until every service has it\n"
+        "  acked      when the effect is committed, or a retry, or a dead letter; never\n"
+        "             before\n"
+        "  repeats    may arrive, after a crash between sending and noting it, or from a\n"
+        "             broker that lost something; recognised by the event's id for 7 d,\n"
+        "             after that by the number among the events of its id\n"
+        "  proven by  the tests that docs/explanation/delivery.md names\n"
+        "  formerly   shop.user-added\n"
         "\n"
         "Heard by\n"
         "\n"
@@ -103,7 +107,7 @@ async def test_former_names_effects_and_domain_events_are_explained_too(project:
     assert former.json["event"]["name"] == "shop.user-created"
     assert [one["name"] for one in former.json["heard_by"]] == ["mail.welcome", "mail.index"]
     assert "An effect outside the database, at least once" in effect.out
-    assert "order    none: it has no key" in effect.out
+    assert "order      none: it has no key" in effect.out
     assert "a domain event, inside its service" in domain.out
 
 

@@ -7,6 +7,7 @@ import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.health import Message, health_app
+from cauce.stores.tables import metadata
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 
@@ -100,7 +101,7 @@ async def test_the_outbox_by_event_and_how_far_back_it_is_kept(project: Project,
         await shop.member("host:17:abc", range(16))
         for _ in range(3):
             await shop.outgoing("shop.user-created", age=120)
-        await shop.outgoing("shop.ticked", age=7)
+        await shop.outgoing("shop.ticked", age=110)
         await shop.outgoing("shop.ticked", age=10000, sent_age=7300)
         await shop.outgoing("shop.ticked", age=400, sent_age=300)
 
@@ -110,9 +111,9 @@ async def test_the_outbox_by_event_and_how_far_back_it_is_kept(project: Project,
     assert said.screen == (
         "shop-ms\n"
         "\n"
-        "  event              waiting  oldest  attempts\n"
-        "  shop.user-created        3   2 min         0\n"
-        "  shop.ticked              1     7 s         0\n"
+        "  event              waiting  oldest  set aside  behind\n"
+        "  shop.user-created        3   2 min          –       –\n"
+        "  shop.ticked              1   2 min          –       –\n"
         "\n"
         "  waiting    4, oldest 2 min\n"
         "  last sent  5 min ago\n"
@@ -162,6 +163,19 @@ async def test_a_database_without_cauces_tables_is_told_from_one_that_does_not_a
 
     assert said.code == 3
     assert said.err.endswith("or of another version. → cauce db upgrade mail\n")
+
+
+async def test_a_service_that_never_ran_durably_is_not_told_to_make_tables(project: Project, cauce: Command) -> None:
+    async with project.database("mail") as mail, mail.engine.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
+
+    said = await cauce("status", "mail")
+
+    assert said.code == 3
+    assert said.err.endswith(
+        "it has not run with durable delivery. Over Pub/Sub nothing is written down, and lost events leave no trace. "
+        "→ cauce doctor mail\n"
+    )
 
 
 async def _get(service: Service, path: str) -> Any:

@@ -4,9 +4,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from cauce import Service
 from cauce.dev.servers import ValkeyServer
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.stores.tables import metadata
 from cauce.transports.redis_connection import RedisServer
+from cauce.transports.redis_pubsub import RedisPubSub
 from cauce.verdict import Verdict
 from shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
 
@@ -164,6 +167,33 @@ async def test_a_service_without_our_tables_loses_events_and_is_told_so(
     words = " ".join(said.out.split())
     assert "EVENTS ARE LOST if a process dies" in words
     assert "An event of a service without tables is LOST if the process or the broker dies" in words
+
+
+async def test_a_service_that_went_back_to_pubsub_is_not_taken_for_durable(
+    project: Project, broker: ValkeyServer, cauce: Command
+) -> None:
+    async with project.database("mail"), project.database("shop"):
+        pass
+    async with project.running(broker.url, World()):
+        pass
+    store = SqlAlchemyStore(create_engine(project.urls["shop"]))
+    async with Service("shop-ms", store=store, transport=RedisPubSub(broker.url), publishes=[Ticked]):
+
+        async def said_so() -> bool:
+            return (await cauce("status", "shop", "--json")).json["shop"]["durable"] is False
+
+        await until(said_so)
+        status = await cauce("status", "shop")
+        doctor = await cauce("doctor", "shop")
+
+    assert "At most once; what is lost leaves no trace here" in " ".join(status.out.split())
+    assert doctor.code == 1
+    assert "no process of shop-ms is running" not in doctor.out
+    assert "  ✗ transport" in doctor.out
+    words = " ".join(doctor.out.split())
+    assert "AN EVENT IS LOST for every service that is not listening" in words
+    assert "An event is LOST for every service that is not listening when it is sent." in words
+    assert "Nothing that is committed is lost" not in words
 
 
 async def test_clocks_that_differ_are_noticed(

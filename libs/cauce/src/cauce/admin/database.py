@@ -8,19 +8,20 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from cauce.admin.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
 from cauce.admin.targets import Target
 from cauce.errors import CauceError
+from cauce.stores.schema import examine
 from cauce.stores.sqlalchemy import create_engine
 
 __all__ = ["DatabaseUnavailableError", "looking", "open_engine"]
 
 
 class DatabaseUnavailableError(CauceError):
-    """The database cannot be asked now; nothing was changed. The message holds no password."""
+    """The database does not answer, or will not do it; nothing was changed. The message holds no password."""
 
 
 @asynccontextmanager
@@ -84,16 +85,30 @@ async def _translated(target: Target) -> AsyncGenerator[None]:
     try:
         yield
     except NoTablesError:
-        raise NoTablesError(_no_tables(target)) from None
+        raise NoTablesError(await _no_tables(target)) from None
     except SQLAlchemyError as error:
         if is_about_tables(error):
-            raise NoTablesError(_no_tables(target)) from None
+            raise NoTablesError(await _no_tables(target)) from None
+        if isinstance(error, DBAPIError) and not isinstance(error, (OperationalError, InterfaceError)):
+            refused = f"{target.name}: {target.database_label} refuses: {_why(target, error)}"
+            raise DatabaseUnavailableError(refused) from None
         raise DatabaseUnavailableError(_unavailable(target, error)) from None
     except OSError as error:
         raise DatabaseUnavailableError(_unavailable(target, error)) from None
 
 
-def _no_tables(target: Target) -> str:
+async def _no_tables(target: Target) -> str:
+    engine = _reading_engine(target.database)
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(examine)
+    finally:
+        await engine.dispose()
+    if not found.present:
+        return (
+            f"{target.name}: none of Cauce's tables are in {target.database_label}: it has not run with durable delivery. "
+            f"Over Pub/Sub nothing is written down, and lost events leave no trace. → cauce doctor {target.typed}"
+        )
     return (
         f"{target.name}: Cauce's tables are not in {target.database_label}, or of another version. "
         f"→ cauce db upgrade {target.typed}"
@@ -101,10 +116,15 @@ def _no_tables(target: Target) -> str:
 
 
 def _unavailable(target: Target, error: Exception) -> str:
+    kind = "PostgreSQL" if target.database.get_backend_name() == "postgresql" else "usable SQLite file"
+    return f"{target.name}: no {kind} at {target.database_label} ({target.origin}): {_why(target, error)}"
+
+
+def _why(target: Target, error: Exception) -> str:
+    """What the driver says, in one line and without a password."""
     said = " ".join(str(getattr(error, "orig", None) or error).split())
     why = re.sub(r"^.*?(FATAL: +|failed: (?!.*failed: ))", "", said)
     why = re.sub(r" *(Is the server running|Multiple connection attempts|- host:).*$", "", why).rstrip(".")
     if target.database.password:
         why = why.replace(str(target.database.password), "••••")
-    kind = "PostgreSQL" if target.database.get_backend_name() == "postgresql" else "usable SQLite file"
-    return f"{target.name}: no {kind} at {target.database_label} ({target.origin}): {why or type(error).__name__}"
+    return why or type(error).__name__

@@ -5,10 +5,8 @@ there, and removes the dead letter in the transaction in which the listener succ
 somebody else does, gets it handled once.
 """
 
-import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Literal, cast
 
 import msgspec
@@ -17,10 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cauce.admin.audit import write_audit
 from cauce.admin.figures import listener_of
+from cauce.admin.short_ids import shortest_beginnings
 from cauce.cloudevents import from_json
 from cauce.envelope import Envelope
 from cauce.errors import CauceError, DecodeError, did_you_mean
 from cauce.names import matches
+from cauce.place import place_in
 from cauce.stores.dialect import Dialect
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "siblings",
 ]
 
-SHORT = 8
 _TRIES = 4
 
 
@@ -68,6 +67,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     first_at: float
     last_at: float
     worker: str
+    version: str | None
+    """Of the code that failed, if its service tells."""
     tried: tuple[Attempt, ...]
     state: Literal["dead", "being_replayed"]
     behind: int
@@ -83,9 +84,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str | None:
-        """`mail.py:12 in send`: the innermost line of the traceback."""
-        found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', self.stack or "")
-        return f"{os.path.basename(found[-1][0])}:{found[-1][1]} in {found[-1][2]}" if found else None
+        """`mail.py:12 in send`: the innermost line of the traceback that is not some library's."""
+        return place_in(self.stack or "")
 
     @property
     def envelope(self) -> Envelope | None:
@@ -159,16 +159,8 @@ async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLe
 
 
 async def short_ids(connection: AsyncConnection) -> dict[str, str]:
-    """For every dead letter here the shortest beginning of its id, of 8 characters at least, that means no other."""
-    ids = sorted(str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter"))
-    shared = [_alike(one, other) for one, other in pairwise(ids)]
-    needed = [max(before, after) + 1 for before, after in zip([0, *shared], [*shared, 0], strict=False)]
-    return {one: one[: max(SHORT, length)] for one, length in zip(ids, needed, strict=False)}
-
-
-def _alike(one: str, other: str) -> int:
-    """How many characters they begin with alike."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    """For every dead letter here the shortest beginning of its id that means no other."""
+    return shortest_beginnings(str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter"))
 
 
 async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
@@ -296,7 +288,9 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
         "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, lane, key, channel, message, 0, "
-        ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE",
+        ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
+        # Somebody else replays it at this moment, and was faster.
+        "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, attempts = 0",
         id=letter.id,
     )
     return bool(added)
@@ -360,6 +354,7 @@ def _letter(row: Any) -> DeadLetter:
         first_at=float(row.first_at),
         last_at=float(row.last_at),
         worker=str(row.worker),
+        version=row.version,
         tried=_attempts(row.tried),
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),

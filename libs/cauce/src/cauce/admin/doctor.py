@@ -138,10 +138,13 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
         )
     )
     target, typed = found.target, found.target.typed
-    found.add(_lanes(figures, target))
+    if figures.durable is not False:  # otherwise nobody needs lanes, and nobody says in the database that it runs
+        found.add(_lanes(figures, target))
     if found.description is not None and found.description.transport is not None:
         found.add(_transport(found.description))
     found.add(_outbox(figures, typed))
+    if figures.outbox.set_aside:
+        found.add(_set_aside(figures, typed))
     (late,) = overdue
     if int(late.n):
         fact = f"{int(late.n):,} deliveries were due more than a minute ago, and nobody has taken them"
@@ -184,6 +187,13 @@ def _outbox(figures: Figures, typed: str) -> Verdict:
     fact = f"{outbox.waiting:,} waiting, the oldest for {age:,.0f} s"
     state = "good" if age < _SLOW_S else "weak" if age < _STUCK_S else "bad"
     return Verdict("outbox", state, fact, "" if state == "good" else f"cauce outbox status {typed}")
+
+
+def _set_aside(figures: Figures, typed: str) -> Verdict:
+    outbox = figures.outbox
+    behind = f", and {outbox.behind:,} later ones of their keys wait" if outbox.behind else ""
+    fact = f"{outbox.set_aside:,} that the broker will never take{behind}"
+    return Verdict("set aside", "bad", fact, f"cauce outbox status {typed}")
 
 
 def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cauce.description import Description, read_description
 from cauce.errors import CauceError
 from cauce.stores.dialect import Dialect
+from cauce.stores.sql_journal import UNSENT_BY_NAME
 
 __all__ = [
     "SNAPSHOT_ON_POSTGRESQL",
@@ -59,11 +60,16 @@ class ListenerFigures(Struct, frozen=True, kw_only=True):
 
 
 class OutboxFigures(Struct, frozen=True, kw_only=True):
-    """Events on their way to the broker, and those kept in case it forgets them."""
+    """Events on their way to the broker, and those kept in case it forgets them. Each unsent one is `waiting`,
+    `set_aside` or `behind`, and never two."""
 
     waiting: int
+    """To be sent as soon as the broker takes them."""
     oldest_waiting_s: float | None
-    failing: int
+    set_aside: int
+    """The broker will never take them: a person has to release or to discard them."""
+    behind: int
+    """Later events of a key of which one was set aside."""
     sent_kept: int
     oldest_sent_s: float | None
     kept_bytes: int
@@ -83,6 +89,8 @@ class Figures(Struct, frozen=True, kw_only=True):
 
     service: str
     database: str
+    durable: bool | None
+    """Whether the transport with which it was started last remembers events; None if it has none, or never said."""
     at: float
     incarnation: str
     listeners: tuple[ListenerFigures, ...]
@@ -144,6 +152,7 @@ class _Reading:
         return Figures(
             service=meta.get("service", "?"),
             database=self._connection.dialect.name,
+            durable=description.transport.durable if description and description.transport else None,
             at=at,
             incarnation=meta.get("incarnation", ""),
             listeners=await self._listeners(description, at),
@@ -207,20 +216,17 @@ class _Reading:
         )
 
     async def _outbox(self, at: float) -> OutboxFigures:
-        (unsent,) = await self._ask(
-            "SELECT count(*) AS n, min(created_at) AS oldest, "
-            "COALESCE(sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END), 0) AS failing "
-            "FROM cauce_outbox WHERE sent_at IS NULL"
-        )
+        unsent = await self._ask(UNSENT_BY_NAME)
         (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_outbox WHERE sent_at IS NOT NULL")
         oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position LIMIT 1")
         (size,) = await self._ask(
             "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s"
         )
         return OutboxFigures(
-            waiting=int(unsent.n),
-            oldest_waiting_s=_age(unsent.oldest, at),
-            failing=int(unsent.failing),
+            waiting=sum(int(row.waiting) for row in unsent),
+            oldest_waiting_s=_age(min((row.oldest_waiting for row in unsent if row.waiting), default=None), at),
+            set_aside=sum(int(row.set_aside) for row in unsent),
+            behind=sum(int(row.behind) for row in unsent),
             sent_kept=int(sent.n),
             oldest_sent_s=_age(oldest[0].sent_at, at) if oldest else None,
             kept_bytes=int(float(size.one or 0) * int(sent.n)),

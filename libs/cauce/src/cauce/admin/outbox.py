@@ -6,20 +6,22 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.admin.figures import Figures, OutboxFigures, read_figures
+from cauce.admin.set_aside import SetAside, select_set_aside
 from cauce.description import read_description
 from cauce.stores.dialect import Dialect
+from cauce.stores.sql_journal import UNSENT_BY_NAME
 
 __all__ = ["Kept", "OnTheirWay", "OutboxStatus", "read_outbox"]
 
 
 class OnTheirWay(Struct, frozen=True, kw_only=True):
-    """Unsent events of one name. `problem` is what the broker said of the last one it refused."""
+    """Unsent events of one name, counted as in OutboxFigures. `oldest_s` is the age of the oldest of them all."""
 
     name: str
     waiting: int
     oldest_s: float
-    attempts: int
-    problem: str | None
+    behind: int
+    set_aside: int
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -34,6 +36,7 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
     service: str
     figures: OutboxFigures
     on_their_way: tuple[OnTheirWay, ...]
+    set_aside: tuple[SetAside, ...]
     last_sent_s: float | None
     keep: Kept | None
     lanes_owned: int
@@ -43,11 +46,7 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
 async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
     """The outbox, and the figures of the same moment. Raises NoTablesError."""
     figures = await read_figures(connection)
-    waiting = await _ask(
-        connection,
-        "SELECT name, count(*) AS n, :NOW - min(created_at) AS oldest, max(attempts) AS attempts, max(problem) AS problem "
-        "FROM cauce_outbox WHERE sent_at IS NULL GROUP BY name ORDER BY 3 DESC",
-    )
+    unsent = await _ask(connection, UNSENT_BY_NAME)
     last = await _ask(
         connection,
         "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position DESC LIMIT 1",
@@ -60,13 +59,14 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
         on_their_way=tuple(
             OnTheirWay(
                 name=str(row.name),
-                waiting=int(row.n),
-                oldest_s=round(float(row.oldest), 3),
-                attempts=int(row.attempts),
-                problem=row.problem,
+                waiting=int(row.waiting),
+                oldest_s=round(max(0.0, figures.at - float(row.oldest)), 3),
+                behind=int(row.behind),
+                set_aside=int(row.set_aside),
             )
-            for row in waiting
+            for row in unsent
         ),
+        set_aside=tuple(await select_set_aside(connection)),
         last_sent_s=round(float(last[0].age), 3) if last else None,
         keep=None
         if description is None

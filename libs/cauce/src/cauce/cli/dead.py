@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cauce.cli.options import add_json, add_services
+from cauce.cli.options import add_json, add_services, count
 from cauce.cli.parsing import add_action, add_actions
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def register(subparsers: "Subparsers") -> None:
     listing = add_action(actions, "list", "dead letters, newest first", _LIST)
     add_services(listing)
     _add_filters(listing)
-    listing.add_argument("--limit", type=int, default=10, metavar="N", help="at most so many of one cause (10)")
+    listing.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many of one cause (10)")
     add_json(listing)
     listing.set_defaults(run=run_list)
 
@@ -88,7 +88,7 @@ def register(subparsers: "Subparsers") -> None:
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listener", metavar="NAME", help="only of this listener (the last word of it will do)")
     parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
-    reasons = "exhausted, rejected, undecodable, late or uncertain"
+    reasons = "exhausted, rejected, 'crash loop', undecodable, late, 'too old to dedupe' or uncertain"
     parser.add_argument("--reason", metavar="REASON", help=f"only these: {reasons}")
     parser.add_argument("--since", metavar="WHEN", help="died since then: 2h, or 2026-11-24T08:05")
 

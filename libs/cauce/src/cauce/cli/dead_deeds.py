@@ -2,9 +2,9 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,15 +24,18 @@ from cauce.admin.dead_letters import (
 )
 from cauce.admin.figures import NoTablesError
 from cauce.admin.targets import Target
+from cauce.cli.deeds import Deeds
 from cauce.cli.options import targets_of
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
-from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
+from cauce.cli.screen import complain
 from cauce.cli.when import age, stamp
 from cauce.errors import ConfigurationError, did_you_mean
+from cauce.journal import Reason
 
 __all__ = ["REASONS", "Chosen", "by_ids", "discard_chosen", "narrowed", "replay_chosen", "wanted"]
 
-REASONS = ("exhausted", "rejected", "undecodable", "late", "uncertain")
+_SETTLED = ("handled", "dead again")
+REASONS: tuple[str, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class Chosen:
     target: Target
     letter: DeadLetter
     short: str
+
+    @property
+    def id(self) -> str:
+        return self.letter.id
+
+    @property
+    def about(self) -> str:
+        return f"{self.letter.name} → {self.letter.listener}"
 
 
 async def replay_chosen(arguments: argparse.Namespace) -> int:
@@ -53,7 +64,7 @@ async def replay_chosen(arguments: argparse.Namespace) -> int:
     chosen = await _chosen(arguments)
     if isinstance(chosen, int):
         return chosen
-    deeds = _Deeds("replay", dry_run=arguments.dry_run)
+    deeds = Deeds[Chosen]("replayed", "dead letter", dry_run=arguments.dry_run)
     for target in dict.fromkeys(one.target for one in chosen):
         async with open_engine(target) as engine:
             for one in (one for one in chosen if one.target is target):
@@ -70,7 +81,8 @@ async def replay_chosen(arguments: argparse.Namespace) -> int:
     outcome = None
     if arguments.wait is not None and not arguments.dry_run:
         outcome = await _wait(deeds.done, arguments.wait)
-    return deeds.tell(outcome, as_json=arguments.json)
+    afterwards = None if outcome is not None else "Taken within a second, if the service runs: cauce status"
+    return deeds.tell(outcome, as_json=arguments.json, afterwards=afterwards)
 
 
 async def discard_chosen(arguments: argparse.Namespace) -> int:
@@ -82,13 +94,13 @@ async def discard_chosen(arguments: argparse.Namespace) -> int:
     chosen = await _chosen(arguments)
     if isinstance(chosen, int):
         return chosen
-    deeds = _Deeds("discard", dry_run=arguments.dry_run)
+    deeds = Deeds[Chosen]("discarded", "dead letter", dry_run=arguments.dry_run)
     for target in dict.fromkeys(one.target for one in chosen):
         async with open_engine(target) as engine:
             for one in (one for one in chosen if one.target is target):
                 done = arguments.dry_run or await discard(engine, one.letter, why=because)
                 (deeds.done if done else deeds.gone).append(one)
-    return deeds.tell(None, as_json=arguments.json)
+    return deeds.tell(as_json=arguments.json)
 
 
 def _not_replayable(letter: DeadLetter) -> str | None:
@@ -97,64 +109,6 @@ def _not_replayable(letter: DeadLetter) -> str | None:
     if not letter.reached_a_listener:
         return "it belongs to no listener of this service; discard it"
     return None
-
-
-class _Deeds:
-    """What was done to which letters, to be told at the end."""
-
-    def __init__(self, what: Literal["replay", "discard"], *, dry_run: bool) -> None:
-        self._what = what
-        self._dry_run = dry_run
-        self.done: list[Chosen] = []
-        self.gone: list[Chosen] = []
-        self.refused: list[tuple[Chosen, str]] = []
-
-    def tell(self, outcome: Mapping[str, str] | None, *, as_json: bool) -> int:
-        """Print it, and return the exit code. `outcome`: by id, what became of replays that were waited for."""
-        if as_json:
-            say_json(
-                {
-                    f"{self._what}ed": [one.letter.id for one in self.done],
-                    "gone": [one.letter.id for one in self.gone],
-                    "refused": [{"id": one.letter.id, "why": why} for one, why in self.refused],
-                    "dry_run": self._dry_run,
-                    **({"outcome": outcome} if outcome is not None else {}),
-                }
-            )
-        else:
-            for line in self._lines(outcome):
-                say(line)
-        failed = outcome is not None and any(became != "handled" for became in outcome.values())
-        return NOT_DONE if self.gone or self.refused or failed else DONE
-
-    def _lines(self, outcome: Mapping[str, str] | None) -> Iterator[str]:
-        verb = f"{'would be' if self._dry_run else 'was'} {self._what}ed"
-        for one in self.done[:_SHOWN]:
-            became = (outcome or {}).get(one.letter.id)
-            text = f"{verb}{f': {became}' if became else ''} · {one.letter.name} → {one.letter.listener}"
-            yield from _under(one.short, text)
-        if len(self.done) > _SHOWN:
-            yield f"… and {len(self.done) - _SHOWN:,} more"
-        for one in self.gone:
-            yield from _under(yellow(one.short), "is gone: it was handled or discarded meanwhile")
-        for one, why in self.refused:
-            yield from _under(red(one.short), f"was not {self._what}ed: {why}")
-        if not (self.done or self.gone or self.refused):
-            yield "No dead letters like that."
-        elif len(self.done) > 1:
-            yield f"{plural(len(self.done), 'dead letter')} {verb.replace('was', 'were')}."
-        if self.done and self._what == "replay" and not self._dry_run and outcome is None:
-            yield dim("Taken within a second, if the service runs: cauce status")
-
-
-_SHOWN = 20
-
-
-def _under(short: str, text: str) -> Iterator[str]:
-    """A line after an id, and the rest of it under its beginning."""
-    first, *rest = wrapped(text, width() - 10)
-    yield f"{short}  {first}"
-    yield from (f"{' ' * 10}{line}" for line in rest)
 
 
 async def _wait(replayed: Sequence[Chosen], limit_s: float) -> Mapping[str, str]:
@@ -173,9 +127,6 @@ async def _wait(replayed: Sequence[Chosen], limit_s: float) -> Mapping[str, str]
         if everything or asyncio.get_running_loop().time() >= deadline:
             return settled
         await asyncio.sleep(0.1)
-
-
-_SETTLED = ("handled", "dead again")
 
 
 async def _chosen(arguments: argparse.Namespace) -> Sequence[Chosen] | int:

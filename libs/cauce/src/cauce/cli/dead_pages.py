@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cauce.admin.dead_letters import DeadLetter
 from cauce.admin.masking import masked, masked_text
@@ -78,7 +78,7 @@ def show_lines(target: Target, letter: DeadLetter, alike: int, short: str) -> It
         if envelope.causation_id:
             rows.append(("caused by", envelope.causation_id))
     rows.append(("came by", letter.channel or "this service's own database"))
-    rows.append(("worker", letter.worker))
+    rows.append(("worker", f"{letter.worker}, version {letter.version}" if letter.version else letter.worker))
     if letter.state == "being_replayed":
         rows.append(("now", "due again: its listener has been asked to take it"))
     if alike:
@@ -106,6 +106,10 @@ def _meaning(letter: DeadLetter) -> str:
             return f": failed {plural(letter.attempts, 'time')}, the last one it was allowed"
         case "rejected":
             return ": the listener said it would never work"
+        case "crash loop":
+            return ": its process died of it, again and again"
+        case "too old to dedupe":
+            return ": delivered again later than the inbox remembers; nobody knows whether it was handled"
         case "undecodable":
             return ": it does not fit its type, so it was never tried"
         case "late":
@@ -119,17 +123,8 @@ def _meaning(letter: DeadLetter) -> str:
 def _producer(letter: DeadLetter) -> str:
     if not letter.source:
         return "nobody knows: it is no event"
-    said = _said_by_the_message(letter)
-    version = next((str(said[name]) for name in ("sourceversion", "producerversion") if said.get(name)), None)
+    version = letter.envelope.source_version if letter.envelope else None
     return f"{letter.source} {version}" if version else f"{letter.source} (it does not say its version)"
-
-
-def _said_by_the_message(letter: DeadLetter) -> dict[str, Any]:
-    try:
-        said = json.loads(letter.message)
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
 
 
 def _attempt_lines(letter: DeadLetter) -> Iterator[str]:
@@ -172,6 +167,7 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         "event": letter.name,
         "event_id": letter.event_id,
         "source": letter.source,
+        "source_version": envelope.source_version if envelope else None,
         "version": envelope.version if envelope else None,
         "listener": letter.listener,
         "consumer": letter.consumer,
@@ -186,6 +182,7 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         "first_at": iso(letter.first_at),
         "last_at": iso(letter.last_at),
         "worker": letter.worker,
+        "worker_version": letter.version,
         "channel": letter.channel,
         "bytes": len(letter.message),
         "payload": masked(letter.payload),

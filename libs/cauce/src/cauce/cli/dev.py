@@ -1,7 +1,6 @@
 """`cauce dev`: the servers and services of the project in this folder, in one terminal."""
 
 import argparse
-from pathlib import Path
 
 __all__ = ["register"]
 
@@ -39,6 +38,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """0 after a stop that was asked for, 1 when something failed or ended unasked, 2 for a wrong project."""
     import asyncio
+    from pathlib import Path
 
     from cauce.cli.foreground import run_in_foreground
 

@@ -130,12 +130,22 @@ def _about(
                 f"whichever comes first; on the broker {short(publisher.broker_s)}, and until every service has it"
             ),
         )
-    inboxes = sorted({service.inbox_s for service, listener in heard if listener.when in ("arrival", "durable")})
+    inboxes = sorted(
+        service.inbox_s
+        for service, listener in heard
+        if listener.when in ("arrival", "durable") and not _volatile(service, listener)
+    )
     if inboxes:
+        later = f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
+        yield "acked", "when the effect is committed, or a retry, or a dead letter; never before"
         yield (
             "repeats",
-            f"may arrive, and are recognised by their id for {short(inboxes[0])}; after that by order, if it has a key",
+            (
+                "may arrive, after a crash between sending and noting it, or from a broker that lost something; "
+                f"recognised by the event's id for {short(inboxes[0])}, after that {later}"
+            ),
         )
+        yield "proven by", "the tests that docs/explanation/delivery.md names"
     if event.earlier_names:
         yield "formerly", ", ".join(event.earlier_names)
 
@@ -143,7 +153,12 @@ def _about(
 def _listener_lines(service: "Description", listener: "DescribedListener", event: "DescribedEvent") -> "Iterator[str]":
     from cauce.cli.screen import dim, width, wrapped
 
-    yield f"  {service.service}  {listener.name}  {dim(listener.place)}"
+    one_line = f"  {service.service}  {listener.name}  {listener.place}"
+    if len(one_line) <= width():
+        yield f"  {service.service}  {listener.name}  {dim(listener.place)}"
+    else:
+        yield f"  {service.service}  {dim(listener.place)}"
+        yield f"    {listener.name}"
     sentences = [_promise(service, listener)]
     if listener.when in ("arrival", "durable") and not _volatile(service, listener):
         waits = f"only its {event.key} waits" if event.key else "nothing else waits"

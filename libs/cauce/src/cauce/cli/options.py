@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from cauce.admin.targets import Target
 
-__all__ = ["add_broker", "add_json", "add_services", "targets_of"]
+__all__ = ["add_broker", "add_json", "add_services", "count", "targets_of"]
 
 
 def add_services(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -28,6 +28,13 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser, help: str = "JSON instead of tables") -> None:  # noqa: A002  # argparse's word
     parser.add_argument("--json", action="store_true", help=help)
+
+
+def count(text: str) -> int:
+    """The type of an option that says how many."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)
 
 
 def targets_of(arguments: argparse.Namespace) -> "Sequence[Target]":

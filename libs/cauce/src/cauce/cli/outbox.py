@@ -1,4 +1,4 @@
-"""`cauce outbox status`: what is on its way to the broker, and how far back it could be sent again."""
+"""`cauce outbox`: what is on its way to the broker, how far back it could be sent again, and what cannot be sent."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,33 +13,94 @@ if TYPE_CHECKING:
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
 
-__all__ = ["register"]
+__all__ = ["register", "size"]
 
-_DESCRIPTION = """\
+_STATUS = """\
 Events that are committed and not yet confirmed by the broker, by name; and those that were sent and are kept,
 so that a broker that forgets can be fed again. `cauce rewind SERVICE --published` sends those once more.
 
-exit code: 0; 3 if a database cannot be reached.
+`set aside` are those the broker will never take: larger than a message may be. Each is shown with the reason.
+They stay until a person releases or discards them; if the event has a key, the later events of that key wait
+`behind` it, and so keep their order.
+
+exit code: 0, also when some are set aside (`cauce doctor` judges); 3 if a database cannot be reached.
+"""
+_RELEASE = """\
+Lets the running service try again what it had set aside, before what waits behind it. For when the cause is
+gone: another limit, another broker. What is refused again is set aside again. Leaves an audit row.
+
+    cauce outbox release 0199a3f2                  one (any beginning of an id that is not ambiguous)
+    cauce outbox release --name 'shop.**'          by name; * is one part of it, ** any number
+    cauce outbox release --all --dry-run           only say which
+
+exit code: 0 all were released; 1 some were not; 2 it is not clear which are meant; 3 if a database cannot be
+reached.
+"""
+_DISCARD = """\
+Gives up events that were set aside: nobody will ever hear them. The next event of the same key is sent then.
+--because is kept in the audit row with your name.
+
+exit code: 0 all were discarded; 1 some were not; 2 it is not clear which are meant; 3 if a database cannot be
+reached.
 """
 
 
 def register(subparsers: "Subparsers") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("outbox", help="show what is on its way to the broker", allow_abbrev=False)
-    status = add_action(add_actions(parser), "status", "what waits, what is kept", _DESCRIPTION)
+    """Add the command and its actions."""
+    parser = subparsers.add_parser(
+        "outbox", help="show what is on its way to the broker, and what it refused", allow_abbrev=False
+    )
+    actions = add_actions(parser)
+
+    status = add_action(actions, "status", "what waits, what is kept, what was set aside", _STATUS)
     add_services(status)
     add_json(status)
-    status.set_defaults(run=run)
+    status.set_defaults(run=run_status)
+
+    release = add_action(actions, "release", "try again what was set aside", _RELEASE)
+    _add_which(release)
+    release.add_argument("--because", metavar="WHY", help="for the audit row")
+    release.set_defaults(run=run_release)
+
+    discard = add_action(actions, "discard", "give up what was set aside, with a reason", _DISCARD)
+    _add_which(discard)
+    discard.add_argument("--because", metavar="WHY", required=True, help="why; for the audit row")
+    discard.set_defaults(run=run_discard)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="ids of events, or beginnings of them")
+    parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
+    parser.add_argument("--all", action="store_true", help="all there are")
+    parser.add_argument("--dry-run", action="store_true", help="only say which")
+    add_services(parser, positional=False)
+    add_json(parser)
+
+
+def run_status(arguments: argparse.Namespace) -> int:
     """0, or 3 if a database could not be asked."""
     from cauce.cli.running import carry_out
 
-    return carry_out(_run(arguments))
+    return carry_out(_status(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> int:
+def run_release(arguments: argparse.Namespace) -> int:
+    """0 if all were released."""
+    from cauce.cli.outbox_deeds import release_chosen
+    from cauce.cli.running import carry_out
+
+    return carry_out(release_chosen(arguments))
+
+
+def run_discard(arguments: argparse.Namespace) -> int:
+    """0 if all were discarded."""
+    from cauce.cli.outbox_deeds import discard_chosen
+    from cauce.cli.running import carry_out
+
+    return carry_out(discard_chosen(arguments))
+
+
+async def _status(arguments: argparse.Namespace) -> int:
     from cauce.admin.database import looking
     from cauce.admin.outbox import read_outbox
     from cauce.cli.options import targets_of
@@ -53,13 +114,13 @@ async def _run(arguments: argparse.Namespace) -> int:
     found, code = await each(targets_of(arguments), look)
     if arguments.json:
         say_json({name: status for name, (status, _) in found.items()})
-    else:
+    elif found:
         say("\n\n".join("\n".join(_lines(*one)) for one in found.values()))
     return code
 
 
 def _lines(status: "OutboxStatus", figures: "Figures") -> Iterator[str]:
-    from cauce.cli.screen import Column, bold, headed, table, yellow
+    from cauce.cli.screen import bold, headed
     from cauce.cli.status import lanes_line
     from cauce.cli.when import ago, short
 
@@ -67,14 +128,12 @@ def _lines(status: "OutboxStatus", figures: "Figures") -> Iterator[str]:
     yield bold(status.service)
     if status.on_their_way:
         yield ""
-        columns = [Column("event"), Column("waiting", "right"), Column("oldest", "right"), Column("attempts", "right")]
-        yield from table(
-            columns,
-            ([one.name, f"{one.waiting:,}", short(one.oldest_s), str(one.attempts)] for one in status.on_their_way),
-        )
+        yield from _by_name(status)
+    if status.set_aside:
+        yield ""
+        yield from _set_aside_lines(status)
     yield ""
     rows = [("waiting", f"{outbox.waiting:,}, oldest {short(outbox.oldest_waiting_s)}" if outbox.waiting else "none")]
-    rows += [("refused", yellow(one.problem)) for one in status.on_their_way if one.problem]
     rows.append(("last sent", "never" if status.last_sent_s is None else ago(status.last_sent_s)))
     if outbox.sent_kept:
         kept = f"{outbox.sent_kept:,} sent events, about {size(outbox.kept_bytes)}, the oldest sent {ago(outbox.oldest_sent_s or 0)}"
@@ -86,6 +145,50 @@ def _lines(status: "OutboxStatus", figures: "Figures") -> Iterator[str]:
         )
     rows.append(("lanes", lanes_line(figures)))
     yield from headed(rows)
+
+
+def _by_name(status: "OutboxStatus") -> Iterator[str]:
+    from cauce.cli.screen import Column, red, table, yellow
+    from cauce.cli.when import short
+
+    columns = [Column("event"), *(Column(title, "right") for title in ("waiting", "oldest", "set aside", "behind"))]
+    yield from table(
+        columns,
+        (
+            [
+                one.name,
+                f"{one.waiting:,}" if one.waiting else "–",
+                short(one.oldest_s),
+                red(f"{one.set_aside:,}") if one.set_aside else "–",
+                yellow(f"{one.behind:,}") if one.behind else "–",
+            ]
+            for one in status.on_their_way
+        ),
+    )
+
+
+_SHOWN = 10
+
+
+def _set_aside_lines(status: "OutboxStatus") -> Iterator[str]:
+    from cauce.admin.short_ids import shortest_beginnings
+    from cauce.cli.screen import bold, plural, red, width, wrapped
+
+    shown = shortest_beginnings(one.event_id for one in status.set_aside)
+    yield f"  {bold('set aside')}"
+    for one in status.set_aside[:_SHOWN]:
+        waits = "" if one.key is None else f" · key {one.key}"
+        waits += f" · {plural(one.behind, 'later event')} of it waiting" if one.behind else ""
+        first, *rest = wrapped(f"{shown[one.event_id]}  {one.name}{waits}", width() - 4)
+        yield f"    {first.replace(shown[one.event_id], red(shown[one.event_id]), 1)}"
+        yield from (f"      {line}" for line in rest)
+        yield from (f"      {line}" for line in wrapped(one.problem, width() - 6))
+    if status.set_aside[_SHOWN:]:
+        yield f"    … and {len(status.set_aside) - _SHOWN:,} more: --json"
+    first_id = shown[status.set_aside[0].event_id]
+    yield ""
+    yield f"    cauce outbox release {first_id}"
+    yield f"    cauce outbox discard {first_id} --because '…'"
 
 
 def size(number: float) -> str:

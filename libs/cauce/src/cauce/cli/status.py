@@ -61,7 +61,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     found, code = await each(targets, look)
     if arguments.json:
         say_json(found)
-    else:
+    elif found:
         blocks = [_lines(target, found[target.name]) for target in targets if target.name in found]
         say("\n\n".join("\n".join(lines) for lines in blocks))
     return code
@@ -76,7 +76,9 @@ def _lines(target: "Target", figures: "Figures") -> Iterator[str]:
         columns = [Column("listener"), *(Column(title, "right") for title in _TITLES)]
         yield from table(columns, (_row(one) for one in figures.listeners))
     yield ""
-    yield from headed([("outbox", outbox_line(figures)), ("lanes", lanes_line(figures)), *_notes(figures)])
+    yield from headed(
+        [("outbox", outbox_line(figures)), ("lanes", lanes_line(figures)), *_notes(figures, target.typed)]
+    )
 
 
 _TITLES = ("handled", "waiting", "oldest", "failing", "next try", "dead")
@@ -104,13 +106,19 @@ def _count(number: int) -> str:
     return f"{number:,}" if number else "–"
 
 
+_THEM = ("them", "it")
+
+
 def outbox_line(figures: "Figures") -> str:
+    from cauce.cli.screen import red, yellow
     from cauce.cli.when import short
 
     outbox = figures.outbox
     waiting = f"{outbox.waiting:,} waiting, oldest {short(outbox.oldest_waiting_s)}" if outbox.waiting else "empty"
-    if outbox.failing:
-        waiting += f", {outbox.failing:,} refused by the broker"
+    if outbox.set_aside:
+        waiting += f" · {red(f'{outbox.set_aside:,} set aside')}"
+    if outbox.behind:
+        waiting += f" · {yellow(f'{outbox.behind:,} behind {_THEM[outbox.set_aside == 1]}')}"
     if not outbox.sent_kept:
         return waiting
     return f"{waiting} · {outbox.sent_kept:,} sent and kept, the oldest for {short(outbox.oldest_sent_s)}"
@@ -119,6 +127,10 @@ def outbox_line(figures: "Figures") -> str:
 def lanes_line(figures: "Figures") -> str:
     from cauce.cli.screen import red, yellow
 
+    if figures.durable is False:
+        return red(
+            "none: it was started last over a transport that forgets. At most once; what is lost leaves no trace here"
+        )
     if not figures.members:
         return red("no process of this service is running")
     owned = f"{figures.lanes_owned} of {figures.lanes} owned"
@@ -128,9 +140,12 @@ def lanes_line(figures: "Figures") -> str:
     return f"{owned} · {processes}"
 
 
-def _notes(figures: "Figures") -> Iterator[tuple[str, str]]:
+def _notes(figures: "Figures", typed: str) -> Iterator[tuple[str, str]]:
     from cauce.cli.when import short
 
+    if figures.outbox.set_aside:
+        them = _THEM[figures.outbox.set_aside == 1]
+        yield "set aside", f"the broker will never take {them}: cauce outbox status {typed}"
     parked = [one for one in figures.listeners if one.parked_keys]
     if parked:
         told = ", ".join(f"{one.parked_keys:,} for {one.listener}" for one in parked)

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from cauce.cli.options import add_broker, add_json
+from cauce.cli.options import add_broker, add_json, count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def register(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("--since", metavar="WHEN", help="begin there (10m, 2026-11-24T08:05) instead of now")
     parser.add_argument("--no-follow", action="store_true", help="end when everything that is there was shown")
-    parser.add_argument("--limit", type=int, metavar="N", help="end after N events")
+    parser.add_argument("--limit", type=count, metavar="N", help="end after N events")
     parser.add_argument("--full", action="store_true", help="the whole payload on lines of its own, and all ids")
     parser.add_argument("--prefix", default="cauce", metavar="NAME", help="of the streams (cauce)")
     add_broker(parser)
@@ -83,8 +83,6 @@ async def _run(arguments: argparse.Namespace) -> int:
         )
         shown = 0
         async with aclosing(watching):
-            if limit is not None and limit <= 0:
-                return DONE
             async for seen in watching:
                 name = seen.envelope.name if seen.envelope else ""
                 if names and not any(matches(pattern, name) for pattern in names):

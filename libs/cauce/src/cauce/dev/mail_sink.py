@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from html import escape
@@ -191,7 +192,10 @@ def main() -> None:
     parser.add_argument("--smtp-port", type=int, default=1025, metavar="PORT")
     parser.add_argument("--http-port", type=int, default=8025, metavar="PORT")
     arguments = parser.parse_args()
-    asyncio.run(serve(smtp_port=arguments.smtp_port, http_port=arguments.http_port))
+    try:
+        asyncio.run(serve(smtp_port=arguments.smtp_port, http_port=arguments.http_port))
+    except OSError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

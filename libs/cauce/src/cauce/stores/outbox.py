@@ -26,7 +26,7 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Publishes a service's integration events through sessions that belong to somebody else.
+    """Publishes a service's integration events through sessions that belong to somebody else. `version`: of its code.
 
     Raises ConfigurationError if one of `publishes` belongs to another service.
     """
@@ -36,11 +36,13 @@ class Outbox:
         service: str,
         *,
         publishes: Sequence[type[IntegrationEvent]],
+        version: str | None = None,
         clock: Clock = utc_now,
         new_id: NewId = new_id,
     ) -> None:
         self._service = service
         self._publishes = tuple(publishes)
+        self._version = version
         self._clock = clock
         self._new_id = new_id
         # A session's info is shared by nobody else; one key for each outbox, so that two may write in one session.
@@ -65,7 +67,13 @@ class Outbox:
             known = [one.__name__ for one in self._publishes]
             name = type(event).__name__
             raise PublishError(f"{self._service} does not say that it publishes {name}.{did_you_mean(name, known)}")
-        envelope = Envelope.of(event, cause=current_envelope(), id=self._new_id(), occurred_on=self._clock())
+        envelope = Envelope.of(
+            event,
+            source_version=self._version,
+            cause=current_envelope(),
+            id=self._new_id(),
+            occurred_on=self._clock(),
+        )
         owner = session.sync_session if isinstance(session, AsyncSession) else session
         if not owner.in_transaction():
             owner.begin()  # so that the commit that follows is one, even if nothing else is written

@@ -17,7 +17,7 @@ from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
 
-__all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
+__all__ = ["UNSENT_BY_NAME", "SqlInbox", "SqlJournal", "write_outgoing"]
 
 _LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
 """A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
@@ -63,6 +63,23 @@ _COUNT = (
     "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq "
     "RETURNING seq, (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
 )
+_BEHIND = (
+    "o.key IS NOT NULL AND EXISTS (SELECT 1 FROM cauce_outbox s WHERE s.problem IS NOT NULL "
+    "AND s.sent_at IS NULL AND s.topic = o.topic AND s.key = o.key AND s.position < o.position)"
+)
+"""Of an unsent row `o`: an earlier one of its key was set aside, so it has to wait."""
+UNSENT_BY_NAME = f"""
+    SELECT name, min(created_at) AS oldest, min(CASE WHEN stands = 'waiting' THEN created_at END) AS oldest_waiting,
+        sum(CASE WHEN stands = 'waiting' THEN 1 ELSE 0 END) AS waiting,
+        sum(CASE WHEN stands = 'behind' THEN 1 ELSE 0 END) AS behind,
+        sum(CASE WHEN stands = 'set_aside' THEN 1 ELSE 0 END) AS set_aside
+    FROM (
+        SELECT name, created_at,
+            CASE WHEN problem IS NOT NULL THEN 'set_aside' WHEN {_BEHIND} THEN 'behind' ELSE 'waiting' END AS stands
+        FROM cauce_outbox o WHERE sent_at IS NULL
+    ) u GROUP BY name ORDER BY min(created_at)
+"""
+"""For people: what is on its way to the broker. Each unsent event is one of the three."""
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
@@ -333,14 +350,14 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-                "error, stack, attempts, first_at, last_at, worker, tried) VALUES (:id, :consumer, :source, :event_id, "
+                "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, "
                 ":name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
-                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, "
+                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, "
                 "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
                 f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = excluded.reason, error = excluded.error, "
                 "stack = excluded.stack, attempts = excluded.attempts, last_at = excluded.last_at, "
-                "worker = excluded.worker, tried = excluded.tried"
+                "worker = excluded.worker, version = excluded.version, tried = excluded.tried"
             )
             .replace(":error", "CAST(:error AS text)")
             .replace(":attempts", "CAST(:attempts AS integer)")
@@ -360,6 +377,7 @@ class SqlInbox:
             attempts=failure.attempts,
             first=delivery.first_failed_at,
             worker=failure.worker,
+            version=failure.version,
         )
 
     async def _run(self, statement: str, **values: Any) -> Any:
@@ -466,15 +484,23 @@ class SqlJournal:
                 connection,
                 "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
                 f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND problem IS NULL "
-                "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_outbox s WHERE s.problem IS NOT NULL "
-                "AND s.sent_at IS NULL AND s.topic = o.topic AND s.key = o.key AND s.position < o.position)) "
-                "ORDER BY position LIMIT :limit",
+                f"AND NOT ({_BEHIND}) ORDER BY position LIMIT :limit",
                 limit=limit,
             )
             return [
                 OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
                 for position, event_id, topic, lane, key, message, attempts in rows
             ]
+
+    async def unsent(self) -> tuple[int, float | None]:
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection,
+                "SELECT count(*) AS n, :NOW - min(created_at) AS oldest FROM cauce_outbox "
+                "WHERE sent_at IS NULL AND problem IS NULL",
+            )
+            row = rows.one()
+            return int(row.n), None if row.oldest is None else max(0.0, float(row.oldest))
 
     async def set_aside(self, position: int, problem: str) -> None:
         async with self._writing() as connection:

@@ -239,6 +239,15 @@ class SqlAlchemyStore:
     async def prepare(self) -> None:
         await create_tables(self.engine)
 
+    async def prepared(self) -> bool:
+        try:
+            async with asyncio.timeout(2), self.engine.connect() as connection:
+                await connection.execution_options(**{_READ_ONLY: True})
+                await connection.execute(text("SELECT 1 FROM cauce_listener LIMIT 1"))
+        except (SQLAlchemyError, OSError, TimeoutError):
+            return False
+        return True
+
     def journal(self) -> SqlJournal:
         return SqlJournal(self.engine)
 

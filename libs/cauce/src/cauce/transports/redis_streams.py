@@ -60,7 +60,7 @@ class RedisStreams:
     durable = True
 
     def __init__(
-        self, url: str, *, prefix: str = "cauce", if_down: str = "is it running?", answer_limit_s: float = 2.0
+        self, url: str, *, prefix: str = "cauce", if_down: str = "cauce doctor", answer_limit_s: float = 2.0
     ) -> None:
         self.keys = StreamKeys(prefix)
         self._server = RedisServer(url, if_down=if_down, answer_limit_s=answer_limit_s)
