@@ -131,6 +131,8 @@ class DurableDelivery:
         self._handled = handled
         self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
+        self._settled: set[int] = set()
+        """Waiting deliveries that came to an outcome while the waiting room was being read: what was read of them is old."""
         self._unreadable: set[int] = set()
         self._gaps = Gaps()
         self._apart = SideBySide()
@@ -360,6 +362,7 @@ class DurableDelivery:
             self._lanes_in_work[job.lane] -= 1
             if job.waiting is not None:
                 self._taken.discard(job.waiting.position)
+                self._settled.add(job.waiting.position)
                 self._wake.set()
 
     def _tell(self, outcome: Outcome, job: _Job, listener: Listener) -> None:
@@ -437,8 +440,9 @@ class DurableDelivery:
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
+                self._settled.clear()
                 for waiting in await self._journal.due(list(lanes), limit=_BOUND):
-                    if waiting.position not in self._taken:
+                    if waiting.position not in self._taken and waiting.position not in self._settled:
                         suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
                         worked = await self._begin(waiting, suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)
