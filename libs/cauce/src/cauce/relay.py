@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from random import random
@@ -186,6 +187,15 @@ class Relay:
         A stream that cannot be asked about rests; raises TransportUnavailableError when a second one cannot either.
         """
         self._resting = {stream: until for stream, until in self._resting.items() if self._now() < until}
+        again: Counter[str] = Counter()
+        try:
+            await self._verify_each(lanes, again)
+        finally:
+            for topic, count in again.items():
+                log.error("%s: the broker lost events it had confirmed; %d are sent again", topic, count)
+
+    async def _verify_each(self, lanes: Mapping[Lane, Epoch], again: Counter[str]) -> None:
+        """`again` counts, by topic, what is to be sent again."""
         troubled = False
         for (lane, epoch), topic in product(lanes.items(), self._topics):
             stream = (topic, lane)
@@ -204,16 +214,16 @@ class Relay:
                 self._rest(stream, error)
                 continue
             if tail.lost_from is not None:
-                await self._feed_again(stream, newest, tail.lost_from)
+                again[topic] += await self._feed_again(stream, newest, tail.lost_from)
             self._verified[stream] = (epoch, self._now())
 
-    async def _feed_again(self, stream: Stream, newest: Sequence[tuple[int, BrokerId]], lost_from: BrokerId) -> None:
-        """From the oldest that is missing on; if everything we asked for is missing, all that is kept."""
+    async def _feed_again(self, stream: Stream, newest: Sequence[tuple[int, BrokerId]], lost_from: BrokerId) -> int:
+        """From the oldest that is missing on; if everything we asked for is missing, all that is kept. How many."""
         topic, lane = stream
         first = next(position for position, broker_id in newest if broker_id == lost_from)
         again = await self._journal.unsend(topic, lane, from_position=None if first == newest[0][0] else first)
         self._count("refed", again)
-        log.error("%s, lane %d: the broker lost events it had confirmed; %d are sent again", topic, lane, again)
+        return again
 
     async def _pause(self, seconds: float) -> None:
         try:
