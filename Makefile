@@ -11,7 +11,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 MEMBERS := libs/cauce libs/contracts libs/seedwork apps/accounts apps/mailing apps/music_discovery
 
-.PHONY: help setup demo up infra accounts mailing music-discovery discovery test check format bench lock clean
+.PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test check format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ setup: $(READY) ## Create .venv with the locked dependencies
 
 demo: $(READY) ## Play the article's story on real servers and show what happened
 	@$(BIN)/python -m demo
+
+demo-crash: $(READY) ## Kill the broker, which comes back empty, and show what is left
+	@$(BIN)/python -m demo.crash
 
 up: $(READY) ## The whole system, staying up (Ctrl-C drains)
 	@$(BIN)/cauce dev

@@ -1,6 +1,7 @@
 """What a reader types: the demo, and the article's four commands in four terminals."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from documents import blocks, pattern_of, shown, squeezed
 from live import CLEAN, ROOT, eventually, free_ports
 
 ARTICLES_CURL = {
@@ -30,10 +32,30 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("store", ["postgres", "sqlite"])
 def test_the_demo_sees_all_it_expects_and_leaves_no_process(environment: dict[str, str], store: str) -> None:
+    code, output = _play("demo", environment | {"STORE": store}, processes=5)
+
+    assert code == 0, output
+    assert output.count("✓") >= 11
+    assert "✗" not in output
+
+
+def test_the_broker_is_killed_and_comes_back_empty_and_the_demo_ends_as_the_readme_says(
+    environment: dict[str, str],
+) -> None:
+    code, output = _play("demo.crash", environment, processes=4)
+
+    assert code == 0, output
+    for page in (ROOT / "README.md", ROOT / "README.es.md"):
+        (table,) = [block for block in blocks(page) if "no service was restarted" in block.text]
+        assert re.search(pattern_of(table.text), squeezed(output)), f"{shown(page)} has another table than\n{output}"
+
+
+def _play(module: str, environment: dict[str, str], *, processes: int) -> tuple[int, str]:
+    """Run it as a reader would, and see every process that it started end; its exit code and what it printed."""
     demo = subprocess.Popen(
-        [sys.executable, "-m", "demo"],
+        [sys.executable, "-m", module],
         cwd=ROOT,
-        env=environment | {"STORE": store},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,13 +67,9 @@ def test_the_demo_sees_all_it_expects_and_leaves_no_process(environment: dict[st
         for line in demo.stdout:
             lines.append(line)
             children.update(psutil.Process(demo.pid).children(recursive=True) if demo.poll() is None else [])
-    output = "".join(lines)
-
-    assert demo.returncode == 0, output
-    assert output.count("✓") >= 11
-    assert "✗" not in output
-    assert len(children) >= 5
+    assert len(children) >= processes
     eventually(lambda: not [child for child in children if _runs(child)], what="the demo's processes to end")
+    return demo.returncode, "".join(lines)
 
 
 def test_the_articles_four_commands_in_four_terminals(environment: dict[str, str], terminals: "Terminals") -> None:

@@ -89,6 +89,10 @@ def watch(engine: AsyncEngine) -> None:
                 pass
             strike("commit_sent", how)
 
+    def rollback(connection: Connection) -> None:
+        connection.info.pop("publishes", None)
+
+    event.listen(engine.sync_engine, "rollback", rollback)
     event.listen(engine.sync_engine, "before_cursor_execute", before)
     event.listen(engine.sync_engine, "after_cursor_execute", after)
     event.listen(engine.sync_engine, "commit", commit)

@@ -164,6 +164,12 @@ class World:
             Settings(role="producer", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault
         )
 
+    def alone(self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any) -> Running:
+        """A shop that writes the events of `plan` for its own durable listeners; there is no broker."""
+        return self._start(
+            Settings(role="alone", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault
+        )
+
     def consumer(self, *, fault: str = "", **settings: Any) -> Running:
         return self._start(
             Settings(role="consumer", database=settings.pop("database", self.ledger), redis=self.broker, **settings),

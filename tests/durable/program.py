@@ -1,4 +1,4 @@
-"""A producer or a consumer as a real process. PROGRAM holds its settings as JSON; see Settings."""
+"""A producer, a consumer, or both in one without a broker, as a real process. PROGRAM holds its settings as JSON; see Settings."""
 
 import asyncio
 import json
@@ -24,7 +24,17 @@ from fastapi import FastAPI
 from faults import FaultyStore, FaultyStreams, reached, watch
 from history import happened
 from planted import plant
-from shop import LEDGER, SHOP, Counted, listener, make_tables
+from shop import (
+    LEDGER,
+    SHOP,
+    Counted,
+    Noted,
+    durable_listener,
+    keep_in_mind,
+    listener,
+    make_tables,
+    write_business_row,
+)
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -34,14 +44,15 @@ __all__ = ["Settings", "main", "prepare"]
 class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Everything a process is told. Times in seconds."""
 
-    role: Literal["producer", "consumer"]
+    role: Literal["producer", "consumer", "alone"]
+    """`alone`: writes the plan as domain events, which its own listeners hear durably."""
     database: str
     redis: str
     service: str = ""
     prefix: str = "cauce"
     pace: tuple[float, float, float, float] = (2.0, 0.5, 60.0, 30.0)
     keep: dict[str, float] = {}
-    # Of a producer
+    # Of who writes
     plan: list[tuple[str | None, str]] = []
     """Key and `does` of every event; event number n is plan[n - 1]. What is committed already is not written again."""
     together: int = 1
@@ -51,11 +62,13 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Up to how long a transaction stays open after publishing."""
     rolled_back: float = 0.0
     """The share of transactions that are rolled back once before they are done in earnest."""
+    savepoints: bool = False
+    """Whether every event is published once in a savepoint that is rolled back, and then in earnest."""
     every_s: float = 0.0
     filler: int = 0
     port: int = 0
     """With a port: an HTTP door, POST /{no}; nothing is written without being asked."""
-    # Of a consumer
+    # Of who listens
     listeners: tuple[str, ...] = (LEDGER,)
     start: Literal["retained", "now"] = "retained"
     retry: tuple[int, float, float] = (8, 0.05, 0.2)
@@ -84,15 +97,17 @@ def main() -> int:
 def _service(settings: Settings, engine: AsyncEngine) -> Service:
     lease_s, beat_s, verify_s, prune_s = settings.pace
     attempts, base, cap = settings.retry
-    consumes = settings.role == "consumer"
+    role = settings.role
     retry = Retry(attempts=attempts, base=base, cap=cap)
+    hear = {"producer": None, "consumer": listener, "alone": durable_listener}[role]
+    heard = [hear(name, retry, limit_s=settings.limit_s) for name in settings.listeners] if hear else []
     return Service(
-        settings.service or (LEDGER if consumes else SHOP),
-        modules=[listener(name, retry, limit_s=settings.limit_s) for name in settings.listeners] if consumes else [],
-        publishes=[] if consumes else [Counted],
+        settings.service or (LEDGER if role == "consumer" else SHOP),
+        modules=[*heard, keep_in_mind] if role == "alone" else heard,
+        publishes=[Counted] if role == "producer" else [],
         store=FaultyStore(engine),
-        transport=FaultyStreams(settings.redis, prefix=settings.prefix),
-        start=settings.start if consumes else None,
+        transport=None if role == "alone" else FaultyStreams(settings.redis, prefix=settings.prefix),
+        start=settings.start if role == "consumer" else None,
         keep=_keep(settings.keep),
         pace=Pace(lease_s=lease_s, beat_every_s=beat_s, verify_every_s=verify_s, prune_every_s=prune_s),
         drain_limit_s=settings.grace_s * 0.7,
@@ -112,11 +127,16 @@ async def _write(service: Service, numbers: Sequence[int], settings: Settings, *
     async with service.transaction() as tx:
         for no in numbers:
             key, does = settings.plan[no - 1] if no <= len(settings.plan) else (None, "")
-            envelope = await tx.publish(Counted(no=no, key=key, does=does, filler="x" * settings.filler))
-            await tx.session.execute(
-                text("INSERT INTO biz (no, event_id, key) VALUES (:no, :event_id, :key)"),
-                {"no": no, "event_id": envelope.id, "key": key},
-            )
+            kind: type[Counted | Noted] = Noted if settings.role == "alone" else Counted
+            event = kind(no=no, key=key, does=does, filler="x" * settings.filler)
+            if settings.savepoints:
+                with suppress(_GaveUpError):
+                    async with tx.savepoint():
+                        await tx.publish(event)
+                        raise _GaveUpError
+            envelope = await tx.publish(event)
+            if isinstance(event, Counted):
+                await write_business_row(tx.session, event, envelope)
         await asyncio.sleep(random.uniform(0, settings.hold_s))
         if give_up:
             raise _GaveUpError
@@ -169,11 +189,8 @@ def _door(service: Service, settings: Settings) -> Any:
     @app.post("/{no}", status_code=201)
     async def count(no: int, tx: Tx) -> dict[str, str]:
         key, does = settings.plan[no - 1]
-        envelope = await tx.publish(Counted(no=no, key=key, does=does))
-        await tx.session.execute(
-            text("INSERT INTO biz (no, event_id, key) VALUES (:no, :event_id, :key)"),
-            {"no": no, "event_id": envelope.id, "key": key},
-        )
+        envelope = await tx.publish(event := Counted(no=no, key=key, does=does))
+        await write_business_row(tx.session, event, envelope)
         return {"event_id": envelope.id}
 
     @app.get("/")

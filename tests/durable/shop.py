@@ -1,6 +1,7 @@
-"""What the test processes are made of: one event, a business table, and a ledger that would show every double.
+"""What the test processes are made of: an event, a business table, and a ledger that would show every double.
 
-The event tells its listener what to do, so that a test is a list of events: see `does`.
+The event tells its listener what to do, so that a test is a list of events: see `does`. It exists twice: for a broker,
+and as a domain event for durable listeners beside its publisher.
 """
 
 import asyncio
@@ -8,13 +9,23 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from cauce import Context, Envelope, IntegrationEvent, on
+from cauce import Context, DomainEvent, Envelope, IntegrationEvent, on
 from cauce.retry import Reject, Retry
 from history import happened, read
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["LEDGER", "SHOP", "Counted", "listener", "make_tables"]
+__all__ = [
+    "LEDGER",
+    "SHOP",
+    "Counted",
+    "Noted",
+    "durable_listener",
+    "keep_in_mind",
+    "listener",
+    "make_tables",
+    "write_business_row",
+]
 
 SHOP, LEDGER = "shop", "ledger"
 
@@ -26,7 +37,18 @@ class Counted(IntegrationEvent, name="shop.counted", version=1, key="key", sourc
     reject        fails for good                      sleep:S   sleeps so many seconds, its row written
     exit          ends the process without a word     crash:N   the same, the first N times only
     leave         raises SystemExit                   cancel    awaits something that was cancelled
+
+    `NAME@` before one of them: only in the listener of that name.
     """
+
+    no: int
+    key: str | None = None
+    does: str = ""
+    filler: str = ""
+
+
+class Noted(DomainEvent, name="shop.noted", version=1, key="key"):
+    """`does`: see Counted."""
 
     no: int
     key: str | None = None
@@ -55,30 +77,61 @@ def listener(name: str, retry: Retry, *, limit_s: float) -> Callable[..., Awaita
 
     @on(Counted, name=name, retry=retry, limit_s=limit_s)
     async def apply(event: Counted, session: AsyncSession, context: Context, envelope: Envelope) -> None:
-        happened("called", consumer=name, no=event.no, attempt=context.attempt)
-        await session.execute(
-            text(
-                "INSERT INTO ledger (consumer, event_id, key, key_seq, incarnation, no, worker, attempt) "
-                "VALUES (:consumer, :event_id, :key, :key_seq, :incarnation, :no, :worker, :attempt)"
-            ),
-            {
-                "consumer": name,
-                "event_id": envelope.id,
-                "key": envelope.key,
-                "key_seq": envelope.key_seq,
-                "incarnation": envelope.incarnation,
-                "no": event.no,
-                "worker": os.getpid(),
-                "attempt": context.attempt,
-            },
-        )
-        for act in event.does.split():
-            await _do(act, event, context)
+        await _append(name, event, session, context, envelope)
 
     return apply
 
 
-async def _do(act: str, event: Counted, context: Context) -> None:
+def durable_listener(name: str, retry: Retry, *, limit_s: float) -> Callable[..., Awaitable[None]]:
+    """The same, beside the publisher."""
+
+    @on(Noted, when="durable", name=name, retry=retry, limit_s=limit_s)
+    async def apply(event: Noted, session: AsyncSession, context: Context, envelope: Envelope) -> None:
+        await _append(name, event, session, context, envelope)
+
+    return apply
+
+
+@on(Noted, name="biz")
+async def keep_in_mind(event: Noted, session: AsyncSession, envelope: Envelope) -> None:
+    """The business row of a domain event, in its publisher's transaction."""
+    await write_business_row(session, event, envelope)
+
+
+async def write_business_row(session: AsyncSession, event: Counted | Noted, envelope: Envelope) -> None:
+    await session.execute(
+        text("INSERT INTO biz (no, event_id, key) VALUES (:no, :event_id, :key)"),
+        {"no": event.no, "event_id": envelope.id, "key": event.key},
+    )
+
+
+async def _append(
+    name: str, event: Counted | Noted, session: AsyncSession, context: Context, envelope: Envelope
+) -> None:
+    happened("called", consumer=name, no=event.no, attempt=context.attempt)
+    await session.execute(
+        text(
+            "INSERT INTO ledger (consumer, event_id, key, key_seq, incarnation, no, worker, attempt) "
+            "VALUES (:consumer, :event_id, :key, :key_seq, :incarnation, :no, :worker, :attempt)"
+        ),
+        {
+            "consumer": name,
+            "event_id": envelope.id,
+            "key": envelope.key,
+            "key_seq": envelope.key_seq,
+            "incarnation": envelope.incarnation,
+            "no": event.no,
+            "worker": os.getpid(),
+            "attempt": context.attempt,
+        },
+    )
+    for act in event.does.split():
+        who, _, what = act.rpartition("@")
+        if who in ("", name):
+            await _do(what, event, context)
+
+
+async def _do(act: str, event: Counted | Noted, context: Context) -> None:
     what, _, number = act.partition(":")
     match what:
         case "raise":
@@ -106,6 +159,6 @@ async def _do(act: str, event: Counted, context: Context) -> None:
             raise AssertionError(f"unknown act {act!r}")
 
 
-def _die(event: Counted) -> None:
+def _die(event: Counted | Noted) -> None:
     happened("died", no=event.no)
     os._exit(3)

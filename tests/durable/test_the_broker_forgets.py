@@ -43,11 +43,14 @@ def test_h15_a_broker_that_comes_back_empty_is_fed_again_and_everything_is_appli
     world.consumer(pace=_QUICK)
     world.producer([(f"k{no % 7}" if no % 2 else None, "") for no in range(600)], every_s=0.002)
     world.reached(200)
+    told = [len(process.lines()) for process in world.processes]
 
     _comes_back_empty(own_valkey)
 
     world.written(600)
     world.converges()
+    for process, before in zip(world.processes, told, strict=True):
+        assert len(process.lines()) - before < 20, "however many lanes, an outage is told in few lines"
 
 
 def test_h15_events_that_waited_in_the_broker_for_an_absent_consumer_survive_its_emptying(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from cauce import DomainEvent, Envelope, IntegrationEvent, PublishError, Service, Transaction, on
+from cauce import Context, DomainEvent, Envelope, IntegrationEvent, PublishError, Service, Transaction, on
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from cauce.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import StoryError, story
 from cauce.transport import Transport
@@ -331,6 +332,44 @@ async def test_events_arrive_from_outside_in_memory_and_over_a_real_broker(wire:
         await s.published(Welcomed, user_id="1")
         await s.publish(NOWHERE)
         assert isinstance(await s.failed(welcome), SmtpError)
+
+
+# --- durable listeners of domain events ---------------------------------------------------------------------
+
+
+class Invited(DomainEvent, name="mailing.invited", version=1, key="guest"):
+    guest: str
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/story.sqlite"
+    databases: ScratchDatabases = request.getfixturevalue("postgres")
+    return databases.database()
+
+
+async def test_a_durable_listener_of_a_domain_event_fails_is_tried_again_and_is_not_called_for_a_rollback(
+    database_url: str,
+) -> None:
+    @on(Invited, when="durable", name="mailing.invite", retry=Retry(attempts=3, base=0.05, cap=0.1))
+    async def invite(event: Invited, context: Context, tx: Transaction) -> None:
+        if context.attempt == 1:
+            raise SmtpError("try again")
+        await tx.publish(MailSent(user_id=event.guest))
+
+    service = Service("mailing", modules=[invite, journal], store=SqlAlchemyStore(create_engine(database_url)))
+    async with story(service) as s:
+        with pytest.raises(SmtpError):
+            async with service.transaction() as tx:
+                await tx.publish(Invited(guest="nobody"))
+                raise SmtpError
+        await s.publish(Invited(guest="ana"))
+
+        assert str(await s.failed(invite)) == "try again"
+        await s.handled(invite, guest="ana")
+        await s.published(MailSent, user_id="ana")
+        await s.never_published(MailSent, user_id="nobody")
 
 
 # --- the rolled-back session --------------------------------------------------------------------------------

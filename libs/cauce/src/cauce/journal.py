@@ -156,11 +156,14 @@ class Inbox(Protocol):
         ...
 
     async def claim(self, position: int, *, idle_s: float) -> bool:
-        """Take a waiting delivery out, as the token of handling it; False if somebody else did. `idle_s`: see `arrive`."""
+        """Take a delivery that is due out of the waiting room, as the token of handling it. `idle_s`: see `arrive`.
+
+        False if it is not there, or not due any more: somebody else has handled it, or tried to, meanwhile.
+        """
         ...
 
     async def holds(self, position: int) -> bool:
-        """Whether the waiting delivery is still there; it is locked until the transaction ends."""
+        """Whether the waiting delivery is still there, and due; it is locked until the transaction ends."""
         ...
 
     async def release_next(self, delivery: Waiting) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from random import random
@@ -62,6 +63,8 @@ class Relay:
         self._now = monotonic
         self._wake = asyncio.Event()
         self._verified: dict[Stream, tuple[Epoch, float]] = {}
+        self._server: str | None = None
+        self._refed: Counter[str] = Counter()
         self._resting: dict[Stream, float] = {}
         """Streams that the broker would not take while it took others, and until when they are left alone."""
         self._troubled = True
@@ -91,6 +94,8 @@ class Relay:
             except Exception as error:  # the database: nothing is lost, the rows wait there
                 pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
                 log.warning("the outbox could not be read or marked: %s", type(error).__name__)
+            finally:
+                self._tell_refed()
             await self._pause(pause_s * (0.8 + 0.4 * random()))
 
     async def _round(self) -> bool:
@@ -102,7 +107,7 @@ class Relay:
         batches = {stream: batch for stream, batch in _by_stream(rows).items() if stream in self._verified}
         if not batches:
             if self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
-                await self._transport.now(self._topics[0])
+                await self._sign_of_life(lanes)
                 self._heard_at = self._now()
             return False
         # Streams are independent of each other, so all of them make one trip.
@@ -194,18 +199,33 @@ class Relay:
                 known is not None and known[0] == epoch and self._now() - known[1] < self._verify_every_s
             ):
                 continue
-            newest = await self._journal.newest_sent(topic, lane, limit=_TAIL)
             try:
-                tail = await self._transport.tail(topic, lane, [broker_id for _, broker_id in newest])
+                await self._verify_one(stream, epoch)
             except TransportUnavailableError as error:
                 if troubled:
                     raise
                 troubled = True
                 self._rest(stream, error)
-                continue
-            if tail.lost_from is not None:
-                await self._feed_again(stream, newest, tail.lost_from)
-            self._verified[stream] = (epoch, self._now())
+
+    async def _sign_of_life(self, lanes: Mapping[Lane, Epoch]) -> None:
+        """Does the broker answer, and is it still the one it was? Between two of these it may have been restarted."""
+        ours = [stream for stream in self._verified if stream[1] in lanes]
+        if ours:
+            oldest = min(ours, key=lambda stream: self._verified[stream][1])
+            await self._verify_one(oldest, lanes[oldest[1]])
+        else:
+            await self._transport.now(self._topics[0])
+
+    async def _verify_one(self, stream: Stream, epoch: Epoch) -> None:
+        topic, lane = stream
+        newest = await self._journal.newest_sent(topic, lane, limit=_TAIL)
+        tail = await self._transport.tail(topic, lane, [broker_id for _, broker_id in newest])
+        if tail.server != self._server:
+            self._verified.clear()  # of a broker that may have lost everything since
+            self._server = tail.server
+        if tail.lost_from is not None:
+            await self._feed_again(stream, newest, tail.lost_from)
+        self._verified[stream] = (epoch, self._now())
 
     async def _feed_again(self, stream: Stream, newest: Sequence[tuple[int, BrokerId]], lost_from: BrokerId) -> None:
         """From the oldest that is missing on; if everything we asked for is missing, all that is kept."""
@@ -213,7 +233,13 @@ class Relay:
         first = next(position for position, broker_id in newest if broker_id == lost_from)
         again = await self._journal.unsend(topic, lane, from_position=None if first == newest[0][0] else first)
         self._count("refed", again)
-        log.error("%s, lane %d: the broker lost events it had confirmed; %d are sent again", topic, lane, again)
+        self._refed[topic] += again
+
+    def _tell_refed(self) -> None:
+        """One line for a topic, however many lanes it has."""
+        for topic, again in self._refed.items():
+            log.error("%s: the broker lost events it had confirmed; %d are sent again", topic, again)
+        self._refed.clear()
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -300,7 +300,7 @@ class SqlInbox:
         )
 
     async def claim(self, position: int, *, idle_s: float) -> bool:
-        statement = "DELETE FROM cauce_waiting WHERE position = :position"
+        statement = "DELETE FROM cauce_waiting WHERE position = :position AND next_at <= :NOW"
         if self._dialect.postgres:
             done = await self._run(f"{statement} AND {_LIMITED}", position=position, idle=_milliseconds(idle_s))
         else:
@@ -308,7 +308,9 @@ class SqlInbox:
         return done.rowcount == 1
 
     async def holds(self, position: int) -> bool:
-        found = await self._run("SELECT 1 FROM cauce_waiting WHERE position = :position FOR UPDATE", position=position)
+        found = await self._run(
+            "SELECT 1 FROM cauce_waiting WHERE position = :position AND next_at <= :NOW FOR UPDATE", position=position
+        )
         return found.one_or_none() is not None
 
     async def release_next(self, delivery: Waiting) -> None:

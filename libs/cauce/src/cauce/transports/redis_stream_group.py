@@ -14,6 +14,7 @@ age, nobody is reaped. What could go wrong with that:
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -343,9 +344,11 @@ class _Connected:
     async def _make_groups(self, streams: Sequence[_Stream], now: float) -> None:
         if not streams:
             return
+        group = self._reading.group
         clock, *lasts = await self._pipeline.ask(("TIME",), *(("XINFO", "STREAM", stream.key) for stream in streams))
         self._accept([clock])
         making: list[tuple[_Stream, Command]] = []
+        _tell_forgotten(group, [stream for stream in streams if stream.seen and stream.missing_since is None])
         for stream, last in zip(streams, lasts, strict=True):
             begin = self._reading.begin_of(stream)
             if isinstance(last, RedisRefusal):
@@ -356,16 +359,13 @@ class _Connected:
                 last_id = order(named(last)["last-generated-id"])
             if order(begin) > max((int(clock[0]) * 1000 + 1000, 0), last_id):
                 begin = "0-0"  # ids start lower than they once were: the server is another one, or its clock went back
-            making.append((stream, ("XGROUP", "CREATE", stream.key, self._reading.group, begin, "MKSTREAM")))
+            making.append((stream, ("XGROUP", "CREATE", stream.key, group, begin, "MKSTREAM")))
         if not making:
             return
-        for (stream, command), answer in zip(
-            making, await self._pipeline.ask(*(command for _, command in making)), strict=True
-        ):
+        answers = await self._pipeline.ask(*(command for _, command in making))
+        for (stream, _), answer in zip(making, answers, strict=True):
             if isinstance(answer, RedisRefusal) and answer.code != "BUSYGROUP":
                 raise self._reading.refused(answer)
-            if stream.seen:
-                log.warning("%s: the broker forgot this group; made again, to begin after %s", stream.key, command[4])
             self._found(stream, now + (_READ_ENDS_S if isinstance(answer, RedisRefusal) else 0.0))
 
     def _leave_to_publisher(self, stream: _Stream, now: float) -> bool:
@@ -373,7 +373,6 @@ class _Connected:
             return False
         if stream.missing_since is None:
             stream.missing_since = now
-            log.warning("%s: the broker forgot this stream", stream.key)
         return now - stream.missing_since < _LEAVE_TO_PUBLISHER_S
 
     def _prepare_again(self) -> None:
@@ -483,6 +482,15 @@ class _Connected:
         for answer in answers:
             if isinstance(answer, RedisRefusal):
                 raise self._reading.refused(answer)
+
+
+def _tell_forgotten(group: str, streams: Iterable[_Stream]) -> None:
+    """One line for a topic, however many lanes it has."""
+    for topic, lanes in Counter(stream.topic for stream in streams).items():
+        log.warning(
+            "%s: the broker forgot this group, or the stream, in %d of %s's lanes; they are made again",
+            group, lanes, topic,
+        )  # fmt: skip
 
 
 def _read_ends_in_s(consumers: Iterable[Any]) -> float:

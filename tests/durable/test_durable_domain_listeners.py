@@ -1,0 +1,130 @@
+"""`when="durable"`: a domain event's listener runs after the commit, until it works, whoever dies meanwhile.
+
+The row that waits for a listener is the queue. It is written in the publisher's transaction and deleted in the
+listener's, so at every moment, seen in one look, each event is either in the ledger or waiting.
+"""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from harness import World, query
+
+_HASTY = (0.6, 0.2, 60.0, 30.0)
+_LIVES = 8
+
+
+@pytest.fixture
+def shop_on_postgres(make_world: Callable[..., World], valkey: ValkeyServer, postgres: ScratchDatabases) -> World:
+    """One database, in which the shop and its listeners keep everything."""
+    url = postgres.database()
+    return make_world(broker=valkey.url, shop=url, ledger=url)
+
+
+@pytest.fixture
+def shop_on_sqlite(make_world: Callable[..., World], valkey: ValkeyServer, tmp_path: Path) -> World:
+    url = f"sqlite+aiosqlite:///{tmp_path}/shop.db"
+    return make_world(broker=valkey.url, shop=url, ledger=url)
+
+
+@pytest.fixture(params=["shop_on_postgres", "shop_on_sqlite"])
+def shop(request: pytest.FixtureRequest) -> World:
+    return request.getfixturevalue(request.param)
+
+
+def _neither_lost_nor_twice(shop: World) -> None:
+    """Without a listener that failed for good: what is committed is applied or waits, and never both."""
+    ((committed, applied, waiting),) = query(
+        shop.shop,
+        "SELECT (SELECT count(*) FROM biz), (SELECT count(*) FROM ledger), (SELECT count(*) FROM cauce_waiting)",
+    )
+    assert committed == applied + waiting
+
+
+def test_killed_before_the_commit_of_a_listener_the_event_waits_and_is_applied_later(shop: World) -> None:
+    _killed_again_and_again(shop, "before_commit")
+
+
+def test_killed_while_the_commit_of_a_listener_is_on_its_way_the_event_is_applied_or_waits_and_never_both(
+    shop_on_postgres: World,
+) -> None:
+    _killed_again_and_again(shop_on_postgres, "commit_sent")
+
+
+def _killed_again_and_again(shop: World, point: str) -> None:
+    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(60)]
+    for life in range(_LIVES):
+        process = shop.alone(plan, fault=f"{point}:{1 + (life * 5) % 7}", pace=_HASTY)
+        assert process.ended() == -signal.SIGKILL, process.said()
+        _neither_lost_nor_twice(shop)
+
+    shop.alone(plan, pace=_HASTY)
+
+    shop.written(len(plan))
+    final = shop.converges()
+    assert shop.struck(point) == _LIVES
+    assert len(final.ledger) == len(plan)
+
+
+def test_killed_after_the_commit_of_one_and_in_the_middle_of_the_next_each_is_applied_once_and_in_order(
+    shop: World,
+) -> None:
+    plan = [("k", ""), ("k", "crash:2"), ("k", "")]
+    for _ in range(2):
+        assert shop.alone(plan, pace=_HASTY).ended() == 3
+        _neither_lost_nor_twice(shop)
+        assert shop.applied() == 1
+
+    shop.alone(plan, pace=_HASTY)
+
+    shop.written(len(plan))
+    final = shop.converges()
+    assert [row.no for row in final.ledger] == [1, 2, 3]
+
+
+def test_killed_while_it_is_being_retried_the_attempts_go_on_where_they_were(shop: World) -> None:
+    plan = [("k", "fail:2 crash:1"), ("k", ""), ("other", "")]
+    assert shop.alone(plan, pace=_HASTY).ended() == 3
+    _neither_lost_nor_twice(shop)
+
+    shop.alone(plan, pace=_HASTY)
+
+    shop.written(len(plan))
+    final = shop.converges()
+    assert [row.no for row in final.ledger if row.key == "k"] == [1, 2]
+    assert [fact["attempt"] for fact in shop.facts("called") if fact["no"] == 1] == [1, 2, 3, 3]
+
+
+def test_of_two_listeners_of_one_event_the_one_that_fails_runs_again_alone_also_after_a_kill(shop: World) -> None:
+    shop.consumers.append("other")
+    plan = [("a", "other@fail:2 other@crash:1"), ("b", "")]
+    assert shop.alone(plan, listeners=("ledger", "other"), pace=_HASTY).ended() == 3
+
+    shop.alone(plan, listeners=("ledger", "other"), pace=_HASTY)
+
+    shop.written(len(plan))
+    shop.converges()
+    calls = [(fact["consumer"], fact["attempt"]) for fact in shop.facts("called") if fact["no"] == 1]
+    assert sorted(calls) == [("ledger", 1), ("other", 1), ("other", 2), ("other", 3), ("other", 3)]
+
+
+def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_key_behind_it(shop: World) -> None:
+    plan = [("a", "raise"), ("a", ""), ("b", ""), (None, "reject")]
+    shop.alone(plan, retry=(3, 0.05, 0.1))
+    shop.written(len(plan))
+
+    final = shop.converges(planted={1, 4}, parked={2})
+
+    assert [row.no for row in final.ledger] == [3]
+
+
+def test_what_was_published_in_a_savepoint_that_was_rolled_back_is_heard_by_nobody(shop: World) -> None:
+    plan = [(f"k{no % 3}" if no % 2 else None, "") for no in range(40)]
+    shop.alone(plan, savepoints=True, rolled_back=0.3, per_transaction=2)
+    shop.written(len(plan))
+
+    final = shop.converges()
+
+    assert len(final.ledger) == len(plan)
