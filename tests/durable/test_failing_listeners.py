@@ -2,39 +2,16 @@
 
 import json
 from collections import Counter
-from typing import Any
 
 import pytest
-import redis
+import scenarios
 from cauce.dev.servers import PostgresServer
-from harness import Running, World, eventually, query
-
-
-def _consumers_until_it_is_handled(world: World, **settings: Any) -> list[Running]:
-    """A supervisor: whenever the process dies, the next one is started."""
-    lives = [world.consumer(**settings)]
-
-    def alive() -> bool:
-        if not lives[-1].alive:
-            lives.append(world.consumer(**settings))
-        return any(reason == "crash loop" for _, _, reason in world.dead())
-
-    eventually(alive, within_s=60, what="the poison is a dead letter")
-    return lives
+from harness import World, eventually, query
 
 
 def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:
-    plan = [(f"k{no % 40}", "") for no in range(300)]
-    plan[99], plan[149] = ("raising", "raise"), ("deadly", "exit")
-    world.producer(plan)
-    world.written(len(plan))
-    eventually(lambda: not world.unsent())
-    with redis.Redis.from_url(world.broker) as broker:
-        broker.xadd(world.streams()[0], {"e": b'{"specversion": "1.0", "id": '})
+    lives = scenarios.deadly_events(world)
 
-    lives = _consumers_until_it_is_handled(world, retry=(3, 0.05, 0.1), pace=(1.0, 0.25, 60.0, 30.0))
-
-    eventually(lambda: world.applied() == 298, what="everything else is applied")
     eventually(
         lambda: Counter(reason for _, _, reason in world.dead()) == {"exhausted": 1, "crash loop": 1, "undecodable": 1}
     )
@@ -51,7 +28,7 @@ def test_a_retry_that_kills_the_process_ends_as_a_dead_letter_too(world: World) 
     world.producer([("a", ""), ("b", "fail:1 exit"), ("b", ""), ("c", "")])
     world.written(4)
 
-    _consumers_until_it_is_handled(world, pace=(1.0, 0.25, 60.0, 30.0))
+    scenarios.until_it_is_dead(world, pace=(1.0, 0.25, 60.0, 30.0))
 
     final = world.converges(planted={2}, parked={3})
     assert sorted(row.no for row in final.ledger) == [1, 4]
@@ -111,23 +88,12 @@ def _seconds(lines: list[str]) -> float:
     return (max(times) - min(times)) / 1000 if times else 0.0
 
 
+def test_h40_a_connection_that_the_database_ends_in_the_middle_costs_no_attempt(world: World) -> None:
+    scenarios.connections_ended_by_the_database(world)
+
+
 def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_order(world: World) -> None:
-    plan = [("a", "fail:5")] + [("a", "")] * 20 + [(f"k{no % 50}", "") for no in range(200)]
-    world.consumer(retry=(8, 0.2, 0.4))
-    world.producer(plan, together=4)
-
-    eventually(lambda: _applied_beside(world, "a") == 200, what="the other keys are done")
-    ahead = query(world.ledger, "SELECT count(*) FROM ledger WHERE key = 'a'")[0][0]
-
-    world.converges()
-    assert ahead == 0, "the others did not wait for key a"
-    assert max(fact["attempt"] for fact in world.facts("called") if fact["no"] == 1) == 6
-
-
-def _applied_beside(world: World, key: str) -> int:
-    if not world.applied():
-        return 0
-    return int(query(world.ledger, f"SELECT count(*) FROM ledger WHERE key <> '{key}'")[0][0])
+    scenarios.a_failing_head(world)
 
 
 def test_a_dead_head_keeps_its_key_parked_until_it_is_discarded_and_then_the_rest_follows_in_order(
