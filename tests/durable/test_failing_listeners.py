@@ -96,6 +96,16 @@ def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_
     scenarios.a_failing_head(world)
 
 
+def test_an_event_without_a_key_that_fails_holds_nobody_back(world: World) -> None:
+    world.consumer(retry=(8, 0.2, 0.4))
+    world.producer([(None, "fail:5"), *[(None, "")] * 40])
+
+    world.converges()
+
+    assert max(fact["attempt"] for fact in world.facts("called") if fact["no"] == 1) == 6
+    assert query(world.ledger, "SELECT no FROM ledger ORDER BY position DESC LIMIT 1") == [(1,)]
+
+
 def test_a_dead_head_keeps_its_key_parked_until_it_is_discarded_and_then_the_rest_follows_in_order(
     world: World,
 ) -> None:

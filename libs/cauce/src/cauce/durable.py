@@ -16,7 +16,7 @@ from cauce.alone import SideBySide
 from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
 from cauce.consumer import decode
-from cauce.envelope import Emission, Envelope
+from cauce.envelope import Emission, Envelope, key_of
 from cauce.errors import ConfigurationError, DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.gaps import Gaps
@@ -491,8 +491,6 @@ def _typed(envelope: Envelope, event_type: type[Event]) -> Emission:
     payload = envelope.payload
     event = payload if isinstance(payload, Event) else decode(payload, event_type)
     described = describe(event_type)
-    key = envelope.key
-    if key is None and described.key is not None:
-        key = str(getattr(event, described.key))
+    key = key_of(event, described) if envelope.key is None else envelope.key
     known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key)
     return Emission(event, None, known.source, known)
