@@ -302,12 +302,13 @@ class World:
         before, quiet_since = None, time.monotonic()
         pause_s = 0.05
         while True:
-            found = ["nothing is there yet"]
+            found = ["the databases or the broker do not answer"]
             with suppress(*_NOT_YET):
                 final = self.final(planted=planted, parked=parked)
                 found = problems(final)
-                if not found:
+                if not found and final.committed:
                     return final
+                found = found or ["nothing was committed"]
                 # What is wrong for good need not be waited for.
                 if any(word in line for line in found for word in ("doubles", "ghosts", "out of order", "innocents")):
                     deadline = 0.0

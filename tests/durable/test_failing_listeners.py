@@ -99,6 +99,7 @@ def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_
 def test_an_event_without_a_key_that_fails_holds_nobody_back(world: World) -> None:
     world.consumer(retry=(8, 0.2, 0.4))
     world.producer([(None, "fail:5"), *[(None, "")] * 40])
+    world.written(41)
 
     world.converges()
 
