@@ -49,6 +49,7 @@ _EXAMS = (
         "innocents are dead letters",
         lambda world: scenarios.woken_with_lanes_of_others(world, reads=3),
     ),
+    _Exam("keys_in_any_order", "deadlock", lambda world: scenarios.crosswise(world, transactions=150)),
     _Exam("savepoint_events_kept", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
     _Exam("rolled_back_events_written", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
     _Exam("maxlen", "lost", scenarios.trimmed_beside_a_paused_consumer),
