@@ -254,7 +254,7 @@ def until_it_is_dead(world: World, **settings: Any) -> list[Running]:
 
     def found() -> bool:
         if not lives[-1].alive:
-            assert len(lives) < 8, "the poison kills one process after the other"
+            assert len(lives) < 6, "the poison kills one process after the other"
             lives.append(world.consumer(**settings))
         return any(reason == "crash loop" for _, _, reason in world.dead())
 

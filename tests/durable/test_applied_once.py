@@ -109,3 +109,4 @@ def test_h38_what_comes_again_after_the_inbox_forgot_it_is_recognised_by_its_key
     eventually(lambda: world.in_groups() == (0, 0), what="it is acknowledged")
     assert len(world.facts("called")) == 1, "and not run again"
     assert [reason for _, _, reason in world.dead()] == becomes
+    assert len(world.converges().ledger) == 1 if key else world.applied() == 1

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import scenarios
 from cauce.dev.servers import PostgresServer
+from checker import problems
 from harness import World, eventually, query
 
 
@@ -15,6 +16,10 @@ def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_e
     eventually(
         lambda: Counter(reason for _, _, reason in world.dead()) == {"exhausted": 1, "crash loop": 1, "undecodable": 1}
     )
+    eventually(lambda: world.in_groups() == (0, 0))
+    assert problems(world.final(planted={100, 150})) == [
+        "ledger: 1 innocents are dead letters: [0] {'undecodable': 1}"
+    ], "nothing but what is no event of anybody's"
     rows = query(world.ledger, "SELECT reason, message, error FROM cauce_dead_letter")
     found = {reason: (bytes(message), error) for reason, message, error in rows}
     assert found["undecodable"][0] == b'{"specversion": "1.0", "id": ', "the bytes are kept"

@@ -10,6 +10,7 @@ import redis
 import scenarios
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
+from checker import problems
 from harness import Running, World, eventually, query
 
 _LIVES = 20 if scenarios.PROVE else 6
@@ -155,7 +156,8 @@ def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_othe
     world.producer([("k0", ""), *[(f"k{no}", "") for no in range(1, 500)]])
     world.written(500)
 
-    eventually(lambda: world.applied() == 500, what="all others are applied")
+    eventually(lambda: world.applied() == 500 and world.in_groups() == (0, 0), what="all others are applied")
+    assert problems(world.final()) == ["1 rows of the outbox are not sent"]
     stuck = query(world.shop, "SELECT event_id, problem FROM cauce_outbox WHERE sent_at IS NULL")
     assert [row[0] for row in stuck] == ["too-large"]
     assert "the limit is 262144" in stuck[0][1]

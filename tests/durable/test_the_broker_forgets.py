@@ -191,6 +191,9 @@ def test_a_group_that_joins_late_begins_where_it_says(world: World, start: str) 
     world.reached(expected, consumer="late")
     eventually(lambda: world.in_groups() == (0, 0))
     assert world.applied("late") == expected
+    if start == "retained":
+        world.consumers.append("late")
+        world.converges()
 
 
 def _has_groups(world: World, group: str) -> bool:
