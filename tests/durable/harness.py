@@ -28,8 +28,9 @@ __all__ = ["Nursery", "Running", "World", "eventually", "query"]
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T | None], *, within_s: float = 20.0, what: str = "") -> T:
-    """The first true answer; fails with the last one after `within_s`."""
+def eventually(condition: Callable[[], T | None], *, within_s: float = 60.0, what: str = "") -> T:
+    """The first true answer; fails with the last one after `within_s`, which is no promise but the end of patience: a
+    busy machine takes its time."""
     deadline = time.monotonic() + within_s
     while True:
         answer = condition()
@@ -118,14 +119,14 @@ class Running:
         self.signal(signal.SIGKILL)
         self.ended()
 
-    def ended(self, *, within_s: float = 20.0) -> int:
+    def ended(self, *, within_s: float = 60.0) -> int:
         """Wait for its end; the exit code, negative for a signal."""
         eventually(lambda: not self.alive, within_s=within_s, what=f"{self.settings.role} {self.pid} ends")
         code = self.exit_code()
         assert code is not None
         return code
 
-    def stop(self, *, within_s: float = 20.0) -> int:
+    def stop(self, *, within_s: float = 60.0) -> int:
         self.resume()
         self.terminate()
         return self.ended(within_s=within_s)
@@ -284,10 +285,10 @@ class World:
 
     # Waiting
 
-    def written(self, count: int, *, within_s: float = 30.0) -> None:
+    def written(self, count: int, *, within_s: float = 90.0) -> None:
         eventually(lambda: _count(self.shop, "biz") >= count, within_s=within_s, what=f"{count} events committed")
 
-    def reached(self, count: int, *, within_s: float = 30.0, consumer: str = LEDGER) -> None:
+    def reached(self, count: int, *, within_s: float = 90.0, consumer: str = LEDGER) -> None:
         eventually(
             lambda: _count(self.ledger, "ledger", f"consumer = '{consumer}'") >= count,
             within_s=within_s,
@@ -295,7 +296,7 @@ class World:
         )
 
     def converges(
-        self, *, within_s: float = 30.0, planted: Collection[int] = (), parked: Collection[int] = ()
+        self, *, within_s: float = 90.0, planted: Collection[int] = (), parked: Collection[int] = ()
     ) -> Final:
         """Wait until the promises are kept and everything is quiet; fails with what is wrong, and with the logs."""
         deadline = time.monotonic() + within_s

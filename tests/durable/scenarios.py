@@ -69,7 +69,7 @@ def many_writers(world: World, *, events: int) -> None:
     world.consumer()
 
     world.producer(plan, together=8, hold_s=0.03, per_transaction=3, rolled_back=0.2, abandoned=0.2)
-    world.written(len(plan), within_s=60)
+    world.written(len(plan))
 
     world.converges()
     assert len(world.facts("rolled back")) > 2
@@ -85,7 +85,7 @@ def crosswise(world: World, *, transactions: int) -> None:
     world.consumer()
 
     producer = world.producer(plan, together=6, per_transaction=5)
-    eventually(lambda: len(world.committed()) == len(plan) or not producer.alive, within_s=120)
+    eventually(lambda: len(world.committed()) == len(plan) or not producer.alive)
 
     assert producer.alive, [line for line in producer.lines() if "deadlock" in line.lower()]
     world.converges()
@@ -142,7 +142,7 @@ def woken_with_lanes_of_others(world: World, *, reads: int) -> None:
     zombie.resume()
 
     world.written(400)
-    world.converges(within_s=40)
+    world.converges()
 
 
 def scaled_up_and_down(world: World, *, events: int) -> None:
@@ -258,7 +258,7 @@ def until_it_is_dead(world: World, **settings: Any) -> list[Running]:
             lives.append(world.consumer(**settings))
         return any(reason == "crash loop" for _, _, reason in world.dead())
 
-    eventually(found, within_s=60, what="the poison is a dead letter")
+    eventually(found, what="the poison is a dead letter")
     return lives
 
 
@@ -316,4 +316,4 @@ def deleted_streams(world: World, *, times: int) -> None:
             assert broker.delete(*world.streams()) > 5
 
     world.written(events)
-    world.converges(within_s=40)
+    world.converges()

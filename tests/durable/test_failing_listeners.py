@@ -74,12 +74,12 @@ def test_h40_a_database_that_is_away_condemns_no_event_and_is_not_besieged(
 ) -> None:
     world.ledger = own_postgres.create_database("ledger")
     consumer = world.consumer(retry=(2, 0.05, 0.1))
-    world.producer(500, every_s=0.005)
-    world.reached(50)
+    world.producer(200, every_s=0.01)
+    world.reached(20)
 
     own_postgres.stop()
     logged = len(consumer.lines())
-    eventually(lambda: len(world.committed()) == 500, what="the producer goes on")
+    eventually(lambda: len(world.committed()) == 200, what="the producer goes on")
     away = [line for line in consumer.lines()[logged:] if "OperationalError" in line or "waits for" in line]
     own_postgres.start()
 

@@ -73,7 +73,7 @@ def _not_ready(port: int) -> dict[str, str] | None:
 def test_a_third_instance_has_its_fair_share_within_ten_seconds_at_the_pace_as_shipped(world: World) -> None:
     first, second = world.consumer(pace=_AS_SHIPPED), world.consumer(pace=_AS_SHIPPED)
     world.producer(400, every_s=0.01)
-    eventually(lambda: world.shares(world.ledger) == [8, 8], within_s=20)
+    eventually(lambda: world.shares(world.ledger) == [8, 8])
     third = world.consumer(pace=_AS_SHIPPED)
     began = time.monotonic()
 
@@ -113,7 +113,7 @@ def test_h08_rolling_restarts_of_three_instances_whose_listener_is_slower_than_t
         instances[at] = world.consumer(pace=_HASTY)
         assert instance.stop() == 0
 
-    final = world.converges(within_s=60)
+    final = world.converges()
 
     assert len(final.ledger) == len(plan)
     assert len(world.facts("called")) == len(plan), "nothing was even begun twice: what ran was waited for"
