@@ -11,7 +11,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 MEMBERS := libs/cauce libs/contracts libs/seedwork apps/accounts apps/mailing apps/music_discovery
 
-.PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test check format bench lock clean
+.PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test prove check format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ discovery: music-discovery
 test: $(READY) ## All tests, on real servers which the tests start themselves
 	@scripts/redis7.sh .cauce/redis7
 	@$(BIN)/python -m pytest
+
+prove: $(READY) ## The durable tests in their long form: as many kills as their hazards name
+	@PROVE=1 $(BIN)/python -m pytest tests/durable
 
 check: $(READY) ## Format, lint, types, layers
 	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }

@@ -75,7 +75,7 @@ def _lost_ghosts_doubles(final: Final) -> Iterator[str]:
 
 
 def _order(final: Final) -> Iterator[str]:
-    """Per key strictly rising, from 1 and without holes but for what was put aside or rejected."""
+    """Per key strictly rising. A hole needs no look of its own: what was committed and is not there is lost."""
     seen: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for row in final.ledger:
         if row.key is not None and row.key_seq is not None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def make_world(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
-    """`make_world(broker=…, shop=…, ledger=…, planted=…)`; its processes end with the test."""
+    """`make_world(broker=…, shop=…, ledger=…)`, see World; its processes end with the test."""
     worlds: list[World] = []
     request.node.stash[_worlds] = worlds
 
-    def make(**where: str) -> World:
+    def make(**where: Any) -> World:
         folder = tmp_path / f"world-{len(worlds)}"
         folder.mkdir()
         worlds.append(World(nursery, folder, **where))

@@ -1,7 +1,6 @@
 """A producer, a consumer, or both in one without a broker, as a real process. PROGRAM holds its settings as JSON; see Settings."""
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -12,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
-from cauce import Service
+from cauce import Service, Transaction
 from cauce.errors import CommitUnknownError
 from cauce.fastapi import Tx
 from cauce.hosting import run
@@ -62,8 +61,8 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Up to how long a transaction stays open after publishing."""
     rolled_back: float = 0.0
     """The share of transactions that are rolled back once before they are done in earnest."""
-    savepoints: bool = False
-    """Whether every event is published once in a savepoint that is rolled back, and then in earnest."""
+    abandoned: float = 0.0
+    """The share of transactions in which the same events are first published in a savepoint that is rolled back."""
     every_s: float = 0.0
     filler: int = 0
     port: int = 0
@@ -125,21 +124,28 @@ async def prepare(engine: AsyncEngine) -> None:
 
 async def _write(service: Service, numbers: Sequence[int], settings: Settings, *, give_up: bool) -> None:
     async with service.transaction() as tx:
-        for no in numbers:
-            key, does = settings.plan[no - 1] if no <= len(settings.plan) else (None, "")
-            kind: type[Counted | Noted] = Noted if settings.role == "alone" else Counted
-            event = kind(no=no, key=key, does=does, filler="x" * settings.filler)
-            if settings.savepoints:
-                with suppress(_GaveUpError):
-                    async with tx.savepoint():
-                        await tx.publish(event)
-                        raise _GaveUpError
-            envelope = await tx.publish(event)
-            if isinstance(event, Counted):
-                await write_business_row(tx.session, event, envelope)
+        if random.random() < settings.abandoned:
+            with suppress(_GaveUpError):
+                async with tx.savepoint():
+                    await _publish(tx, numbers, settings)
+                    happened("abandoned", numbers=list(numbers))
+                    raise _GaveUpError
+        await _publish(tx, numbers, settings)
         await asyncio.sleep(random.uniform(0, settings.hold_s))
         if give_up:
+            happened("rolled back", numbers=list(numbers))
             raise _GaveUpError
+
+
+async def _publish(tx: Transaction, numbers: Sequence[int], settings: Settings) -> None:
+    for no in numbers:
+        key, does = settings.plan[no - 1] if no <= len(settings.plan) else (None, "")
+        fields: dict[str, Any] = {"no": no, "key": key, "does": does, "filler": "x" * settings.filler}
+        if settings.role == "alone":
+            await tx.publish(Noted(**fields))  # its listener in the transaction writes the business row
+        else:
+            event = Counted(**fields)
+            await write_business_row(tx.session, event, await tx.publish(event))
 
 
 class _GaveUpError(Exception):
@@ -187,11 +193,8 @@ def _door(service: Service, settings: Settings) -> Any:
     app = FastAPI(lifespan=service.lifespan)
 
     @app.post("/{no}", status_code=201)
-    async def count(no: int, tx: Tx) -> dict[str, str]:
-        key, does = settings.plan[no - 1]
-        envelope = await tx.publish(event := Counted(no=no, key=key, does=does))
-        await write_business_row(tx.session, event, envelope)
-        return {"event_id": envelope.id}
+    async def count(no: int, tx: Tx) -> None:
+        await _publish(tx, [no], settings)
 
     @app.get("/")
     async def there() -> str:
@@ -214,5 +217,4 @@ def _keep(wanted: Mapping[str, float]) -> Keep:
 
 
 if __name__ == "__main__":
-    _ = json
     sys.exit(main())

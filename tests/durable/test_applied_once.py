@@ -3,9 +3,9 @@
 import asyncio
 import os
 import signal
-import time
 
 import pytest
+import scenarios
 from cauce import Envelope, Service
 from cauce.applying import Applying
 from cauce.cloudevents import from_json
@@ -19,27 +19,16 @@ from harness import World, eventually, query
 from program import prepare
 from shop import LEDGER, Counted, listener
 
-_LIVES = 15
+_QUICK = scenarios.HASTY
+_LIVES = 50 if scenarios.PROVE else 6
 
 
-@pytest.mark.parametrize("point", ["before_commit", "commit_sent", "before_ack"])
+@pytest.mark.parametrize("point", ["before_commit", "commit_sent", "before_ack", "after_ack"])
 def test_h36_a_consumer_killed_around_its_commit_loses_nothing_and_doubles_nothing(world: World, point: str) -> None:
-    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(150)]
-    world.producer(plan)
-    world.written(len(plan))
-    eventually(lambda: not world.unsent())
-    for life in range(_LIVES):
-        # Never the same event often enough to be suspected of it: see crash loops.
-        consumer = world.consumer(fault=f"{point}:{1 + (life * 5) % 9}", pace=(0.6, 0.2, 60.0, 30.0))
-        assert consumer.ended() == -signal.SIGKILL, consumer.said()
+    scenarios.consumers_killed_around_their_commit(world, point, lives=_LIVES)
 
-    world.consumer(pace=(0.6, 0.2, 60.0, 30.0))
-
-    final = world.converges()
-    assert world.struck(point) == _LIVES
     if point != "before_commit":
         assert len({fact["pid"] for fact in world.facts("called")}) > 1
-    assert len(final.ledger) == len(plan)
 
 
 def test_h36_a_listener_that_raises_leaves_no_effect_and_loses_nothing(world: World) -> None:
@@ -105,28 +94,19 @@ def _applying(service: Service) -> Applying:
     return service._durable._applying
 
 
+@pytest.mark.parametrize(("key", "becomes"), [("k", []), (None, ["too old to dedupe"])])
 def test_h38_what_comes_again_after_the_inbox_forgot_it_is_recognised_by_its_key_or_set_aside_never_run(
-    world: World,
+    world: World, key: str | None, becomes: list[str]
 ) -> None:
-    pace = (0.6, 0.2, 60.0, 0.2)
-    producer = world.producer([("k", ""), (None, "")])
-    world.written(2)
-    eventually(lambda: not world.unsent())
-    for times in (1, 2):  # each life applies one more and dies before it can say so
-        assert world.consumer(fault=f"before_ack:{times}", pace=pace).ended() == -signal.SIGKILL
-    producer.stop()
-    assert world.applied() == 2
-    written_at = time.monotonic()
-    eventually(lambda: time.monotonic() - written_at > 1.1, what="the events are older than the inbox remembers")
-    query(world.ledger, "DELETE FROM cauce_inbox", write=True)  # as pruning would have done meanwhile
+    world.producer([(key, "")])
+    assert world.consumer(fault="before_ack:1", pace=_QUICK).ended() == -signal.SIGKILL
+    assert world.applied() == 1
+    assert world.in_groups() == (1, 0), "applied, and still to be acknowledged"
+    query(world.ledger, "DELETE FROM cauce_inbox", write=True)  # as pruning does when it is old enough
 
-    world.consumer(pace=pace, keep={"inbox_s": 1.0})
+    world.consumer(pace=_QUICK, keep={"inbox_s": 0.001})
 
-    eventually(lambda: world.in_groups() == (0, 0), what="both are acknowledged")
-    assert world.applied() == 2, "neither was run again"
-    assert _dead_numbers(world) == [(2, "too old to dedupe")]
-
-
-def _dead_numbers(world: World) -> list[tuple[int, str]]:
-    numbers = world.committed()
-    return [(numbers[event_id], reason) for _, event_id, reason in world.dead()]
+    eventually(lambda: world.in_groups() == (0, 0), what="it is acknowledged")
+    assert len(world.facts("called")) == 1, "and not run again"
+    assert [reason for _, _, reason in world.dead()] == becomes
+    assert len(world.converges().ledger) == 1 if key else world.applied() == 1

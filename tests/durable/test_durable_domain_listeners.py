@@ -122,7 +122,7 @@ def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_ke
 
 def test_what_was_published_in_a_savepoint_that_was_rolled_back_is_heard_by_nobody(shop: World) -> None:
     plan = [(f"k{no % 3}" if no % 2 else None, "") for no in range(40)]
-    shop.alone(plan, savepoints=True, rolled_back=0.3, per_transaction=2)
+    shop.alone(plan, abandoned=1.0, rolled_back=0.3, per_transaction=2)
     shop.written(len(plan))
 
     final = shop.converges()

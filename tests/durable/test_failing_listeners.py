@@ -2,42 +2,24 @@
 
 import json
 from collections import Counter
-from typing import Any
 
 import pytest
-import redis
+import scenarios
 from cauce.dev.servers import PostgresServer
-from harness import Running, World, eventually, query
-
-
-def _consumers_until_it_is_handled(world: World, **settings: Any) -> list[Running]:
-    """A supervisor: whenever the process dies, the next one is started."""
-    lives = [world.consumer(**settings)]
-
-    def alive() -> bool:
-        if not lives[-1].alive:
-            lives.append(world.consumer(**settings))
-        return any(reason == "crash loop" for _, _, reason in world.dead())
-
-    eventually(alive, within_s=60, what="the poison is a dead letter")
-    return lives
+from checker import problems
+from harness import World, eventually, query
 
 
 def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:
-    plan = [(f"k{no % 40}", "") for no in range(300)]
-    plan[99], plan[149] = ("raising", "raise"), ("deadly", "exit")
-    world.producer(plan)
-    world.written(len(plan))
-    eventually(lambda: not world.unsent())
-    with redis.Redis.from_url(world.broker) as broker:
-        broker.xadd(world.streams()[0], {"e": b'{"specversion": "1.0", "id": '})
+    lives = scenarios.deadly_events(world)
 
-    lives = _consumers_until_it_is_handled(world, retry=(3, 0.05, 0.1), pace=(1.0, 0.25, 60.0, 30.0))
-
-    eventually(lambda: world.applied() == 298, what="everything else is applied")
     eventually(
         lambda: Counter(reason for _, _, reason in world.dead()) == {"exhausted": 1, "crash loop": 1, "undecodable": 1}
     )
+    eventually(lambda: world.in_groups() == (0, 0))
+    assert problems(world.final(planted={100, 150})) == [
+        "ledger: 1 innocents are dead letters: [0] {'undecodable': 1}"
+    ], "nothing but what is no event of anybody's"
     rows = query(world.ledger, "SELECT reason, message, error FROM cauce_dead_letter")
     found = {reason: (bytes(message), error) for reason, message, error in rows}
     assert found["undecodable"][0] == b'{"specversion": "1.0", "id": ', "the bytes are kept"
@@ -51,7 +33,7 @@ def test_a_retry_that_kills_the_process_ends_as_a_dead_letter_too(world: World) 
     world.producer([("a", ""), ("b", "fail:1 exit"), ("b", ""), ("c", "")])
     world.written(4)
 
-    _consumers_until_it_is_handled(world, pace=(1.0, 0.25, 60.0, 30.0))
+    scenarios.until_it_is_dead(world, pace=(1.0, 0.25, 60.0, 30.0))
 
     final = world.converges(planted={2}, parked={3})
     assert sorted(row.no for row in final.ledger) == [1, 4]
@@ -92,16 +74,17 @@ def test_h40_a_database_that_is_away_condemns_no_event_and_is_not_besieged(
 ) -> None:
     world.ledger = own_postgres.create_database("ledger")
     consumer = world.consumer(retry=(2, 0.05, 0.1))
-    world.producer(500, every_s=0.005)
-    world.reached(50)
+    world.producer(200, every_s=0.01)
+    world.reached(20)
 
     own_postgres.stop()
     logged = len(consumer.lines())
-    eventually(lambda: len(world.committed()) == 500, what="the producer goes on")
+    eventually(lambda: len(world.committed()) == 200, what="the producer goes on")
     away = [line for line in consumer.lines()[logged:] if "OperationalError" in line or "waits for" in line]
     own_postgres.start()
 
     world.converges()
+    assert away, "it was in its way"
     seconds = _seconds(away)
     assert len(away) <= 30 + 15 * seconds, f"{len(away)} tries in {seconds} s"
 
@@ -111,23 +94,23 @@ def _seconds(lines: list[str]) -> float:
     return (max(times) - min(times)) / 1000 if times else 0.0
 
 
-def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_order(world: World) -> None:
-    plan = [("a", "fail:5")] + [("a", "")] * 20 + [(f"k{no % 50}", "") for no in range(200)]
-    world.consumer(retry=(8, 0.2, 0.4))
-    world.producer(plan, together=4)
+def test_h40_a_connection_that_the_database_ends_in_the_middle_costs_no_attempt(world: World) -> None:
+    scenarios.connections_ended_by_the_database(world)
 
-    eventually(lambda: _applied_beside(world, "a") == 200, what="the other keys are done")
-    ahead = query(world.ledger, "SELECT count(*) FROM ledger WHERE key = 'a'")[0][0]
+
+def test_h41_a_failing_event_holds_back_its_key_only_and_its_successors_stay_in_order(world: World) -> None:
+    scenarios.a_failing_head(world)
+
+
+def test_an_event_without_a_key_that_fails_holds_nobody_back(world: World) -> None:
+    world.consumer(retry=(8, 0.2, 0.4))
+    world.producer([(None, "fail:5"), *[(None, "")] * 40])
+    world.written(41)
 
     world.converges()
-    assert ahead == 0, "the others did not wait for key a"
+
     assert max(fact["attempt"] for fact in world.facts("called") if fact["no"] == 1) == 6
-
-
-def _applied_beside(world: World, key: str) -> int:
-    if not world.applied():
-        return 0
-    return int(query(world.ledger, f"SELECT count(*) FROM ledger WHERE key <> '{key}'")[0][0])
+    assert query(world.ledger, "SELECT no FROM ledger ORDER BY position DESC LIMIT 1") == [(1,)]
 
 
 def test_a_dead_head_keeps_its_key_parked_until_it_is_discarded_and_then_the_rest_follows_in_order(

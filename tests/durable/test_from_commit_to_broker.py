@@ -1,15 +1,19 @@
 """H01–H06, H10, H24, H27: what was committed reaches the broker, and nothing else does, whoever dies meanwhile."""
 
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 
 import httpx
+import psutil
 import pytest
+import redis
+import scenarios
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
+from checker import problems
 from harness import Running, World, eventually, query
 
-_LIVES = 20
+_LIVES = 20 if scenarios.PROVE else 6
 _SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")
 
 
@@ -58,69 +62,43 @@ def _ask(door: httpx.Client, no: int) -> bool:
 
 
 def test_h02_an_event_that_was_written_first_and_committed_last_is_not_skipped(world: World) -> None:
-    plan = [("k1", ""), ("k2", "")]
-    world.consumer()
-    first = world.producer(plan[:1], fault="before_commit:1:stop")
-    eventually(lambda: world.struck("before_commit"), what="the first transaction stands before its COMMIT")
-    # The second process cannot write number 1, which waits for the first one's row; its other writer does number 2.
-    world.producer(plan, together=2)
-    world.reached(1)
-    assert set(world.committed().values()) == {2}
-
-    first.resume()
-
-    world.written(2)
-    final = world.converges()
-    assert [row.no for row in final.ledger] == [2, 1]
+    scenarios.written_first_committed_last(world)
 
 
 def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_the_order_of_every_key(
     world: World,
 ) -> None:
-    plan = [(f"k{no % 20}", "") for no in range(1200)]
-    world.consumer()
-
-    world.producer(plan, together=8, hold_s=0.03, per_transaction=3, rolled_back=0.2)
-    world.written(len(plan), within_s=60)
-
-    world.converges()
-    heads = dict(query(world.shop, "SELECT key, seq FROM cauce_key_head"))
-    assert heads == {f"k{no}": 60 for no in range(20)}, "without holes, although one in five was rolled back"
+    scenarios.many_writers(world, events=4800 if scenarios.PROVE else 900)
 
 
 def test_h03_transactions_over_several_keys_never_wait_for_each_other_crosswise(world: World) -> None:
-    # Two processes, each transaction over the same five keys in another order.
-    plan = [(f"k{(no * 7) % 5}", "") for no in range(1, 1001)]
-    world.consumer()
+    scenarios.crosswise(world, transactions=2000 if scenarios.PROVE else 150)
 
-    world.producer(plan, together=6, per_transaction=5)
-    world.written(len(plan), within_s=60)
 
-    world.converges()
-    assert not [line for process in world.processes for line in process.lines() if "deadlock" in line.lower()]
+def test_h04_relays_that_freeze_with_rows_in_their_hands_and_wake_as_zombies_keep_the_order_of_every_key(
+    world: World,
+) -> None:
+    scenarios.frozen_between_reading_and_sending(world)
 
 
 def test_h04_three_relays_that_are_frozen_at_random_keep_the_order_of_a_key(world: World) -> None:
     world.consumer()
-    plan = [("k", "") for _ in range(1000)]
+    plan = [("k", "")] * 600
     # One writes; three relay. Whoever is frozen loses its lanes and comes back as a zombie.
-    writer = world.producer(plan, every_s=0.002)
+    writer = world.producer(plan, pace=scenarios.HASTY, every_s=0.005)
     world.written(1)
-    relays = [writer, world.producer(), world.producer()]
-    frozen = 0
+    relays = [writer, *(world.producer(pace=scenarios.HASTY) for _ in range(2))]
 
-    while len(world.committed()) < len(plan):
+    for turn in range(20 if scenarios.PROVE else 4):
         owner = _relay_of_the_key(world, relays)
         if owner is None or owner is writer:
-            owner = relays[1 + frozen % 2]
+            owner = relays[1 + turn % 2]
         owner.pause()
-        owners = world.owners(world.shop)
-        eventually(lambda owners=owners: world.owners(world.shop) != owners or len(world.committed()) == len(plan))
+        eventually(lambda frozen=owner: not world.lanes_of(world.shop, frozen), what="it is replaced")
         owner.resume()
-        frozen += 1
 
+    world.written(len(plan))
     world.converges()
-    assert frozen >= 2
 
 
 def _relay_of_the_key(world: World, relays: list[Running]) -> Running | None:
@@ -175,10 +153,46 @@ def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_othe
     world.producer([("k0", ""), *[(f"k{no}", "") for no in range(1, 500)]])
     world.written(500)
 
-    eventually(lambda: world.applied() == 500, what="all others are applied")
+    eventually(lambda: world.applied() == 500 and world.in_groups() == (0, 0), what="all others are applied")
+    assert problems(world.final()) == ["1 rows of the outbox are not sent"]
     stuck = query(world.shop, "SELECT event_id, problem FROM cauce_outbox WHERE sent_at IS NULL")
     assert [row[0] for row in stuck] == ["too-large"]
     assert "the limit is 262144" in stuck[0][1]
+    said = "".join(process.said() for process in world.processes)
+    assert said.count("event too-large cannot be sent") == 1, "and it was not tried again and again"
+
+
+def test_h10_a_relay_that_nobody_wakes_finds_by_polling_what_others_committed_also_when_its_connections_are_ended(
+    world: World,
+) -> None:
+    world.consumer()
+    relay = world.producer(pace=scenarios.QUICK)
+    eventually(lambda: len(world.lanes_of(world.shop, relay)) == 16)
+    world.producer([(f"k{no}", "") for no in range(150)], pace=scenarios.QUICK, every_s=0.02)
+    eventually(lambda: world.shares(world.shop) == [8, 8])
+    for part in (40, 80, 120):
+        world.written(part)
+        assert _end_connections(world, relay) > 0
+
+    world.written(150)
+    world.converges()
+
+    lanes = ", ".join(str(lane) for lane in world.lanes_of(world.shop, relay))
+    waited = query(world.shop, f"SELECT sent_at - created_at FROM cauce_outbox WHERE lane IN ({lanes})")
+    assert len(waited) > 30
+    assert median(float(row[0]) for row in waited) < 1.2 + 1.0, "the longest poll, and a second"
+
+
+def _end_connections(world: World, process: Running) -> int:
+    """The database ends all that this process has to it."""
+    ports = {one.laddr.port for one in psutil.Process(process.pid).net_connections("tcp")}
+    listed = ", ".join(map(str, ports))
+    ended = query(
+        world.shop,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        f"WHERE datname = current_database() AND client_port IN ({listed})",
+    )
+    return int(ended[0][0])
 
 
 def test_h24_an_answer_that_comes_too_late_leads_to_copies_and_not_to_a_second_effect(
@@ -202,8 +216,6 @@ def test_h24_an_answer_that_comes_too_late_leads_to_copies_and_not_to_a_second_e
 def test_h27_a_broker_out_of_memory_takes_nothing_half_and_everything_later(
     world_of_its_own: World, own_valkey: ValkeyServer
 ) -> None:
-    import redis
-
     world = world_of_its_own
     world.consumer()
     with redis.Redis.from_url(own_valkey.url) as broker:
@@ -216,6 +228,3 @@ def test_h27_a_broker_out_of_memory_takes_nothing_half_and_everything_later(
         broker.config_set("maxmemory", "0")
 
     world.converges()
-
-
-_ = ThreadPoolExecutor

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 import redis
+import scenarios
 from cauce.dev.servers import ValkeyServer
 from harness import World, eventually, query
 
-_QUICK = (1.5, 0.4, 60.0, 30.0)
-
-
-def _comes_back_empty(server: ValkeyServer) -> None:
-    """Killed, and everything it had is gone."""
-    server.kill()
-    shutil.rmtree(server.folder / "data")
-    server.start()
+_QUICK = scenarios.QUICK
 
 
 def _copy(server: ValkeyServer, to: Path) -> None:
@@ -41,30 +35,23 @@ def test_h15_a_broker_that_comes_back_empty_is_fed_again_and_everything_is_appli
 ) -> None:
     world = world_of_its_own
     world.consumer(pace=_QUICK)
-    world.producer([(f"k{no % 7}" if no % 2 else None, "") for no in range(600)], every_s=0.002)
+    producer = world.producer([(f"k{no % 7}" if no % 2 else None, "") for no in range(600)], every_s=0.002)
     world.reached(200)
     told = [len(process.lines()) for process in world.processes]
 
-    _comes_back_empty(own_valkey)
+    scenarios.comes_back_empty(own_valkey)
 
     world.written(600)
     world.converges()
     for process, before in zip(world.processes, told, strict=True):
         assert len(process.lines()) - before < 20, "however many lanes, an outage is told in few lines"
+    assert "are sent again" in producer.said()
 
 
 def test_h15_events_that_waited_in_the_broker_for_an_absent_consumer_survive_its_emptying(
     world_of_its_own: World, own_valkey: ValkeyServer
 ) -> None:
-    world = world_of_its_own
-    world.producer(150)
-    world.written(150)
-    eventually(lambda: not world.unsent(), what="all is in the broker")
-
-    _comes_back_empty(own_valkey)
-    world.consumer(pace=_QUICK)
-
-    world.converges()
+    scenarios.an_emptied_broker(world_of_its_own, own_valkey)
 
 
 def test_h18_a_broker_that_lost_its_tail_with_new_keys_in_it_is_fed_again_in_order(
@@ -91,6 +78,7 @@ def test_h18_a_broker_that_lost_its_tail_with_new_keys_in_it_is_fed_again_in_ord
     world.written(260)
     final = world.converges()
     assert len(final.ledger) == 260
+    assert any("are sent again" in process.said() for process in world.processes)
 
 
 def test_h20_a_group_whose_position_went_back_delivers_again_and_nothing_is_applied_twice(
@@ -98,7 +86,7 @@ def test_h20_a_group_whose_position_went_back_delivers_again_and_nothing_is_appl
 ) -> None:
     world = world_of_its_own
     world.consumer(pace=_QUICK)
-    world.producer([(f"k{no % 7}" if no % 3 else None, "") for no in range(500)], every_s=0.002)
+    producer = world.producer([(f"k{no % 7}" if no % 3 else None, "") for no in range(500)], every_s=0.002)
     world.reached(80)
     _copy(own_valkey, tmp_path / "earlier")
     world.reached(250)
@@ -107,38 +95,28 @@ def test_h20_a_group_whose_position_went_back_delivers_again_and_nothing_is_appl
 
     world.written(500)
     world.converges()
-    calls = world.facts("called")
-    assert len(calls) == 500, "repeats died in the inbox, before the listener"
+    assert "are sent again" in producer.said()
+    assert len(world.facts("called")) == 500, "repeats died in the inbox, before the listener"
 
 
 def test_h19_the_streams_are_deleted_five_times_while_events_flow(world: World) -> None:
-    world.consumer(pace=_QUICK)
-    world.producer(600, every_s=0.003)
-    for times in range(1, 6):
-        world.reached(90 * times)
-        with redis.Redis.from_url(world.broker) as broker:
-            broker.delete(*world.streams())
-
-    world.written(600)
-    world.converges(within_s=40)
+    scenarios.deleted_streams(world, times=5)
 
 
 def test_h21_a_worker_killed_again_and_again_leaves_nothing_pending(world: World) -> None:
-    plan = [(f"k{no % 9}" if no % 2 else None, "") for no in range(900)]
-    world.producer(plan, every_s=0.002)
-    kills = 0
-    while world.applied() < 700:
-        consumer = world.consumer(pace=(0.5, 0.15, 60.0, 30.0))
-        before = world.applied()
-        eventually(lambda before=before: world.applied() > before + 10 or world.applied() >= 900)
+    kills = 50 if scenarios.PROVE else 12
+    world.producer([(f"k{no % 9}" if no % 2 else None, "") for no in range(60 * kills)], every_s=0.004)
+    for _ in range(kills):
+        seen = world.applied()
+        consumer = world.consumer(pace=scenarios.HASTY)
+        eventually(lambda seen=seen: world.applied() > seen + 10)
         consumer.kill()
-        kills += 1
 
     world.consumer(pace=_QUICK)
-    world.written(len(plan))
+    world.written(60 * kills)
 
     world.converges()
-    assert kills >= 10
+    assert {process.exit_code() for process in world.processes[1:-1]} == {-signal.SIGKILL}
 
 
 def test_h22_an_entry_whose_content_was_deleted_while_pending_is_counted_and_comes_again_from_the_producer(
@@ -164,37 +142,12 @@ def test_h22_an_entry_whose_content_was_deleted_while_pending_is_counted_and_com
 
 
 def test_h23_scaling_from_five_to_one_and_back_under_load_loses_nothing(world: World) -> None:
-    world.producer([(f"k{no % 11}", "") for no in range(800)], every_s=0.01)
-    workers = [world.consumer(pace=_QUICK) for _ in range(5)]
-    for target in (150, 300, 450):
-        world.reached(target)
-        for worker in workers[1:]:
-            assert worker.stop() == 0
-        del workers[1:]
-        world.reached(target + 60)
-        workers += [world.consumer(pace=_QUICK) for _ in range(4)]
-
-    world.written(800)
-    world.converges()
+    scenarios.scaled_up_and_down(world, events=2400 if scenarios.PROVE else 500)
 
 
 def test_h16_trimming_takes_nothing_from_a_paused_consumer_nor_from_a_group_that_never_read(world: World) -> None:
-    trimming = (1.5, 0.4, 60.0, 0.2)
-    world.consumer(pace=_QUICK).stop()
-    with redis.Redis.from_url(world.broker) as broker:
-        broker.hset("cauce:{shop}:groups", "never", "0-0")
-    consumer = world.consumer(pace=_QUICK)
-    world.producer(600, every_s=0.001, pace=trimming, keep={"broker_s": 0.1})
-    world.reached(100)
-    consumer.pause()
-    world.written(600)
-    eventually(lambda: not world.unsent())
+    scenarios.trimmed_beside_a_paused_consumer(world)
 
-    held = world.copies()
-    consumer.resume()
-    eventually(lambda: world.applied() == 600)
-
-    assert held == world.copies() == 600, "a registered group was there to be waited for"
     with redis.Redis.from_url(world.broker) as broker:
         broker.hdel("cauce:{shop}:groups", "never")
     eventually(lambda: world.copies() == 0, what="then nothing is kept longer than asked for")
@@ -241,6 +194,9 @@ def test_a_group_that_joins_late_begins_where_it_says(world: World, start: str) 
     world.reached(expected, consumer="late")
     eventually(lambda: world.in_groups() == (0, 0))
     assert world.applied("late") == expected
+    if start == "retained":
+        world.consumers.append("late")
+        world.converges()
 
 
 def _has_groups(world: World, group: str) -> bool:

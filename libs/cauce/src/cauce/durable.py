@@ -17,7 +17,7 @@ from cauce.alone import SideBySide
 from cauce.applying import Applying, Outcome, consumer_name
 from cauce.cloudevents import from_json
 from cauce.consumer import decode
-from cauce.envelope import Emission, Envelope
+from cauce.envelope import Emission, Envelope, key_of
 from cauce.errors import ConfigurationError, DecodeError, TransportUnavailableError
 from cauce.events import Event, IntegrationEvent, describe
 from cauce.gaps import Gaps
@@ -131,6 +131,9 @@ class DurableDelivery:
         self._handled = handled
         self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
+        """Positions of waiting deliveries that are being handled, or were while the waiting room was being read."""
+        self._done: set[int] = set()
+        """Those of them that are handled."""
         self._unreadable: set[int] = set()
         self._gaps = Gaps()
         self._apart = SideBySide()
@@ -359,7 +362,7 @@ class DurableDelivery:
         finally:
             self._lanes_in_work[job.lane] -= 1
             if job.waiting is not None:
-                self._taken.discard(job.waiting.position)
+                self._done.add(job.waiting.position)
                 self._wake.set()
 
     def _tell(self, outcome: Outcome, job: _Job, listener: Listener) -> None:
@@ -435,6 +438,9 @@ class DurableDelivery:
         pause_s = _POLL_FIRST_S
         while True:
             worked = False
+            # Not earlier: what was read before a delivery was settled shows it as it was, and would be tried too soon.
+            self._taken -= self._done
+            self._done.clear()
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
@@ -492,8 +498,6 @@ def _typed(envelope: Envelope, event_type: type[Event]) -> Emission:
     payload = envelope.payload
     event = payload if isinstance(payload, Event) else decode(payload, event_type)
     described = describe(event_type)
-    key = envelope.key
-    if key is None and described.key is not None:
-        key = str(getattr(event, described.key))
+    key = key_of(event, described) if envelope.key is None else envelope.key
     known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key)
     return Emission(event, None, known.source, known)

@@ -43,6 +43,8 @@ class Beat:
     lost: frozenset[Lane] = frozenset()
     orphans: frozenset[Lane] = frozenset()
     """Lanes whose owner went without giving them back: what he was doing may be what he died of."""
+    ownerless: frozenset[Lane] = frozenset()
+    """Lanes that no living process owns, those among them that are now taken."""
     next_lease_ends_in_s: float | None = None
     """When the next lease of somebody else would end: the moment to look again, since he may not renew it."""
 
@@ -83,6 +85,7 @@ class LaneKeeper:
             give_back=give_back,
             lost=lost,
             orphans=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
+            ownerless=frozenset(row.lane for row in rows if row.owner is None or not row.owner_alive),
             next_lease_ends_in_s=min(ends, default=None),
         )
 

@@ -15,6 +15,7 @@ log = logging.getLogger("cauce.lanes")
 
 _BUSY_LANES_S = 0.2
 _AFTER_A_LEASE_S = 0.05
+_LEASES_UNTIL_NOT_READY = 2
 
 
 class Ownership:
@@ -40,6 +41,9 @@ class Ownership:
         self._now = monotonic
         self._leaving: frozenset[Lane] = frozenset()
         self._orphans: frozenset[Lane] = frozenset()
+        self._renewed_at: float | None = None
+        self._ownerless: dict[Lane, float] = {}
+        """Lanes that nobody owned at the last beat, and since when that was seen."""
 
     def lanes(self) -> Mapping[Lane, Epoch]:
         """Lanes to begin new work on, with their epochs."""
@@ -53,8 +57,21 @@ class Ownership:
         """Whether we have this lane from somebody who did not give it back."""
         return lane in self._orphans
 
+    def problem(self) -> str | None:
+        """Why there are lanes that nobody works on, for longer than two leases; None while there are not."""
+        limit_s = self._lease_s * _LEASES_UNTIL_NOT_READY
+        unrenewed_s = 0.0 if self._renewed_at is None else self._now() - self._renewed_at
+        if unrenewed_s > limit_s:
+            return f"this process could not renew its lease for {unrenewed_s:.0f} s"
+        waiting = sorted(lane for lane, since in self._ownerless.items() if self._now() - since > limit_s)
+        if not waiting:
+            return None
+        named = ", ".join(map(str, waiting))
+        return f"no process owns lane {named}: others hold a lease and take no lanes → cauce doctor"
+
     async def run(self) -> None:
         """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
+        self._renewed_at = self._now()
         while True:
             pause_s = self._beat_every_s
             try:
@@ -74,12 +91,15 @@ class Ownership:
         asked = self._now()
         rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
         self._keeper.renewed(requested_at=asked)
+        self._renewed_at = asked
         beat = self._keeper.beat(rows, members=members)
+        taken: Mapping[Lane, Epoch] = {}
         if beat.take:
             taken = await self._journal.take(self.me, beat.take)
             self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
             for lane, epoch in taken.items():
                 self._keeper.took(lane, epoch)
+        self._ownerless = {lane: self._ownerless.get(lane, asked) for lane in beat.ownerless - taken.keys()}
         self._leaving = beat.give_back
         done = [lane for lane in beat.give_back if not self._busy([lane])]
         if done:

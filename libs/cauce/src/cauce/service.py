@@ -233,6 +233,8 @@ class Service:
             return {self.name: "stopping" if self._stop.is_set() else "not started"}
         if self.transport is not None and self.outage.reason is not None:
             return {self.transport.name: self.outage.reason}
+        if self._durable is not None and (problem := self._durable.ownership.problem()):
+            return {"lanes": problem}
         return {}
 
     async def check(self) -> dict[str, str]:

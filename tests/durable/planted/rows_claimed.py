@@ -1,0 +1,42 @@
+"""Relays own no lanes: each claims the next free rows for itself, FOR UPDATE SKIP LOCKED."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cauce.journal import OutboxRow
+from cauce.lanes import Epoch, LaneKeeper
+from cauce.stores.sql_journal import SqlJournal
+from cauce.transport import LANES, Lane
+
+
+def plant() -> None:
+    def owned(self: LaneKeeper, now: float) -> Mapping[Lane, Epoch]:
+        return {Lane(lane): Epoch(1) for lane in range(LANES)}
+
+    async def claimed(self: SqlJournal, lanes: Any, *, limit: int) -> Sequence[OutboxRow]:
+        async with self._writing() as connection:
+            rows = await self._run(
+                connection,
+                "UPDATE cauce_outbox SET problem = 'claimed' WHERE position IN (SELECT position FROM cauce_outbox "
+                "WHERE sent_at IS NULL AND problem IS NULL ORDER BY position LIMIT 5 FOR UPDATE SKIP LOCKED) "
+                "RETURNING position, event_id, topic, lane, key, message, attempts",
+            )
+            found = [
+                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
+                for position, event_id, topic, lane, key, message, attempts in rows
+            ]
+        return sorted(found, key=lambda row: row.position)
+
+    async def mark_sent(self: SqlJournal, owned: Any, me: Any, sent: Any) -> bool:
+        async with self._writing() as connection:
+            for position, broker_id in sent:
+                await self._run(
+                    connection,
+                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position",
+                    position=position,
+                    broker_id=broker_id,
+                )
+        return True
+
+    LaneKeeper.owned = owned
+    SqlJournal.pending, SqlJournal.mark_sent = claimed, mark_sent

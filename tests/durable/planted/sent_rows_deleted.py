@@ -1,0 +1,16 @@
+"""A row of the outbox is deleted as soon as the broker has confirmed it."""
+
+from typing import Any
+
+from cauce.stores.sql_journal import SqlJournal
+
+
+def plant() -> None:
+    mark = SqlJournal.mark_sent
+
+    async def mark_and_delete(self: SqlJournal, owned: Any, me: Any, sent: Any) -> bool:
+        marked = await mark(self, owned, me, sent)
+        await self.prune_sent(older_than_s=-1.0, limit=10_000)
+        return marked
+
+    SqlJournal.mark_sent = mark_and_delete

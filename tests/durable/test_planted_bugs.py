@@ -1,0 +1,97 @@
+"""The exam of these tests: with a bug planted, the scenario of its guarantee must fail, and say what is wrong.
+
+A green run proves something only if a broken product would have turned it red. Each bug is a module of planted/, put
+in place in the test's own processes; the scenario is the one that the guarantee's test plays without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import scenarios
+from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from harness import World
+
+_UNDER_WAY = ("are not acknowledged", "were never delivered", "still wait")
+
+
+@dataclass(frozen=True, slots=True)
+class _Exam:
+    bug: str
+    seen_as: str
+    """What the failure says."""
+    play: Callable[[World], object]
+
+
+_EXAMS = (
+    _Exam(
+        "acknowledged_before_it_is_done",
+        "lost",
+        lambda world: scenarios.consumers_killed_around_their_commit(world, "before_commit", lives=3),
+    ),
+    _Exam(
+        "inbox_apart",
+        "lost",
+        lambda world: scenarios.consumers_killed_around_their_commit(world, "before_commit", lives=3),
+    ),
+    _Exam("no_parking", "was applied out of order", scenarios.a_failing_head),
+    _Exam("no_crash_marks", "kills one process after the other", scenarios.deadly_events),
+    _Exam("infrastructure_costs_attempts", "innocents are dead letters", scenarios.connections_ended_by_the_database),
+    _Exam("cursor", "lost", scenarios.written_first_committed_last),
+    _Exam("rows_claimed", "innocents are dead letters", scenarios.frozen_between_reading_and_sending),
+    _Exam(
+        "everybody_owns_every_lane",
+        "innocents are dead letters",
+        lambda world: scenarios.scaled_up_and_down(world, events=300),
+    ),
+    _Exam(
+        "no_epochs",
+        "innocents are dead letters",
+        lambda world: scenarios.woken_with_lanes_of_others(world, reads=3),
+    ),
+    _Exam("keys_in_any_order", "deadlock", lambda world: scenarios.crosswise(world, transactions=150)),
+    _Exam("savepoint_events_kept", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
+    _Exam("rolled_back_events_written", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
+    _Exam("maxlen", "lost", scenarios.trimmed_beside_a_paused_consumer),
+    _Exam("group_at_the_end", "lost", lambda world: scenarios.deleted_streams(world, times=2)),
+    _Exam("consumer_deleted_at_shutdown", "lost", lambda world: scenarios.terminated_at_random(world, times=4)),
+    _Exam(
+        "cancellation_swallowed",
+        "not within",
+        lambda world: scenarios.terminated_at_random(world, times=1, grace_s=2.0),
+    ),
+)
+
+
+@pytest.mark.parametrize("exam", _EXAMS, ids=lambda exam: exam.bug)
+def test_the_scenario_of_a_guarantee_finds_the_bug_that_breaks_it(
+    make_world: Callable[..., World], valkey: ValkeyServer, postgres: ScratchDatabases, exam: _Exam
+) -> None:
+    world = make_world(
+        broker=valkey.url, shop=postgres.database(), ledger=postgres.database(), planted=exam.bug, patience_s=4.0
+    )
+
+    with pytest.raises(AssertionError) as failure:
+        exam.play(world)
+
+    _is_found(exam.seen_as, str(failure.value))
+
+
+@pytest.mark.parametrize("bug", ["sent_rows_deleted", "tail_not_verified"])
+def test_a_broker_that_comes_back_empty_finds_the_bug_that_would_leave_it_so(
+    make_world: Callable[..., World], own_valkey: ValkeyServer, postgres: ScratchDatabases, bug: str
+) -> None:
+    world = make_world(
+        broker=own_valkey.url, shop=postgres.database(), ledger=postgres.database(), planted=bug, patience_s=4.0
+    )
+
+    with pytest.raises(AssertionError) as failure:
+        scenarios.an_emptied_broker(world, own_valkey)
+
+    _is_found("lost", str(failure.value))
+
+
+def _is_found(seen_as: str, failure: str) -> None:
+    assert seen_as in failure
+    if seen_as == "lost":
+        assert not any(word in failure for word in _UNDER_WAY), "lost, and not merely late"
