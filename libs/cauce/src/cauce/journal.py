@@ -6,6 +6,7 @@ listener has handled. The *relay's side* has connections of its own and holds a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal, Protocol
 
 from cauce.envelope import Envelope
@@ -13,7 +14,7 @@ from cauce.inbox import Position
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import BrokerId, Lane
 
-__all__ = ["Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting"]
+__all__ = ["Arrival", "Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Waiting", "letter_id"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,12 @@ class Backlog:
     longest: int = 0
     longest_key: str = ""
     longest_consumer: str = ""
+
+
+def letter_id(delivery: Waiting) -> str:
+    """The id of its dead letter: 32 hexadecimal digits, always the same; whoever has noted it finds it again."""
+    words = (delivery.consumer, delivery.source, delivery.event_id)
+    return sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

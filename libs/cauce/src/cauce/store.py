@@ -62,8 +62,15 @@ class Journaled(Protocol):
         """Make sure Cauce's tables are there. Raises ConfigurationError if they are of another version."""
         ...
 
+    @property
+    def durable(self) -> bool:
+        """Whether what is committed outlives the process."""
+        ...
+
     def journal(self) -> Journal: ...
-    def inbox(self, session: Any) -> Inbox: ...
+    def inbox(self, work: UnitOfWork) -> Inbox:
+        """The inbox inside a unit of work that this store has begun."""
+        ...
 
     def is_infrastructure(self, error: BaseException) -> bool:
         """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""

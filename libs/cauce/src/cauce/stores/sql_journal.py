@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from hashlib import sha256
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -11,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
-from cauce.inbox import Position
-from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting
+from cauce.inbox import Position, sequence_of
+from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, letter_id
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
@@ -140,7 +139,7 @@ class SqlInbox:
             sources=[one.source for one in envelopes],
             ids=[one.id for one in envelopes],
             keys=[one.key for one in envelopes],
-            seqs=[_sequence(one) for one in envelopes],
+            seqs=[sequence_of(one) for one in envelopes],
             incarnations=[one.incarnation for one in envelopes],
         )
         found = {(row.source, row.event_id): row for row in rows}
@@ -150,7 +149,7 @@ class SqlInbox:
         if not row.first:
             return Arrival(known=True)
         position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
-        if _sequence(envelope) is not None and not row.moved:
+        if sequence_of(envelope) is not None and not row.moved:
             # The statement saw the position as it was when it began; if it waited for somebody, that may be old.
             position = await self._position(consumer, envelope.source, envelope.key)
         return Arrival(known=False, position=position, parked=row.parked)
@@ -162,7 +161,7 @@ class SqlInbox:
             return Arrival(known=False)
         place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
         position = await self._position(**place)
-        if _sequence(envelope) is not None:
+        if sequence_of(envelope) is not None:
             await self._run(
                 "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
                 f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
@@ -345,7 +344,7 @@ class SqlInbox:
             .replace(":error", "CAST(:error AS text)")
             .replace(":attempts", "CAST(:attempts AS integer)")
             .replace(":event_id", "CAST(:event_id AS text)"),
-            id=_letter_id(delivery),
+            id=letter_id(delivery),
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
@@ -600,7 +599,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
-                "WHERE sent_at IS NOT NULL AND sent_at < :NOW - :age ORDER BY position LIMIT :limit)",
+                "WHERE sent_at IS NOT NULL AND sent_at < :NOW - :age ORDER BY sent_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
             )
@@ -608,13 +607,14 @@ class SqlJournal:
 
     async def sent_over(self, *, rows: int, size: int) -> bool:
         async with self._reading() as connection:
-            # Positions are nearly dense, so two look-ups at the ends of the primary key count well enough.
+            # Positions are nearly dense and sent nearly in order, so those at both ends count well enough.
             found = (
                 await self._run(
                     connection,
-                    "SELECT (SELECT max(position) FROM cauce_outbox) - (SELECT min(position) FROM cauce_outbox) + 1 AS n, "
-                    "(SELECT avg(length(message)) FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s)"
-                    " AS size",
+                    "SELECT (SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1) - "
+                    "(SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at LIMIT 1) + 1 AS n, "
+                    "(SELECT avg(length(message)) FROM (SELECT message FROM cauce_outbox WHERE sent_at IS NOT NULL "
+                    "ORDER BY sent_at DESC LIMIT 50) s) AS size",
                 )
             ).one()
             if found.n is None:
@@ -647,7 +647,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
-                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < :NOW - :age "
+                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < :NOW - :age AND state IS NULL "
                 "ORDER BY received_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
@@ -713,17 +713,6 @@ class SqlJournal:
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)
-
-
-def _sequence(envelope: Envelope) -> int | None:
-    """Its number among those of its key; None if it has none that could be compared."""
-    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
-
-
-def _letter_id(delivery: Waiting) -> str:
-    """32 hexadecimal digits, the same for the same delivery: whoever has noted the id finds it again."""
-    words = (delivery.consumer, delivery.source, delivery.event_id)
-    return sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
 def _milliseconds(seconds: float) -> str:

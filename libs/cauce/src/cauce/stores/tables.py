@@ -75,6 +75,7 @@ _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
 Index("cauce_outbox_pending", outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
 Index("cauce_outbox_sent", outbox.c.topic, outbox.c.lane, outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
+Index("cauce_outbox_sent_at", outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
 _aside = outbox.c.problem.is_not(None)
 Index("cauce_outbox_aside", outbox.c.topic, outbox.c.key, postgresql_where=_aside, sqlite_where=_aside)
 
