@@ -250,8 +250,8 @@ class SqlInbox:
         if delay_s is None and error is None:
             # Those before it may have gone since somebody saw them; then nobody would wake it.
             due = (
-                "CASE WHEN EXISTS (SELECT 1 FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
-                "AND b.key = :key AND b.event_id <> :event_id) THEN NULL ELSE :NOW END"
+                "CASE WHEN (SELECT min(position) FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
+                "AND b.key = :key AND b.event_id <> :event_id) IS NULL THEN :NOW END"
             )
         await self._run(
             (
@@ -463,11 +463,15 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
-                f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND problem IS NULL "
-                "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_outbox s WHERE s.problem IS NOT NULL "
-                "AND s.sent_at IS NULL AND s.topic = o.topic AND s.key = o.key AND s.position < o.position)) "
-                "ORDER BY position LIMIT :limit",
+                "WITH aside AS MATERIALIZED (SELECT topic, key, min(position) AS position FROM cauce_outbox "
+                "WHERE problem IS NOT NULL AND sent_at IS NULL GROUP BY topic, key) "
+                + _first_of_each(
+                    lanes,
+                    "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
+                    "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
+                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1)",
+                    order="position",
+                ),
                 limit=limit,
             )
             return [
@@ -599,7 +603,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
-                "WHERE sent_at IS NOT NULL AND sent_at < :NOW - :age ORDER BY sent_at LIMIT :limit)",
+                "WHERE sent_at IS NOT NULL AND sent_at < (SELECT :NOW - :age) ORDER BY sent_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
             )
@@ -647,7 +651,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
-                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < :NOW - :age AND state IS NULL "
+                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT :NOW - :age) AND state IS NULL "
                 "ORDER BY received_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
@@ -661,11 +665,13 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT w.* FROM cauce_waiting w "
-                f"WHERE w.next_at <= :NOW AND w.lane IN ({_numbers(lanes)}) "
-                "AND (w.key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
-                "AND e.source = w.source AND e.key = w.key AND e.position < w.position)) "
-                "ORDER BY w.next_at LIMIT :limit",
+                _first_of_each(
+                    lanes,
+                    "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) "
+                    "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
+                    "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
+                    order="next_at",
+                ),
                 limit=limit,
             )
             return [_waiting(row) for row in rows]
@@ -717,6 +723,15 @@ class SqlJournal:
 
 def _milliseconds(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
+
+
+def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str) -> str:
+    """The first `:limit` rows of these lanes, by an index that has them lane by lane in this order.
+
+    So whatever waits in the lanes of others, or behind what is taken here, is not read.
+    """
+    each = (f"SELECT * FROM ({rows} AND lane = {int(lane)} ORDER BY {order} LIMIT :limit) l{int(lane)}" for lane in lanes)
+    return f"SELECT * FROM ({' UNION ALL '.join(each)}) every ORDER BY {order} LIMIT :limit"
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:

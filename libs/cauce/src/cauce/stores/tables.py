@@ -73,7 +73,7 @@ outbox = Table(
 )
 _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
-Index("cauce_outbox_pending", outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
+Index("cauce_outbox_unsent", outbox.c.lane, outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
 Index("cauce_outbox_sent", outbox.c.topic, outbox.c.lane, outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
 Index("cauce_outbox_sent_at", outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
 _aside = outbox.c.problem.is_not(None)
@@ -146,7 +146,7 @@ waiting = Table(
     UniqueConstraint("consumer", "source", "event_id"),
     sqlite_autoincrement=True,
 )
-Index("cauce_waiting_due", waiting.c.next_at)
+Index("cauce_waiting_next", waiting.c.lane, waiting.c.next_at)
 Index("cauce_waiting_key", waiting.c.consumer, waiting.c.source, waiting.c.key, waiting.c.position)
 
 dead_letter = Table(
