@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cauce.dev.servers import ScratchDatabases
 from cauce.journal import Failure
 from cauce.lanes import MemberId
@@ -33,20 +32,22 @@ MINE = [Lane(lane) for lane in range(8)]
 """The lanes 8 to 15 are somebody else's."""
 FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1")
 
-FILL = [
-    "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, broker_id) "
-    "SELECT id, 'shop', n % 16, 'k' || n % 10000, n, 'shop.counted', :message, n, n, id FROM (:KEPT)",
-    "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
-    "SELECT 'unsent' || id, 'shop', 8 + n % 8, 'u' || n % 1000, n, 'shop.counted', :message, n FROM (:BACKLOG)",
-    "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) SELECT 'ledger/count', 'shop', id, n FROM (:KEPT)",
-    "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at) "
-    "SELECT 'ledger/count', 'shop', 'due' || id, 8 + n % 8, 'w' || n % 1000, '', :message, n, n FROM (:BACKLOG)",
-    "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, created_at) "
-    "SELECT 'ledger/count', 'shop', 'parked' || id, n % 8, 'p' || n % 8, '', :message, n FROM (:BACKLOG)",
-    "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
-    "SELECT 'ledger/count', 'shop', 'k' || n, 10, 'first' FROM (:BACKLOG)",
-    "INSERT INTO cauce_key_head (topic, key, seq) SELECT 'shop', 'k' || n, 100 FROM (:BACKLOG)",
-]
+FILL = """
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, broker_id)
+        SELECT id, 'shop', n % 16, 'k' || n % 10000, n, 'shop.counted', :message, n, n, id FROM (:KEPT);
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
+        SELECT 'unsent' || id, 'shop', 8 + n % 8, 'u' || n % 1000, n, 'shop.counted', :message, n FROM (:BACKLOG);
+    INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
+        SELECT 'ledger/count', 'shop', id, n FROM (:KEPT);
+    INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
+        SELECT 'ledger/count', 'shop', 'due' || id, 8 + n % 8, 'w' || n % 1000, '', :message, n, n FROM (:BACKLOG);
+    INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, created_at)
+        SELECT 'ledger/count', 'shop', 'parked' || id, n % 8, 'p' || n % 8, '', :message, n FROM (:BACKLOG);
+    INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
+        SELECT 'ledger/count', 'shop', 'k' || n, 10, 'first' FROM (:BACKLOG);
+    INSERT INTO cauce_key_head (topic, key, seq)
+        SELECT 'shop', 'k' || n, 100 FROM (:BACKLOG)
+"""
 SERIES = {
     "postgresql": "SELECT n, to_char(n, 'FM0000000') AS id FROM generate_series(1, {count}) AS s(n)) AS filling",
     "sqlite": "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) "
@@ -168,7 +169,7 @@ async def fill(store: SqlAlchemyStore, *, kept: int, backlog: int) -> None:
     async with store.engine.begin() as connection:
         for index in indexes:
             await connection.execute(DropIndex(index))
-        for statement in FILL:
+        for statement in FILL.split(";"):
             spelled = statement
             for name, count in counts.items():
                 spelled = spelled.replace(name, SERIES[store.name].format(count=count))

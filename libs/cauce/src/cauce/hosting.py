@@ -227,7 +227,11 @@ def _announce(service: Service, http: socket.socket | None, health: socket.socke
         log.info("%s publishes %s", service.name, ", ".join(describe(one).name for one in service.publishes))
     transport = service.transport
     if transport is not None:
-        promise = "" if isinstance(transport, DurableTransport) else " (at most once: what nobody hears in that moment is lost)"
+        promise = (
+            ""
+            if isinstance(transport, DurableTransport)
+            else " (at most once: what nobody hears in that moment is lost)"
+        )
         log.info("%s uses %s%s and %s", service.name, transport.name, promise, service.store.name)
     doors = [f"{what} http://{_address(door)}" for what, door in (("serves", http), ("health", health)) if door]
     not_ready = "; ".join(f"{part}: {why}" for part, why in service.readiness().items())

@@ -72,7 +72,7 @@ class Kept:
     row: OutboxRow
     problem: str | None = None
     sent_at: float = 0.0
-    broker_id: BrokerId = BrokerId("")
+    broker_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +166,10 @@ class MemoryInbox:
             return Arrival(known=False)
         place = (consumer, envelope.source, envelope.key)
         position = rows.positions.get(place)
-        seq = sequence_of(envelope)
-        if seq is not None and envelope.incarnation is not None:
-            if position is None or position.incarnation != envelope.incarnation or position.last_seq < seq:
-                rows.positions[place] = Position(seq, envelope.incarnation)
+        seq, incarnation = sequence_of(envelope), envelope.incarnation
+        last = position if position is not None and position.incarnation == incarnation else None
+        if seq is not None and incarnation is not None and (last is None or last.last_seq < seq):
+            rows.positions[place] = Position(seq, incarnation)
         return Arrival(known=False, position=position, parked=bool(rows.waiting_at(*place)))
 
     def _remember(self, rows: Tables, event: Event) -> bool:
@@ -340,7 +340,7 @@ class MemoryJournal:
         return True
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
-        return [(one.row.position, one.broker_id) for one in self._sent_in(topic, lane)[-limit:]]
+        return [(one.row.position, BrokerId(one.broker_id)) for one in self._sent_in(topic, lane)[-limit:]]
 
     async def unsend(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
         first = self._rows.sent.get(-1 if from_position is None else from_position)

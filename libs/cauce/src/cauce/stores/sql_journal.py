@@ -730,7 +730,9 @@ def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str) -> str:
 
     So whatever waits in the lanes of others, or behind what is taken here, is not read.
     """
-    each = (f"SELECT * FROM ({rows} AND lane = {int(lane)} ORDER BY {order} LIMIT :limit) l{int(lane)}" for lane in lanes)
+    each = (
+        f"SELECT * FROM ({rows} AND lane = {int(lane)} ORDER BY {order} LIMIT :limit) l{int(lane)}" for lane in lanes
+    )
     return f"SELECT * FROM ({' UNION ALL '.join(each)}) every ORDER BY {order} LIMIT :limit"
 
 

@@ -190,7 +190,7 @@ async def _waits(work: Awaitable[T]) -> "asyncio.Task[T]":
     return task
 
 
-async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER) -> Position | None | str:
+async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER) -> Position | str | None:
     """What is known when it arrives, in a transaction of its own that is committed."""
     async with unit(store) as tx:
         (found,) = await tx.inbox.arrive(consumer, [one], idle_s=IDLE_S)
@@ -533,7 +533,11 @@ class StoreContract:
         await waits(store, delivery(2, key="a"), delivery(3, key="a"))
         await waits(store, delivery(1, key="a", consumer=OTHER), delay_s=-1.0, error="no")
         await waits(store, delivery(4, key="b"), delivery(5), delay_s=-1.0, error="no")
-        assert [(one.consumer, one.key) for one in await due(store)] == [(OTHER, "a"), (LISTENER, "b"), (LISTENER, None)]
+        assert [(one.consumer, one.key) for one in await due(store)] == [
+            (OTHER, "a"),
+            (LISTENER, "b"),
+            (LISTENER, None),
+        ]
 
         await waits(store, delivery(1, key="a"), delay_s=-1.0, error="no")
         for number in (1, 2, 3):
