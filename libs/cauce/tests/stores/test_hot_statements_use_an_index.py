@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateIndex, DropIndex
 KEPT = 1_000_000
 BACKLOG = 100_000
 LISTENER = "ledger/count"
-ME, OTHER = MemberId("me"), MemberId("other")
+ME = MemberId("me")
 LARGE = ("cauce_outbox", "cauce_inbox", "cauce_waiting", "cauce_position", "cauce_key_head")
 ALIASES = ("o", "w", "e", "b")
 """Of the large tables, in our statements."""

@@ -9,11 +9,8 @@ from cauce.stores.memory import MemoryStore
 from cauce.stores.schema import fill_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.stores.tables import metadata
+from cauce.testing.store_contract import JournaledStore, StoreContract
 from sqlalchemy import text
-
-pytest.register_assert_rewrite("cauce.testing.store_contract")
-
-from cauce.testing.store_contract import JournaledStore, StoreContract  # noqa: E402  # after the line above
 
 
 @pytest.fixture(scope="module")
