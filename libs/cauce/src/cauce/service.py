@@ -137,6 +137,7 @@ class Service:
         self._drain_limit_s = drain_limit_s
         self._loops: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._prepared = asyncio.Event()
         self._crash: BaseException | None = None
         heard = self._heard_integration_events()
         self._heard = {one: in_order(self.listeners, one) for one in heard}
@@ -150,19 +151,21 @@ class Service:
     # Running
 
     async def __aenter__(self) -> Self:
-        """Start. Returns once the broker has acknowledged every subscription, or has been found unavailable.
+        """Start. Returns once Cauce's tables are there and the broker has acknowledged every subscription, or has been
+        found unavailable.
 
         May be started again after it has stopped, also in another event loop. Raises what made it crash at once.
         """
         if self._loops is not None:
             raise CauceError(f"the service {self.name} is running already")
         self._stop = asyncio.Event()
+        self._prepared = asyncio.Event()
         self._crash = None
         self._renew()
         self._queue.open()
         loop = asyncio.get_running_loop()
         self._loops = loop.create_task(self._run(), name=f"cauce {self.name}")
-        reported = loop.create_task(self.outage.first_report(limit_s=_FIRST_ANSWER_S if self.transport else 0.0))
+        reported = loop.create_task(self._started())
         try:
             await asyncio.wait({self._loops, reported}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
@@ -173,6 +176,10 @@ class Service:
         if self._crash is not None:
             await self.__aexit__(None, None, None)
         return self
+
+    async def _started(self) -> None:
+        await self._prepared.wait()
+        await self.outage.first_report(limit_s=_FIRST_ANSWER_S if self.transport else 0.0)
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
@@ -496,6 +503,7 @@ class Service:
                     if self._bridge is not None and self._nestjs is not None:
                         journal = self.store.journal()
                         hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
+                self._prepared.set()
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
