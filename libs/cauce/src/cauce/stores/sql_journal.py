@@ -18,7 +18,10 @@ from cauce.transport import BrokerId, Lane, lane_of
 
 __all__ = ["SqlInbox", "SqlJournal", "write_outgoing"]
 
-_LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
+_LIMITS = (
+    "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true), "
+    "set_config('statement_timeout', '60s', true)"
+)
 """A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
 _LIMITED = (
     "set_config('lock_timeout', '5s', true) IS NOT NULL "
