@@ -10,7 +10,6 @@ import urllib.request
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-from cauce.dev.servers import ValkeyServer
 from cauce.retention import Keep
 from shop_and_mail import Command, Project
 
