@@ -82,7 +82,7 @@ async def main(url):
                     await tx.session.execute(text("UPDATE counters SET n = :n"), {"n": n + 1})
         async with asyncio.TaskGroup() as tasks:
             for _ in range(4):
-                tasks.create_task(write(50))
+                tasks.create_task(write(125))
 
 asyncio.run(main(sys.argv[1]))
 """
@@ -93,11 +93,11 @@ async def test_two_processes_that_read_and_then_write_lose_nothing_and_see_no_lo
 ) -> None:
     command = [sys.executable, "-c", WRITER, engine.url.render_as_string(hide_password=False)]
     outcomes = await asyncio.gather(
-        *(asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60) for _ in range(2))
+        *(asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=200) for _ in range(2))
     )
     assert [(one.returncode, one.stderr) for one in outcomes] == [(0, ""), (0, "")]
     async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT n FROM counters"))).scalar_one() == 400
+        assert (await connection.execute(text("SELECT n FROM counters"))).scalar_one() == 1000
 
 
 async def test_a_database_in_memory_is_one_and_its_transactions_take_turns() -> None:

@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import pytest
@@ -298,6 +299,42 @@ async def test_cancelled_anywhere_a_transaction_is_whole_or_not_there(url: str, 
         assert at > 3, "it waits at more places than that"
         assert expected[-1] == at
         assert len(expected) >= 2 or again, "one cancelled during the commit is committed all the same"
+
+
+async def test_a_thousand_cancelled_at_random_leave_no_transaction_open_and_no_connection_away(
+    postgres: ScratchDatabases,
+) -> None:
+    chance = Random(46)
+    async with service_on(postgres.database()) as (service, heard, engine):
+
+        async def cancelled(number: int) -> None:
+            with suppress(asyncio.CancelledError):
+                await CancelledAt(sign_up(service, number), chance.randint(1, 12), again=chance.choice([0, 0, 1]))
+
+        for first in range(0, 1000, 50):
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(first, first + 50):
+                    tasks.create_task(cancelled(number))
+        await service.idle(limit_s=20)
+
+        assert checked_out(service) == 0
+        committed = await numbers(engine)
+        assert sorted(heard.afterwards) == sorted(heard.sent) == committed
+        assert 0 < len(committed) < 1000
+
+        async def nothing_open() -> bool:
+            return await left_open(engine) == 0
+
+        gc.collect()
+        await until(nothing_open)
+        pool: Any = engine.pool
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for number in range(1000, 1000 + pool.size()):  # as many at once as ever
+                tasks.create_task(sign_up(service, number))
+        await service.idle(limit_s=20)
+        assert checked_out(service) == 0
+        assert pool.checkedin() <= pool.size()
+        assert await numbers(engine) == [*committed, *range(1000, 1000 + pool.size())]
 
 
 async def test_work_to_the_end_ends_however_often_it_is_cancelled() -> None:

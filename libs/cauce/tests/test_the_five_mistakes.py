@@ -366,7 +366,7 @@ def write_letters(durable: dict[str, str], count: int) -> None:
     asyncio.run(write())
 
 
-def publish_account(server: ValkeyServer, data: object, event_id: str = ID, **attributes: object) -> bytes:
+def publish_account(server: ValkeyServer, data: object, event_id: object = ID, **attributes: object) -> bytes:
     """As accounts would, over Streams. Returns the bytes."""
     event = {
         "specversion": "1.0",

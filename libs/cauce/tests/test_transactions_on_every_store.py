@@ -660,7 +660,7 @@ def test_everything_that_is_missing_is_said_together_with_the_nearest() -> None:
             "provide={AsyncSession: lambda tx: …}"
         ),
         "three: blocking=True runs in a thread, where the transaction cannot go",
-        "it hears or publishes integration events and has no transport: transport=RedisPubSub(url)",
+        "it hears or publishes integration events and has no transport: transport=RedisStreams(url)",
     ]
 
 

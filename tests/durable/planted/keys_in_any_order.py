@@ -13,4 +13,4 @@ def plant() -> None:
         random.shuffle(mixed)
         return mixed
 
-    vars(sql_journal)["sorted"] = shuffled
+    setattr(sql_journal, "sorted", shuffled)  # noqa: B010  # where the builtin is looked up first

@@ -39,8 +39,8 @@ class Alarms:
 
     def raised(self, backlog: Backlog) -> Iterator[tuple[str, str]]:
         """The name of every alarm that is due, and what it says."""
-        if backlog.oldest_unsent_s >= self.outbox_age_s:
-            age, why = f"{backlog.oldest_unsent_s:.0f} s", "is the broker there, and does it take them? → cauce doctor"
+        if (waits_s := backlog.oldest_unsent_s or 0.0) >= self.outbox_age_s:
+            age, why = f"{waits_s:.0f} s", "is the broker there, and does it take them? → cauce doctor"
             yield "outbox_age", f"the oldest of {backlog.unsent} events waits for {age} to be sent: {why}"
         if backlog.unsent >= self.outbox_rows:
             yield "outbox_rows", f"{backlog.unsent} events wait to be sent → cauce outbox status"

@@ -20,6 +20,7 @@ from cauce.errors import ConfigurationError
 from cauce.events import describe
 from cauce.health import health_app
 from cauce.service import Service
+from cauce.transport import DurableTransport
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_CRASHED", "EXIT_OK", "run"]
 
@@ -226,7 +227,11 @@ def _announce(service: Service, http: socket.socket | None, health: socket.socke
         log.info("%s publishes %s", service.name, ", ".join(describe(one).name for one in service.publishes))
     transport = service.transport
     if transport is not None:
-        promise = "" if transport.durable else " (at most once: what nobody hears in that moment is lost)"
+        promise = (
+            ""
+            if isinstance(transport, DurableTransport)
+            else " (at most once: what nobody hears in that moment is lost)"
+        )
         log.info("%s uses %s%s and %s", service.name, transport.name, promise, service.store.name)
     doors = [f"{what} http://{_address(door)}" for what, door in (("serves", http), ("health", health)) if door]
     not_ready = "; ".join(f"{part}: {why}" for part, why in service.readiness().items())

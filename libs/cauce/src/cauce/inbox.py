@@ -19,7 +19,9 @@ missing is asked where all of them go by (gaps.py).
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Decision", "Position", "decide"]
+from cauce.envelope import Envelope
+
+__all__ = ["Decision", "Position", "decide", "sequence_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +63,8 @@ def decide(
     if age_s < retention_s:
         return Decision("dead_letter", "late")
     return Decision("acknowledge", "old_duplicate")
+
+
+def sequence_of(envelope: Envelope) -> int | None:
+    """Its number among those of its key; None if it has none that could be compared."""
+    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq

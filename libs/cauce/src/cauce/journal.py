@@ -6,6 +6,7 @@ listener has handled. The *relay's side* has connections of its own and holds a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal, Protocol
 
 from cauce.envelope import Envelope
@@ -13,7 +14,19 @@ from cauce.inbox import Position
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import BrokerId, Lane
 
-__all__ = ["Backlog", "Dead", "Failure", "Inbox", "Journal", "OutboxRow", "Outgoing", "Reason", "Waiting"]
+__all__ = [
+    "Arrival",
+    "Backlog",
+    "Dead",
+    "Failure",
+    "Inbox",
+    "Journal",
+    "OutboxRow",
+    "Outgoing",
+    "Reason",
+    "Waiting",
+    "letter_id",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +108,20 @@ class Dead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What has piled up: events that are not sent, and the key that most events of one listener wait behind."""
+    """What has piled up: events that are not sent (those set aside do not count), and the key that most events of one
+    listener wait behind."""
 
     unsent: int
-    oldest_unsent_s: float
+    oldest_unsent_s: float | None
     longest: int = 0
     longest_key: str = ""
     longest_consumer: str = ""
+
+
+def letter_id(delivery: Waiting) -> str:
+    """The id of its dead letter: 32 hexadecimal digits, always the same; whoever has noted it finds it again."""
+    words = (delivery.consumer, delivery.source, delivery.event_id)
+    return sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +224,6 @@ class Journal(Protocol):
 
         Rows set aside are not among them, nor those that follow one under its key.
         """
-        ...
-
-    async def unsent(self) -> tuple[int, float | None]:
-        """How many rows wait to be sent, and the age of the oldest in seconds. Those set aside do not count."""
         ...
 
     async def set_aside(self, position: int, problem: str) -> None:

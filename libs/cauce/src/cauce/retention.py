@@ -11,12 +11,13 @@ from cauce.journal import Journal
 from cauce.ownership import Ownership
 from cauce.transport import DurableTransport
 
-__all__ = ["Keep", "Pruning"]
+__all__ = ["BATCH", "Keep", "Pruning"]
 
 log = logging.getLogger("cauce.retention")
 
 _EVERY_S = 30.0
-_BATCH = 1000
+BATCH = 1000
+"""How many rows are removed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +72,9 @@ class Pruning:
         lanes = self._ownership.lanes()
         if 0 in lanes:
             keep = self._keep
-            while await self._journal.prune_inbox(older_than_s=keep.inbox_s, limit=_BATCH) == _BATCH:
+            while await self._journal.prune_inbox(older_than_s=keep.inbox_s, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
-            while (await self._journal.prune_sent(older_than_s=keep.sent_s, limit=_BATCH)) == _BATCH:
+            while (await self._journal.prune_sent(older_than_s=keep.sent_s, limit=BATCH)) == BATCH:
                 await asyncio.sleep(0)
             await self._enforce_caps()
         if self._transport is not None:
@@ -86,10 +87,12 @@ class Pruning:
         """By rows and bytes: the window gets shorter than promised, so it is said."""
         capped = False
         while await self._journal.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
-            if not await self._journal.prune_sent(older_than_s=0.0, limit=_BATCH):
+            if not await self._journal.prune_sent(older_than_s=0.0, limit=BATCH):
                 break
             capped = True
             await asyncio.sleep(0)
+        if capped:
+            self._count("window_shortened", 1)
         if capped and not self._capped:
             log.error(
                 "more events are sent than kept rows allow (%d rows, %d bytes): a broker that loses its data can be fed "

@@ -132,6 +132,7 @@ class Service:
         self._pace = pace or Pace()
         self._alarms = alarms or Alarms()
         problems.extend(self._problems())
+        problems.extend(self._not_written_down(store))
         if problems:
             raise ConfigurationError(problems, where=f"the service {name!r}")
         self._plans: dict[type[DomainEvent], Plan] = {}
@@ -352,13 +353,26 @@ class Service:
             yield "a bridge joins NestJS to a durable transport, and there is none: transport=RedisStreams(url)"
         if self.transport is None and (self.publishes or hears):
             yield "it hears or publishes integration events and has no transport: transport=RedisStreams(url)"
-        durable = any(listener.registration.when == "durable" for listener in self.listeners)
-        if not isinstance(self.store, Journaled) and (durable or isinstance(self.transport, DurableTransport)):
-            yield "durable delivery is written down in the service's database, and it has none: store=SqlAlchemyStore(engine)"
         if hears and isinstance(self.transport, DurableTransport) and self._start is None:
             yield (
                 'where does a new subscription begin? start="retained" (with everything the broker still holds) or '
                 'start="now" (with what comes after the first start)'
+            )
+
+    def _not_written_down(self, given: Store | None) -> Iterator[str]:
+        """What is durable and would not be. A store in memory is taken if it is asked for and nothing outlives it."""
+        durable = any(listener.registration.when == "durable" for listener in self.listeners)
+        if not durable and not isinstance(self.transport, DurableTransport):
+            return
+        if not isinstance(given, Journaled):
+            yield (
+                "durable delivery is written down in the service's database, and it has none: "
+                "store=SqlAlchemyStore(engine), or in tests store=MemoryStore()"
+            )
+        elif not given.durable and self.transport is not None and self.transport.durable:
+            yield (
+                f"its store ({given.name}) is gone when the process ends, and with it what {self.transport.name} was "
+                "still to be given: store=SqlAlchemyStore(engine), or in tests transport=MemoryStreams()"
             )
 
     def _heard_integration_events(self) -> list[type[IntegrationEvent]]:
@@ -458,7 +472,8 @@ class Service:
     async def _kept(self) -> Kept:
         """What waits in the outbox while the broker is away."""
         assert isinstance(self.store, Journaled)  # noqa: S101  # only then asked
-        return Kept(*await self.store.journal().unsent())
+        backlog = await self.store.journal().backlog()
+        return Kept(backlog.unsent, backlog.oldest_unsent_s)
 
     def _every_type(self) -> dict[str, type[Event]]:
         """Event classes by every name they are accepted under."""
@@ -618,7 +633,7 @@ class Service:
     def inbox(self, tx: Transaction) -> Inbox:
         if not isinstance(self.store, Journaled):
             raise CauceError(f"{self.name} has no journal")
-        return self.store.inbox(tx.session)
+        return self.store.inbox(tx.work)
 
     def is_infrastructure(self, error: BaseException) -> bool:
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):

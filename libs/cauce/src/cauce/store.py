@@ -66,8 +66,15 @@ class Journaled(Protocol):
         """Whether Cauce's tables are there already. Bounded in time; False if the database does not tell."""
         ...
 
+    @property
+    def durable(self) -> bool:
+        """Whether what is committed outlives the process."""
+        ...
+
     def journal(self) -> Journal: ...
-    def inbox(self, session: Any) -> Inbox: ...
+    def inbox(self, work: UnitOfWork) -> Inbox:
+        """The inbox inside a unit of work that this store has begun."""
+        ...
 
     def is_infrastructure(self, error: BaseException) -> bool:
         """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""

@@ -180,6 +180,10 @@ class Transaction:
     # What follows is for the service that made the transaction.
 
     @property
+    def work(self) -> UnitOfWork:
+        return self._work
+
+    @property
     def joined(self) -> bool:
         return self._work.joined
 

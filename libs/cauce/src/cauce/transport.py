@@ -102,7 +102,7 @@ class Broker(Protocol):
 
     @property
     def durable(self) -> bool:
-        """Whether an event outlives a subscriber's absence. False means at most once, said at every start."""
+        """Whether an event that was taken outlives the processes that use the broker."""
         ...
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from cauce.admin.figures import Figures
 from cauce.cli import main
 from cauce.effects import AtLeastOnce
 from cauce.pace import Pace
+from cauce.retention import Keep
 from cauce.retry import Reject, Retry
 from cauce.store import Figured
 from cauce.stores.dialect import Dialect
@@ -325,12 +326,13 @@ class Project:
     def database(self, name: str) -> Database:
         return Database(self.urls[name])
 
-    def shop(self, broker_url: str) -> Service:
+    def shop(self, broker_url: str, keep: Keep | None = None) -> Service:
         return Service(
             "shop-ms",
             store=SqlAlchemyStore(create_engine(self.urls["shop"])),
             transport=RedisStreams(broker_url),
             publishes=[UserCreated, Ticked],
+            keep=keep,
             pace=FAST,
         )
 

@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 from cauce.dev.servers import ValkeyServer
+from cauce.retention import Keep
 from shop_and_mail import Command, Project
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
@@ -95,6 +96,20 @@ async def test_one_screen_about_an_event_between_services(project: Project, cauc
         "  it was away      nothing on the broker before every service has it; if the\n"
         "                   broker forgot as well, what is older than 24 h\n"
     )
+
+
+async def test_a_window_that_is_shorter_than_promised_is_told_as_it_is(project: Project, cauce: Command) -> None:
+    async with project.database("shop") as shop:
+        await shop.described(project.shop("redis://localhost:6379", Keep(sent_rows=1001)))
+        await shop.outgoing("shop.ticked", age=90, sent_age=7300)
+        await shop.outgoing("shop.ticked", age=90, sent_age=20)
+
+    said = await cauce("explain", "shop.ticked")
+    as_json = await cauce("explain", "shop.ticked", "--json")
+
+    assert "now    so much is sent that only the last 2 h are kept" in said.out
+    assert "nothing that was sent in the last 2 h" in said.out
+    assert as_json.json["kept"]["shortened_to_s"] == pytest.approx(7300, abs=60)
 
 
 async def test_former_names_effects_and_domain_events_are_explained_too(project: Project, cauce: Command) -> None:

@@ -7,6 +7,7 @@ from cauce import ConfigurationError
 from cauce.stores.schema import SCHEMA, create_tables, ddl, examine
 from cauce.stores.sqlalchemy import create_engine
 from shop_and_mail import Command, Project
+from sqlalchemy import text
 
 
 async def test_many_processes_that_start_at_once_make_them_once(project: Project) -> None:
@@ -24,7 +25,7 @@ async def test_what_is_missing_is_added_and_what_is_there_stays(project: Project
         await mail.handled("mail.welcome", 3)
         incarnation = await mail.one("SELECT value FROM cauce_meta WHERE name = 'incarnation'")
         await mail.run("ALTER TABLE cauce_waiting DROP COLUMN tried")
-        await mail.run("DROP INDEX cauce_waiting_due")
+        await mail.run("DROP INDEX cauce_waiting_next")
         await mail.run("DROP TABLE cauce_audit")
 
         dry = await cauce("db", "upgrade", "mail", "--dry-run")
@@ -35,11 +36,11 @@ async def test_what_is_missing_is_added_and_what_is_there_stays(project: Project
             "mail: version 1, 3 steps:\n"
             "  cauce_audit is missing\n"
             "  cauce_waiting.tried is missing\n"
-            "  cauce_waiting_due is missing\n"
+            "  cauce_waiting_next is missing\n"
         )
         assert said.code == 0
         assert said.out == (
-            "mail: version 1, 3 steps:\n  made cauce_audit\n  made cauce_waiting_due\n  added cauce_waiting.tried\n"
+            "mail: version 1, 3 steps:\n  made cauce_audit\n  made cauce_waiting_next\n  added cauce_waiting.tried\n"
         )
         assert again.out == "mail: version 1, nothing to do\n"
         assert await mail.one("SELECT count(*) FROM cauce_inbox") == 3
@@ -98,6 +99,29 @@ async def test_a_service_starts_on_tables_that_were_made_by_hand(project: Projec
     await engine.dispose()
     async with project.database("mail") as mail:
         assert len(await mail.one("SELECT value FROM cauce_meta WHERE name = 'incarnation'")) >= 32
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+async def test_tables_that_change_all_the_time_are_cleaned_often(project: Project) -> None:
+    async with project.database("mail") as mail, mail.engine.connect() as connection:
+        found = await connection.execute(
+            text("SELECT relname, reloptions FROM pg_class WHERE relkind = 'r' AND reloptions IS NOT NULL")
+        )
+        options = {row.relname: set(row.reloptions) for row in found}
+
+    often = {
+        "autovacuum_vacuum_scale_factor=0",
+        "autovacuum_vacuum_threshold=1000",
+        "autovacuum_vacuum_cost_delay=0",
+    }
+    with_room = often | {"fillfactor=80"}
+    assert options == {
+        "cauce_outbox": often,
+        "cauce_inbox": often,
+        "cauce_waiting": often,
+        "cauce_key_head": with_room,
+        "cauce_position": with_room,
+    }
 
 
 async def test_a_position_is_never_given_twice(project: Project) -> None:

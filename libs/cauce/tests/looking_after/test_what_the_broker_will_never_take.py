@@ -58,9 +58,8 @@ async def test_it_is_red_in_every_look_and_what_has_another_key_flows(
     (aside,) = outbox.json["shop"]["set_aside"]
     assert (aside["name"], aside["key"], aside["behind"]) == ("shop.user-created", "1", 2)
     assert "the limit is 262144" in aside["problem"]
-    for numbers in (outbox.json["shop"]["figures"], figures.outbox):
-        of = numbers if isinstance(numbers, dict) else {"set_aside": numbers.set_aside, "behind": numbers.behind}
-        assert (of["set_aside"], of["behind"]) == (1, 2)
+    told = outbox.json["shop"]["figures"]
+    assert (told["set_aside"], told["behind"]) == (figures.outbox.set_aside, figures.outbox.behind) == (1, 2)
     assert doctor.code == 1
     (verdict,) = [one for one in doctor.json["services"]["shop"] if one["subject"] == "set aside"]
     assert verdict["state"] == "bad"

@@ -218,7 +218,7 @@ class _Reading:
     async def _outbox(self, at: float) -> OutboxFigures:
         unsent = await self._ask(UNSENT_BY_NAME)
         (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_outbox WHERE sent_at IS NOT NULL")
-        oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position LIMIT 1")
+        oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at LIMIT 1")
         (size,) = await self._ask(
             "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s"
         )

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cauce.admin.figures import Figures, OutboxFigures, read_figures
 from cauce.admin.set_aside import SetAside, select_set_aside
 from cauce.description import read_description
+from cauce.retention import BATCH
 from cauce.stores.dialect import Dialect
 from cauce.stores.sql_journal import UNSENT_BY_NAME
 
@@ -42,6 +43,16 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
     lanes_owned: int
     lanes: int
 
+    @property
+    def shortened_to_s(self) -> float | None:
+        """How far back a broker could be fed again, where the bound of rows or bytes is reached; None where it is not."""
+        keep, sent = self.keep, self.figures
+        if keep is None or sent.oldest_sent_s is None or sent.oldest_sent_s >= keep.seconds:
+            return None
+        batch = 1 + BATCH / sent.sent_kept  # so much may just have been removed
+        reached = sent.sent_kept * batch > keep.rows or sent.kept_bytes * batch > keep.bytes
+        return sent.oldest_sent_s if reached else None
+
 
 async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
     """The outbox, and the figures of the same moment. Raises NoTablesError."""
@@ -49,7 +60,7 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
     unsent = await _ask(connection, UNSENT_BY_NAME)
     last = await _ask(
         connection,
-        "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY position DESC LIMIT 1",
+        "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1",
     )
     written = await _ask(connection, "SELECT value FROM cauce_meta WHERE name = 'description'")
     description = read_description(str(written[0].value)) if written else None

@@ -8,6 +8,7 @@ from cauce.cli.options import add_json, add_services
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
     from cauce.description import DescribedEvent, DescribedListener, Description
 
@@ -51,7 +52,8 @@ async def _run(arguments: argparse.Namespace) -> int:
     from cauce.cli.screen import complain, say, say_json
     from cauce.errors import did_you_mean
 
-    found, missing = await read_descriptions(targets_of(arguments))
+    targets = targets_of(arguments)
+    found, missing = await read_descriptions(targets)
     for why in missing.values():
         complain(why)
     if not found:
@@ -65,14 +67,32 @@ async def _run(arguments: argparse.Namespace) -> int:
         known = "\n".join(f"  {one.name}  ({one.cls})" for one in sorted(events.values(), key=lambda one: one.name))
         complain(f"No service knows an event {said!r}.{did_you_mean(said, words)} There are:\n{known}")
         return WRONG
+    shortened_to_s = await _shortened(event, found, targets)
     if arguments.json:
-        say_json(_as_json(event, found))
+        say_json(_as_json(event, found, shortened_to_s))
     else:
-        say("\n".join(_lines(event, found)))
+        say("\n".join(_lines(event, found, shortened_to_s)))
     return DONE
 
 
-def _lines(event: "DescribedEvent", services: "Mapping[str, Description]") -> "Iterator[str]":
+async def _shortened(
+    event: "DescribedEvent", services: "Mapping[str, Description]", targets: "Sequence[Target]"
+) -> float | None:
+    """How far back the publisher's outbox can feed a broker now, where that is less than it promises."""
+    from cauce.admin.database import looking
+    from cauce.admin.outbox import read_outbox
+
+    for target in targets:
+        if target.name in services and event.name in services[target.name].publishes:
+            async with looking(target) as connection:
+                status, _ = await read_outbox(connection)
+            return status.shortened_to_s
+    return None
+
+
+def _lines(
+    event: "DescribedEvent", services: "Mapping[str, Description]", shortened_to_s: float | None
+) -> "Iterator[str]":
     from cauce.cli.screen import bold, headed
 
     yield bold(event.name)
@@ -80,7 +100,7 @@ def _lines(event: "DescribedEvent", services: "Mapping[str, Description]") -> "I
     heard = [(service, listener) for service in services.values() for listener in service.listeners]
     heard = [(service, listener) for service, listener in heard if event.name in listener.events]
     yield ""
-    yield from headed(_about(event, publisher, heard))
+    yield from headed(_about(event, publisher, heard, shortened_to_s))
     yield ""
     yield bold("Heard by") if heard else bold("Heard by nobody in this project")
     for service, listener in heard:
@@ -88,15 +108,17 @@ def _lines(event: "DescribedEvent", services: "Mapping[str, Description]") -> "I
         yield from _listener_lines(service, listener, event)
     yield ""
     yield bold("What is lost if")
-    yield from headed(_losses(event, publisher, heard))
+    yield from headed(_losses(event, publisher, heard, shortened_to_s))
 
 
 def _about(
     event: "DescribedEvent",
     publisher: "Description | None",
     heard: "Sequence[tuple[Description, DescribedListener]]",
+    shortened_to_s: float | None,
 ) -> "Iterator[tuple[str, str]]":
     from cauce.cli.outbox import size
+    from cauce.cli.screen import yellow
     from cauce.cli.when import short
 
     durable = publisher is not None and publisher.transport is not None and publisher.transport.durable
@@ -130,13 +152,17 @@ def _about(
                 f"whichever comes first; on the broker {short(publisher.broker_s)}, and until every service has it"
             ),
         )
+        if shortened_to_s is not None:
+            yield "now", yellow(f"so much is sent that only the last {short(shortened_to_s)} are kept")
     inboxes = sorted(
         service.inbox_s
         for service, listener in heard
         if listener.when in ("arrival", "durable") and not _volatile(service, listener)
     )
     if inboxes:
-        later = f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
+        later = (
+            f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
+        )
         yield "acked", "when the effect is committed, or a retry, or a dead letter; never before"
         yield (
             "repeats",
@@ -204,6 +230,7 @@ def _losses(
     event: "DescribedEvent",
     publisher: "Description | None",
     heard: "Sequence[tuple[Description, DescribedListener]]",
+    shortened_to_s: float | None,
 ) -> "Iterator[tuple[str, str]]":
     from cauce.cli.when import short
 
@@ -225,21 +252,24 @@ def _losses(
         yield "the broker dies", "what was being sent, for everybody"
         yield "a listener dies", "what is sent until it is back"
         return
+    kept_s = publisher.sent_s if shortened_to_s is None else shortened_to_s
     yield f"{publisher.service} dies", "nothing: what is committed stands in its outbox, and its next process sends it"
     yield (
         "the broker dies",
-        (f"nothing that was sent in the last {short(publisher.sent_s)}: it is sent again from the outbox"),
+        (f"nothing that was sent in the last {short(kept_s)}: it is sent again from the outbox"),
     )
     yield "a listener dies", "nothing: its transaction is undone, and the broker gives it the event again"
     yield (
         "it was away",
         (
-            f"nothing on the broker before every service has it; if the broker forgot as well, what is older than {short(publisher.sent_s)}"
+            f"nothing on the broker before every service has it; if the broker forgot as well, what is older than {short(kept_s)}"
         ),
     )
 
 
-def _as_json(event: "DescribedEvent", services: "Mapping[str, Description]") -> dict[str, Any]:
+def _as_json(
+    event: "DescribedEvent", services: "Mapping[str, Description]", shortened_to_s: float | None
+) -> dict[str, Any]:
     import msgspec
 
     publisher = next((one for one in services.values() if event.name in one.publishes), None)
@@ -247,7 +277,12 @@ def _as_json(event: "DescribedEvent", services: "Mapping[str, Description]") -> 
         "event": msgspec.to_builtins(event),
         "published_by": publisher.service if publisher else None,
         "transport": msgspec.to_builtins(publisher.transport) if publisher else None,
-        "kept": {"sent_s": publisher.sent_s, "sent_rows": publisher.sent_rows, "broker_s": publisher.broker_s}
+        "kept": {
+            "sent_s": publisher.sent_s,
+            "sent_rows": publisher.sent_rows,
+            "broker_s": publisher.broker_s,
+            "shortened_to_s": shortened_to_s,
+        }
         if publisher
         else None,
         "heard_by": [

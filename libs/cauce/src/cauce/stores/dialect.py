@@ -8,7 +8,10 @@ __all__ = ["Dialect"]
 
 
 class Dialect:
-    """One of the two, by SQLAlchemy's name for it. In a statement `:NOW` is the database's own clock, in seconds."""
+    """One of the two, by SQLAlchemy's name for it. In a statement `:NOW` is the database's own clock, in seconds.
+
+    PostgreSQL compares a column with a clock that runs row by row, and with `(SELECT :NOW)` by an index.
+    """
 
     def __init__(self, name: str) -> None:
         self.postgres = name == "postgresql"

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from hashlib import sha256
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -11,15 +10,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
-from cauce.inbox import Position
-from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting
+from cauce.inbox import Position, sequence_of
+from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, letter_id
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
 
 __all__ = ["UNSENT_BY_NAME", "SqlInbox", "SqlJournal", "write_outgoing"]
 
-_LIMITS = "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true)"
+_LIMITS = (
+    "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true), "
+    "set_config('statement_timeout', '60s', true)"
+)
 """A process that is frozen in the middle of a transaction must not keep the lanes locked from whoever takes them over."""
 _LIMITED = (
     "set_config('lock_timeout', '5s', true) IS NOT NULL "
@@ -157,7 +159,7 @@ class SqlInbox:
             sources=[one.source for one in envelopes],
             ids=[one.id for one in envelopes],
             keys=[one.key for one in envelopes],
-            seqs=[_sequence(one) for one in envelopes],
+            seqs=[sequence_of(one) for one in envelopes],
             incarnations=[one.incarnation for one in envelopes],
         )
         found = {(row.source, row.event_id): row for row in rows}
@@ -167,7 +169,7 @@ class SqlInbox:
         if not row.first:
             return Arrival(known=True)
         position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
-        if _sequence(envelope) is not None and not row.moved:
+        if sequence_of(envelope) is not None and not row.moved:
             # The statement saw the position as it was when it began; if it waited for somebody, that may be old.
             position = await self._position(consumer, envelope.source, envelope.key)
         return Arrival(known=False, position=position, parked=row.parked)
@@ -179,7 +181,7 @@ class SqlInbox:
             return Arrival(known=False)
         place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
         position = await self._position(**place)
-        if _sequence(envelope) is not None:
+        if sequence_of(envelope) is not None:
             await self._run(
                 "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
                 f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
@@ -268,8 +270,8 @@ class SqlInbox:
         if delay_s is None and error is None:
             # Those before it may have gone since somebody saw them; then nobody would wake it.
             due = (
-                "CASE WHEN EXISTS (SELECT 1 FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
-                "AND b.key = :key AND b.event_id <> :event_id) THEN NULL ELSE :NOW END"
+                "CASE WHEN (SELECT min(position) FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
+                "AND b.key = :key AND b.event_id <> :event_id) IS NULL THEN :NOW END"
             )
         await self._run(
             (
@@ -364,7 +366,7 @@ class SqlInbox:
             .replace(":error", "CAST(:error AS text)")
             .replace(":attempts", "CAST(:attempts AS integer)")
             .replace(":event_id", "CAST(:event_id AS text)"),
-            id=_letter_id(delivery),
+            id=letter_id(delivery),
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
@@ -484,25 +486,21 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
-                f"WHERE sent_at IS NULL AND lane IN ({_numbers(lanes)}) AND problem IS NULL "
-                f"AND NOT ({_BEHIND}) ORDER BY position LIMIT :limit",
+                "WITH aside AS MATERIALIZED (SELECT topic, key, min(position) AS position FROM cauce_outbox "
+                "WHERE problem IS NOT NULL AND sent_at IS NULL GROUP BY topic, key) "
+                + _first_of_each(
+                    lanes,
+                    "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
+                    "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
+                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1)",
+                    order="position",
+                ),
                 limit=limit,
             )
             return [
                 OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
                 for position, event_id, topic, lane, key, message, attempts in rows
             ]
-
-    async def unsent(self) -> tuple[int, float | None]:
-        async with self._reading() as connection:
-            rows = await self._run(
-                connection,
-                "SELECT count(*) AS n, :NOW - min(created_at) AS oldest FROM cauce_outbox "
-                "WHERE sent_at IS NULL AND problem IS NULL",
-            )
-            row = rows.one()
-            return int(row.n), None if row.oldest is None else max(0.0, float(row.oldest))
 
     async def set_aside(self, position: int, problem: str) -> None:
         async with self._writing() as connection:
@@ -628,7 +626,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
-                "WHERE sent_at IS NOT NULL AND sent_at < :NOW - :age ORDER BY position LIMIT :limit)",
+                "WHERE sent_at IS NOT NULL AND sent_at < (SELECT :NOW - :age) ORDER BY sent_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
             )
@@ -636,13 +634,14 @@ class SqlJournal:
 
     async def sent_over(self, *, rows: int, size: int) -> bool:
         async with self._reading() as connection:
-            # Positions are nearly dense, so two look-ups at the ends of the primary key count well enough.
+            # Positions are nearly dense and sent nearly in order, so those at both ends count well enough.
             found = (
                 await self._run(
                     connection,
-                    "SELECT (SELECT max(position) FROM cauce_outbox) - (SELECT min(position) FROM cauce_outbox) + 1 AS n, "
-                    "(SELECT avg(length(message)) FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s)"
-                    " AS size",
+                    "SELECT (SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1) - "
+                    "(SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at LIMIT 1) + 1 AS n, "
+                    "(SELECT avg(length(message)) FROM (SELECT message FROM cauce_outbox WHERE sent_at IS NOT NULL "
+                    "ORDER BY sent_at DESC LIMIT 50) s) AS size",
                 )
             ).one()
             if found.n is None:
@@ -653,8 +652,8 @@ class SqlJournal:
         async with self._reading() as connection:
             unsent = await self._run(
                 connection,
-                "SELECT count(*) AS n, :NOW - (SELECT created_at FROM cauce_outbox WHERE sent_at IS NULL "
-                "ORDER BY position LIMIT 1) AS age FROM cauce_outbox WHERE sent_at IS NULL",
+                "SELECT count(*) AS n, :NOW - min(created_at) AS oldest FROM cauce_outbox "
+                "WHERE sent_at IS NULL AND problem IS NULL",
             )
             waiting = await self._run(
                 connection,
@@ -664,7 +663,7 @@ class SqlJournal:
             row, longest = unsent.one(), waiting.one_or_none()
             return Backlog(
                 unsent=int(row.n),
-                oldest_unsent_s=max(0.0, float(row.age or 0.0)),
+                oldest_unsent_s=None if row.oldest is None else max(0.0, float(row.oldest)),
                 longest=int(longest.n) if longest else 0,
                 longest_key=longest.key if longest else "",
                 longest_consumer=longest.consumer if longest else "",
@@ -675,7 +674,7 @@ class SqlJournal:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
-                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < :NOW - :age "
+                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT :NOW - :age) AND state IS NULL "
                 "ORDER BY received_at LIMIT :limit)",
                 age=older_than_s,
                 limit=limit,
@@ -689,11 +688,13 @@ class SqlJournal:
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
-                "SELECT w.* FROM cauce_waiting w "
-                f"WHERE w.next_at <= :NOW AND w.lane IN ({_numbers(lanes)}) "
-                "AND (w.key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
-                "AND e.source = w.source AND e.key = w.key AND e.position < w.position)) "
-                "ORDER BY w.next_at LIMIT :limit",
+                _first_of_each(
+                    lanes,
+                    "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) "
+                    "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
+                    "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
+                    order="next_at",
+                ),
                 limit=limit,
             )
             return [_waiting(row) for row in rows]
@@ -743,19 +744,19 @@ class SqlJournal:
         return await connection.execute(self._dialect.sql(statement), values)
 
 
-def _sequence(envelope: Envelope) -> int | None:
-    """Its number among those of its key; None if it has none that could be compared."""
-    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
-
-
-def _letter_id(delivery: Waiting) -> str:
-    """32 hexadecimal digits, the same for the same delivery: whoever has noted the id finds it again."""
-    words = (delivery.consumer, delivery.source, delivery.event_id)
-    return sha256("\0".join(words).encode()).hexdigest()[:32]
-
-
 def _milliseconds(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
+
+
+def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str) -> str:
+    """The first `:limit` rows of these lanes, by an index that has them lane by lane in this order.
+
+    So whatever waits in the lanes of others, or behind what is taken here, is not read.
+    """
+    each = (
+        f"SELECT * FROM ({rows} AND lane = {int(lane)} ORDER BY {order} LIMIT :limit) l{int(lane)}" for lane in lanes
+    )
+    return f"SELECT * FROM ({' UNION ALL '.join(each)}) every ORDER BY {order} LIMIT :limit"
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event, make_url, text
@@ -17,7 +17,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
-from cauce.store import Outbound
+from cauce.store import Outbound, UnitOfWork
 from cauce.stores.schema import create_tables
 from cauce.stores.sessions import FollowedSession, follow, joins_an_outer_transaction
 from cauce.stores.sql_journal import SqlInbox, SqlJournal
@@ -228,6 +228,10 @@ class SqlAlchemyStore:
     def name(self) -> str:
         return self.engine.dialect.name
 
+    @property
+    def durable(self) -> bool:
+        return self.name != "sqlite" or not _is_in_memory(self.engine.url)
+
     def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         session = self._sessions()
         if read_only and isinstance(session.bind, AsyncEngine):
@@ -251,8 +255,8 @@ class SqlAlchemyStore:
     def journal(self) -> SqlJournal:
         return SqlJournal(self.engine)
 
-    def inbox(self, session: AsyncSession) -> SqlInbox:
-        return SqlInbox(session)
+    def inbox(self, work: UnitOfWork) -> SqlInbox:
+        return SqlInbox(cast("AsyncSession", work.session))
 
     def is_infrastructure(self, error: BaseException) -> bool:
         if isinstance(error, (CommitUnknownError, PoolTimeoutError, InterfaceError)):

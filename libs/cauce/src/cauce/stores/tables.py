@@ -41,6 +41,14 @@ metadata = MetaData()
 
 _Counter = BigInteger().with_variant(Integer, "sqlite")
 _Id = String(128)
+_BUSY: dict[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 1000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+"""PostgreSQL's default waits until a fifth of the rows is dead, and every look at what waits passes the dead ones."""
+_CHANGED_IN_PLACE = {**_BUSY, "fillfactor": 80}
+"""With room in the page, a row whose indexed columns stay is changed without its indexes."""
 
 meta = Table("cauce_meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
@@ -50,6 +58,7 @@ key_head = Table(
     Column("topic", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("seq", BigInteger, nullable=False),
+    postgresql_with=_CHANGED_IN_PLACE,
 )
 
 outbox = Table(
@@ -70,11 +79,13 @@ outbox = Table(
     Column("sent_at", Float),
     Column("broker_id", Text),
     sqlite_autoincrement=True,
+    postgresql_with=_BUSY,
 )
 _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
-Index("cauce_outbox_pending", outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
+Index("cauce_outbox_unsent", outbox.c.lane, outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
 Index("cauce_outbox_sent", outbox.c.topic, outbox.c.lane, outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
+Index("cauce_outbox_sent_at", outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
 _aside = outbox.c.problem.is_not(None)
 Index("cauce_outbox_aside", outbox.c.topic, outbox.c.key, postgresql_where=_aside, sqlite_where=_aside)
 
@@ -103,6 +114,7 @@ inbox = Table(
     Column("event_id", _Id, primary_key=True),
     Column("received_at", Float, nullable=False, index=True),
     Column("state", Text),
+    postgresql_with=_BUSY,
 )
 
 started = Table(
@@ -123,6 +135,7 @@ position = Table(
     Column("key", Text, primary_key=True),
     Column("last_seq", BigInteger, nullable=False),
     Column("incarnation", Text, nullable=False),
+    postgresql_with=_CHANGED_IN_PLACE,
 )
 
 waiting = Table(
@@ -144,8 +157,9 @@ waiting = Table(
     Column("created_at", Float, nullable=False),
     UniqueConstraint("consumer", "source", "event_id"),
     sqlite_autoincrement=True,
+    postgresql_with=_BUSY,
 )
-Index("cauce_waiting_due", waiting.c.next_at)
+Index("cauce_waiting_next", waiting.c.lane, waiting.c.next_at)
 Index("cauce_waiting_key", waiting.c.consumer, waiting.c.source, waiting.c.key, waiting.c.position)
 
 dead_letter = Table(

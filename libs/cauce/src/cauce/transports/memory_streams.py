@@ -1,6 +1,6 @@
-"""A durable broker inside the process, for tests and for a single-process start: several services may share one.
+"""A broker that remembers, inside the process, for tests and for a single-process start: several services may share one.
 
-Durable as long as the process lives: a service that was away finds what it missed, what was not acknowledged comes
+It remembers as long as the process lives: a service that was away finds what it missed, what was not acknowledged comes
 again, trimming waits for every group. It passes the same contract suite as the real ones (cauce.testing).
 """
 
@@ -40,10 +40,10 @@ class _Log:
 
 
 class MemoryStreams:
-    """The durable transport without a server. To be used from one event loop at a time."""
+    """The durable transport without a server, and gone with the process. To be used from one event loop at a time."""
 
     name = "memory"
-    durable = True
+    durable = False
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

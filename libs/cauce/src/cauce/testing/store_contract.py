@@ -1,0 +1,699 @@
+"""The contract of stores that durable delivery may be written down in, as tests.
+
+Make a class of them for a store, with a fixture that gives an empty one:
+
+    pytest.register_assert_rewrite("cauce.testing.store_contract")
+    from cauce.testing.store_contract import JournaledStore, StoreContract
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        async def store(self) -> AsyncGenerator[JournaledStore]: ...
+            await store.prepare()
+            yield store
+            await store.close()
+
+Run them with pytest-asyncio, `asyncio_mode = "auto"`.
+"""
+# ruff: noqa: S101  # these are tests
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from cauce.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
+from cauce.envelope import Envelope
+from cauce.errors import PublishError
+from cauce.inbox import Position
+from cauce.journal import Backlog, Failure, Inbox, OutboxRow, Outgoing, Waiting
+from cauce.lanes import Epoch, MemberId
+from cauce.levels import Levels
+from cauce.store import Journaled, Store, UnitOfWork
+from cauce.transport import LANES, BrokerId, Lane, lane_of
+
+__all__ = ["JournaledStore", "StoreContract", "Unit", "envelope", "unit"]
+
+T = TypeVar("T")
+
+SOURCE = "shop"
+LISTENER = "ledger/count"
+OTHER = "ledger/other"
+ALL_LANES = [Lane(lane) for lane in range(LANES)]
+ONE, TWO = MemberId("one"), MemberId("two")
+AN_HOUR_S = 3600.0
+ANY_AGE_S = -60.0
+"""`older_than_s` for everything there is, whatever the resolution of the store's clock."""
+LEASE_S = 60.0
+IDLE_S = 30.0
+_SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1", version=None)
+
+
+class JournaledStore(Store, Journaled, Protocol):
+    """A store that keeps a journal."""
+
+
+class Unit:
+    """An open transaction: what it publishes, and the inbox in it."""
+
+    def __init__(self, store: JournaledStore) -> None:
+        self._levels: Levels[Outgoing] = Levels()
+        self.work: UnitOfWork = store.begin(self._levels, read_only=False, outgoing=_as_they_are)
+        self.inbox: Inbox = store.inbox(self.work)
+
+    def publish(self, *envelopes: Envelope, consumer: str | None = None) -> None:
+        self.work.take_part()
+        for one in envelopes:
+            self._levels.add(Outgoing(envelope=one, consumer=consumer))
+
+
+def _as_they_are(published: Sequence[Any]) -> Sequence[Outgoing]:
+    return published
+
+
+class _OnPurposeError(Exception):
+    pass
+
+
+@asynccontextmanager
+async def unit(store: JournaledStore) -> AsyncGenerator[Unit]:
+    """Committed when the block ends, rolled back when an exception leaves it."""
+    one = Unit(store)
+    try:
+        yield one
+        await one.work.commit()
+    except BaseException:
+        await one.work.rollback()
+        raise
+
+
+@asynccontextmanager
+async def rolled_back(store: JournaledStore) -> AsyncGenerator[Unit]:
+    with suppress(_OnPurposeError):
+        async with unit(store) as one:
+            yield one
+            raise _OnPurposeError
+
+
+def envelope(
+    number: int, *, key: str | None = None, seq: int | None = None, incarnation: str | None = None, body: str = ""
+) -> Envelope:
+    """An event whose id is `event-NUMBER`; with `seq`, as one that arrives from the broker."""
+    return Envelope(
+        id=f"event-{number}",
+        source=SOURCE,
+        name="shop.counted",
+        version=1,
+        occurred_on=_SOME_DAY,
+        payload=msgspec.Raw(msgspec.json.encode({"number": number, "body": body})),
+        correlation_id=f"event-{number}",
+        key=key,
+        key_seq=seq,
+        incarnation=incarnation if incarnation is not None or seq is None else "first",
+    )
+
+
+def delivery(number: int, *, key: str | None = None, consumer: str = LISTENER) -> Waiting:
+    """A delivery of `event-NUMBER` that is to wait."""
+    one = envelope(number, key=key)
+    return Waiting(
+        position=0,
+        consumer=consumer,
+        source=SOURCE,
+        event_id=one.id,
+        lane=lane_of(one),
+        key=key,
+        channel="shop:0",
+        message=to_json(one),
+        attempts=0,
+        first_failed_at=None,
+    )
+
+
+def ids(rows: Sequence[OutboxRow | Waiting]) -> list[int]:
+    return [int(one.event_id.removeprefix("event-")) for one in rows]
+
+
+async def published(store: JournaledStore, *envelopes: Envelope) -> Sequence[OutboxRow]:
+    """Publish, each in a transaction of its own; everything that is pending then."""
+    for one in envelopes:
+        async with unit(store) as tx:
+            tx.publish(one)
+    return await pending(store)
+
+
+async def pending(store: JournaledStore, *, limit: int = 1000) -> Sequence[OutboxRow]:
+    return await store.journal().pending(ALL_LANES, limit=limit)
+
+
+async def due(store: JournaledStore, *, limit: int = 1000) -> Sequence[Waiting]:
+    return await store.journal().due(ALL_LANES, limit=limit)
+
+
+async def owned(store: JournaledStore, me: MemberId = ONE) -> dict[Lane, Epoch]:
+    """All lanes, taken by `me`, with their epochs."""
+    journal = store.journal()
+    rows, _ = await journal.beat(me, lease_s=LEASE_S)
+    return dict(await journal.take(me, {row.lane: row.epoch for row in rows}))
+
+
+async def sent(store: JournaledStore, *rows: OutboxRow) -> None:
+    """Sent and marked, by the owner of all lanes."""
+    lanes = await owned(store)
+    for row in rows:
+        assert await store.journal().mark_sent({row.lane: lanes[row.lane]}, ONE, [(row.position, _broker_id(row))])
+        await _the_clock_moves_on()
+
+
+def _broker_id(row: OutboxRow) -> BrokerId:
+    return BrokerId(f"{row.position}-0")
+
+
+async def _the_clock_moves_on() -> None:
+    """Some clocks tell milliseconds apart, and no less."""
+    await asyncio.sleep(0.002)
+
+
+async def _waits(work: Awaitable[T]) -> "asyncio.Task[T]":
+    """Begun, and seen waiting for somebody."""
+
+    async def run() -> T:
+        return await work
+
+    task = asyncio.get_running_loop().create_task(run())
+    done, _ = await asyncio.wait({task}, timeout=0.1)
+    assert not done, "it did not wait"
+    return task
+
+
+async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER) -> Position | str | None:
+    """What is known when it arrives, in a transaction of its own that is committed."""
+    async with unit(store) as tx:
+        (found,) = await tx.inbox.arrive(consumer, [one], idle_s=IDLE_S)
+    return "known" if found.known else found.position
+
+
+async def waits(
+    store: JournaledStore, *deliveries: Waiting, delay_s: float | None = None, error: str | None = None
+) -> None:
+    for one in deliveries:
+        async with unit(store) as tx:
+            await tx.inbox.wait(one, delay_s=delay_s, error=error)
+
+
+class StoreContract:
+    """Inherit, and give it a fixture `store: JournaledStore`: prepared and empty."""
+
+    # Transactions
+
+    async def test_all_that_a_transaction_writes_is_there_after_its_commit(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            await _write_everything(tx)
+
+        assert await _everything(store) == (["outbox"], ["head"], ["dead"], "known", "in doubt", 2)
+
+    async def test_nothing_that_a_transaction_writes_is_there_after_its_rollback(self, store: JournaledStore) -> None:
+        async with rolled_back(store) as tx:
+            await _write_everything(tx)
+
+        assert await _everything(store) == ([], [], [], "new", "first", 1)
+
+    async def test_nothing_of_a_savepoint_that_was_left_by_an_error_is_there(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            await tx.inbox.first_time(LISTENER, SOURCE, "before")
+            with suppress(_OnPurposeError):
+                async with tx.work.savepoint():
+                    await _write_everything(tx)
+                    raise _OnPurposeError
+            async with tx.work.savepoint():
+                await tx.inbox.first_time(LISTENER, SOURCE, "after")
+                tx.publish(envelope(50))
+
+        assert ids(await pending(store)) == [50]
+        assert [await _known(store, event) for event in ("before", "inside", "after")] == [True, False, True]
+
+    async def test_nothing_is_seen_by_others_before_the_commit(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            await _write_everything(tx)
+            assert (await pending(store), await due(store), await store.journal().dead()) == ([], [], [])
+
+    async def test_an_error_that_is_the_codes_is_not_the_databases(self, store: JournaledStore) -> None:
+        assert not store.is_infrastructure(ValueError("no"))
+        assert not store.is_infrastructure(TimeoutError())
+
+    # The outbox
+
+    async def test_what_is_published_is_pending_in_order_with_its_number(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            tx.publish(envelope(1, key="a"), envelope(2), envelope(3, key="a"), envelope(4, key="b"))
+        rows = await published(store, envelope(5, key="a"))
+
+        read = [from_json(row.message) for row in rows]
+        assert ids(rows) == [1, 2, 3, 4, 5]
+        assert [one.key_seq for one in read] == [1, None, 2, 1, 3]
+        assert {one.incarnation for one in read if one.key} == {await store.journal().incarnation()}
+        assert [(row.topic, row.key, row.lane) for row in rows] == [(SOURCE, one.key, lane_of(one)) for one in read]
+        assert [row.position for row in rows] == sorted({row.position for row in rows})
+
+    async def test_numbers_of_a_key_have_no_holes_whoever_writes_and_whatever_fails(
+        self, store: JournaledStore
+    ) -> None:
+        too_large = "x" * MAX_MESSAGE_BYTES
+
+        async def write(writer: int) -> None:
+            for turn in range(6):
+                number = 10 * writer + turn
+                with suppress(PublishError):  # after it was counted
+                    async with unit(store) as tx:
+                        body = too_large if turn % 3 == 1 else ""
+                        tx.publish(envelope(number, key="hot"), envelope(100 + number, key=f"{turn % 2}", body=body))
+
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(4):
+                tasks.create_task(write(writer))
+
+        rows = [from_json(row.message) for row in await pending(store)]
+        for key, count in (("hot", 16), ("0", 8), ("1", 8)):
+            assert [one.key_seq for one in rows if one.key == key] == list(range(1, count + 1)), key
+
+    async def test_what_is_not_sent_is_pending_whatever_was_sent_after_it(self, store: JournaledStore) -> None:
+        rows = await published(store, *map(envelope, range(1, 6)))
+        await sent(store, rows[1], rows[3], rows[4])
+
+        assert ids(await pending(store)) == [1, 3]
+
+    async def test_pending_is_asked_for_by_lane_and_in_portions(self, store: JournaledStore) -> None:
+        rows = await published(store, *map(envelope, range(1, 30)))
+        some = [Lane(3), Lane(7), Lane(11)]
+
+        found = await store.journal().pending(some, limit=2)
+
+        assert list(found) == [row for row in rows if row.lane in some][:2]
+        assert not await store.journal().pending([], limit=10)
+
+    async def test_a_row_set_aside_holds_back_its_key_and_nothing_else(self, store: JournaledStore) -> None:
+        keys = {1: "a", 2: "a", 3: "a", 4: "b", 5: None}
+        rows = await published(store, *(envelope(number, key=key) for number, key in keys.items()))
+        await store.journal().set_aside(rows[1].position, "too large for the broker")
+
+        assert ids(await pending(store)) == [1, 4, 5]
+
+    async def test_a_zombie_marks_nothing(self, store: JournaledStore) -> None:
+        rows = await published(store, *map(envelope, range(1, 20)))
+        mine = await owned(store, ONE)
+        first = rows[0]
+        other = next(row for row in rows if row.lane != first.lane)
+        await store.journal().take(TWO, {first.lane: mine[first.lane]})
+        marks = [(row.position, _broker_id(row)) for row in (first, other)]
+        lanes = {row.lane: mine[row.lane] for row in (first, other)}
+
+        assert not await store.journal().mark_sent(lanes, ONE, marks)
+        assert not await store.journal().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, ONE, marks[:1])
+        assert len(await pending(store)) == len(rows)
+        assert await store.journal().mark_sent({other.lane: mine[other.lane]}, ONE, marks[1:])
+        assert await store.journal().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, TWO, marks[:1])
+
+    async def test_the_newest_sent_are_told_in_the_order_of_sending_and_can_be_unsent(
+        self, store: JournaledStore
+    ) -> None:
+        rows = await published(store, *(envelope(number, key="a") for number in range(1, 6)))
+        lane = rows[0].lane
+        in_order = [rows[index] for index in (0, 2, 1, 4, 3)]
+        await sent(store, *in_order)
+        journal = store.journal()
+
+        newest = await journal.newest_sent(SOURCE, lane, limit=3)
+        assert newest == [(row.position, _broker_id(row)) for row in in_order[2:]]
+        assert await journal.newest_sent("elsewhere", lane, limit=3) == []
+        assert await journal.unsend(SOURCE, lane, from_position=in_order[3].position) == 2
+        assert ids(await pending(store)) == [4, 5]
+        assert await journal.unsend(SOURCE, lane, from_position=None) == 3
+        assert ids(await pending(store)) == [1, 2, 3, 4, 5]
+
+    async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        rows = await published(store, envelope(1))
+        await arrives(store, envelope(2))
+        await sent(store, *rows)
+
+        assert not await journal.adopt(envelope(1), known_to=[])
+        assert not await journal.adopt(envelope(2), known_to=[OTHER, LISTENER])
+        assert await journal.adopt(envelope(2), known_to=[OTHER])
+        assert [await journal.adopt(envelope(3, key="a"), known_to=[LISTENER]) for _ in range(2)] == [True, False]
+        assert ids(await pending(store)) == [2, 3]
+
+    async def test_sent_rows_are_pruned_by_age_the_first_sent_first(self, store: JournaledStore) -> None:
+        rows = await published(store, *(envelope(number, key="a") for number in range(1, 8)))
+        await sent(store, *rows[:6])
+        journal = store.journal()
+
+        assert await journal.prune_sent(older_than_s=AN_HOUR_S, limit=10) == 0
+        assert await journal.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 4
+        left = await journal.newest_sent(SOURCE, rows[0].lane, limit=10)
+        assert [position for position, _ in left] == [row.position for row in rows[4:6]]
+        assert await journal.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 2
+        assert ids(await pending(store)) == [7]
+
+    async def test_what_is_kept_is_measured_in_rows_and_bytes_of_what_was_sent(self, store: JournaledStore) -> None:
+        journal, plenty = store.journal(), 10**9
+        assert not await journal.sent_over(rows=0, size=0)
+        rows = await published(store, *(envelope(number, body="x" * 1000) for number in range(1, 22)))
+        await journal.set_aside(rows[0].position, "never to be sent")
+        assert not await journal.sent_over(rows=5, size=5000)
+        await sent(store, *rows[1:11])
+
+        assert await journal.sent_over(rows=5, size=plenty)
+        assert await journal.sent_over(rows=plenty, size=5000)
+        assert not await journal.sent_over(rows=20, size=plenty)
+        await journal.prune_sent(older_than_s=ANY_AGE_S, limit=8)
+        assert not await journal.sent_over(rows=5, size=5000)
+
+    async def test_the_backlog_is_what_is_not_sent_and_what_most_wait_behind(self, store: JournaledStore) -> None:
+        assert await store.journal().backlog() == Backlog(unsent=0, oldest_unsent_s=None)
+        rows = await published(store, *map(envelope, range(1, 6)))
+        await store.journal().set_aside(rows[0].position, "never to be sent")
+        await sent(store, rows[1])
+        for number, key in ((1, "a"), (2, "b"), (3, "b"), (4, None)):
+            await waits(store, delivery(number, key=key))
+
+        backlog = await store.journal().backlog()
+
+        assert (backlog.unsent, backlog.longest) == (3, 2)
+        assert (backlog.longest_key, backlog.longest_consumer) == ("b", LISTENER)
+        assert backlog.oldest_unsent_s is not None
+        assert 0.0 <= backlog.oldest_unsent_s < 600.0
+
+    # Lanes
+
+    async def test_a_free_lane_is_taken_by_one_and_under_a_new_epoch(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        rows, members = await journal.beat(ONE, lease_s=LEASE_S)
+        assert (sorted(row.lane for row in rows), {row.owner for row in rows}, members) == (ALL_LANES, {None}, 1)
+        seen = {row.lane: row.epoch for row in rows if row.lane < 2}
+
+        got = await journal.take(ONE, seen)
+        assert got == {lane: epoch + 1 for lane, epoch in seen.items()}
+        assert await journal.take(TWO, seen) == {}
+
+        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        assert {row.lane: row.epoch for row in rows if row.owner == ONE} == got
+        assert all(0 < row.lease_left_s <= LEASE_S for row in rows if row.owner == ONE)
+        assert members == 2
+
+    async def test_a_lease_that_ended_counts_no_more_and_its_lanes_can_be_taken(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        mine = await owned(store, ONE)
+        await journal.beat(ONE, lease_s=ANY_AGE_S)
+
+        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        assert members == 1
+        assert not any(row.owner_alive for row in rows)
+        assert await journal.take(TWO, {Lane(0): mine[Lane(0)]}) == {Lane(0): mine[Lane(0)] + 1}
+
+    async def test_lanes_are_given_back_by_their_owner_only(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        await owned(store, ONE)
+        await journal.give_back(TWO, ALL_LANES)
+        await journal.give_back(ONE, [Lane(0), Lane(1)])
+
+        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        assert [row.lane for row in rows if row.owner is None] == [0, 1]
+        await journal.leave(ONE)
+        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        assert ({row.owner for row in rows}, members) == ({None}, 1)
+
+    # The inbox
+
+    async def test_an_event_is_new_once_for_each_listener(self, store: JournaledStore) -> None:
+        assert [await arrives(store, envelope(1)) for _ in range(2)] == [None, "known"]
+        assert await arrives(store, envelope(1), OTHER) is None
+        async with unit(store) as tx:
+            assert not await tx.inbox.first_time(LISTENER, SOURCE, "event-1")
+            assert await tx.inbox.first_time(LISTENER, "elsewhere", "event-1")
+
+    async def test_several_arrive_at_once_each_with_its_own_past(self, store: JournaledStore) -> None:
+        await arrives(store, envelope(1, key="a", seq=1))
+        await arrives(store, envelope(2, key="b", seq=7))
+        await waits(store, delivery(3, key="c"))
+
+        async with unit(store) as tx:
+            several = [
+                envelope(9),
+                envelope(8, key="c", seq=2),
+                envelope(1, key="a", seq=1),
+                envelope(7, key="b", seq=8),
+            ]
+            found = await tx.inbox.arrive(LISTENER, several, idle_s=IDLE_S)
+
+        assert [one.known for one in found] == [False, False, True, False]
+        assert [one.parked for one in found] == [False, True, False, False]
+        assert [one.position for one in found] == [None, None, None, Position(7, "first")]
+
+    async def test_a_second_copy_waits_for_the_outcome_of_the_first(self, store: JournaledStore) -> None:
+        async with unit(store) as first:
+            await first.inbox.arrive(LISTENER, [envelope(1)], idle_s=IDLE_S)
+            second = await _waits(arrives(store, envelope(1)))
+        assert await second == "known"
+
+        async with rolled_back(store) as first:
+            await first.inbox.arrive(LISTENER, [envelope(2)], idle_s=IDLE_S)
+            second = await _waits(arrives(store, envelope(2)))
+        assert await second is None
+
+    async def test_the_last_number_of_a_key_is_remembered_and_never_lowered(self, store: JournaledStore) -> None:
+        assert await arrives(store, envelope(1, key="a", seq=3)) is None
+        assert await arrives(store, envelope(2, key="a", seq=5)) == Position(3, "first")
+        assert await arrives(store, envelope(3, key="a", seq=4)) == Position(5, "first")
+        assert await arrives(store, envelope(4, key="a")) == Position(5, "first")
+        assert await arrives(store, envelope(5, key="a", seq=1), OTHER) is None
+        assert await arrives(store, envelope(6, key="a", seq=1, incarnation="second")) == Position(5, "first")
+        assert await arrives(store, envelope(7, key="a", seq=2, incarnation="second")) == Position(1, "second")
+
+    async def test_whoever_waited_for_another_event_of_the_key_knows_it(self, store: JournaledStore) -> None:
+        await arrives(store, envelope(1, key="a", seq=1))
+        async with unit(store) as first:
+            await first.inbox.arrive(LISTENER, [envelope(3, key="a", seq=3)], idle_s=IDLE_S)
+            second = await _waits(arrives(store, envelope(2, key="a", seq=2)))
+        assert await second == Position(3, "first")
+
+    async def test_what_is_old_is_forgotten_in_portions_but_no_effect_in_doubt(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            await tx.inbox.begin_effect(LISTENER, SOURCE, "mail")
+            await tx.inbox.mark_started(LISTENER, SOURCE, "event-1")
+            await tx.inbox.arrive(LISTENER, [envelope(number) for number in range(1, 6)], idle_s=IDLE_S)
+        journal = store.journal()
+
+        assert await journal.prune_inbox(older_than_s=AN_HOUR_S, limit=10) == 0
+        assert await arrives(store, envelope(1)) == "known"
+        assert [await journal.prune_inbox(older_than_s=ANY_AGE_S, limit=3) for _ in range(3)] == [3, 2, 0]
+        assert await arrives(store, envelope(1)) is None
+        async with unit(store) as tx:
+            assert await tx.inbox.is_in_doubt(LISTENER, SOURCE, "mail")
+            assert await tx.inbox.mark_started(LISTENER, SOURCE, "event-1") == 1
+
+    # Effects and marks
+
+    async def test_an_effect_is_in_doubt_until_it_is_known_how_it_ended(self, store: JournaledStore) -> None:
+        async def begin() -> str:
+            async with unit(store) as tx:
+                return await tx.inbox.begin_effect(LISTENER, SOURCE, "event-1")
+
+        await arrives(store, envelope(1))
+        assert [await begin(), await begin()] == ["first", "in_doubt"]
+        async with unit(store) as tx:
+            await tx.inbox.end_effect(LISTENER, SOURCE, "event-1")
+            assert not await tx.inbox.is_in_doubt(LISTENER, SOURCE, "event-1")
+        assert await arrives(store, envelope(1)) == "known"
+        assert await begin() == "first"
+
+    async def test_beginnings_without_an_outcome_are_counted(self, store: JournaledStore) -> None:
+        async def mark() -> int:
+            async with unit(store) as tx:
+                return await tx.inbox.mark_started(LISTENER, SOURCE, "event-1")
+
+        assert [await mark(), await mark()] == [1, 2]
+        async with unit(store) as tx:
+            await tx.inbox.unmark_started(LISTENER, SOURCE, "event-1")
+        assert await mark() == 1
+
+    # The waiting room
+
+    async def test_what_is_published_for_a_durable_listener_is_due_at_once(self, store: JournaledStore) -> None:
+        async with unit(store) as tx:
+            tx.publish(envelope(1, key="a"), envelope(2), consumer=LISTENER)
+
+        first, second = sorted(await due(store), key=lambda one: one.position)
+        assert (first.consumer, first.source, first.key, first.channel) == (LISTENER, SOURCE, "a", "")
+        assert (first.lane, first.attempts) == (lane_of(envelope(1, key="a")), 0)
+        assert from_json(first.message).key_seq == 1
+        assert ids([second]) == [2]
+        assert await pending(store) == []
+
+    async def test_only_what_is_due_in_these_lanes_comes_out_the_longest_due_first(self, store: JournaledStore) -> None:
+        for number, delay_s in ((1, -10.0), (2, -30.0), (3, AN_HOUR_S), (4, -20.0)):
+            await waits(store, delivery(number), delay_s=delay_s, error="no")
+
+        assert ids(await due(store)) == [2, 4, 1]
+        assert ids(await due(store, limit=1)) == [2]
+        lanes = [lane for lane in ALL_LANES if lane != lane_of(envelope(2))]
+        assert 2 not in ids(await store.journal().due(lanes, limit=10))
+        assert not await store.journal().due([], limit=10)
+
+    async def test_of_a_key_only_the_head_comes_out_and_the_next_when_it_is_gone(self, store: JournaledStore) -> None:
+        await waits(store, delivery(1, key="a"), delay_s=AN_HOUR_S, error="no")
+        await waits(store, delivery(2, key="a"), delivery(3, key="a"))
+        await waits(store, delivery(1, key="a", consumer=OTHER), delay_s=-1.0, error="no")
+        await waits(store, delivery(4, key="b"), delivery(5), delay_s=-1.0, error="no")
+        assert [(one.consumer, one.key) for one in await due(store)] == [
+            (OTHER, "a"),
+            (LISTENER, "b"),
+            (LISTENER, None),
+        ]
+
+        await waits(store, delivery(1, key="a"), delay_s=-1.0, error="no")
+        for number in (1, 2, 3):
+            head = next(one for one in await due(store) if (one.consumer, one.key) == (LISTENER, "a"))
+            assert ids([head]) == [number]
+            async with unit(store) as tx:
+                assert await tx.inbox.claim(head.position, idle_s=IDLE_S)
+                await tx.inbox.release_next(head)
+        assert 3 not in ids(await due(store))
+
+    async def test_whatever_comes_behind_a_head_that_has_gone_is_due_at_once(self, store: JournaledStore) -> None:
+        await waits(store, delivery(1, key="a"))
+        assert ids(await due(store)) == [1]
+
+    async def test_a_head_that_failed_for_good_holds_its_key_until_it_is_forgotten(self, store: JournaledStore) -> None:
+        await waits(store, delivery(1, key="a"), error="ValueError: no")
+        await waits(store, delivery(2, key="a"))
+        assert await due(store) == []
+
+        async with unit(store) as tx:
+            await tx.inbox.forget(delivery(1, key="a"))
+            await tx.inbox.release_next(delivery(1, key="a"))
+        assert ids(await due(store)) == [2]
+
+    async def test_a_waiting_delivery_is_claimed_by_one_and_is_back_if_that_one_fails(
+        self, store: JournaledStore
+    ) -> None:
+        await waits(store, delivery(1))
+        (row,) = await due(store)
+
+        async def claim() -> bool:
+            async with unit(store) as tx:
+                return await tx.inbox.claim(row.position, idle_s=IDLE_S)
+
+        async with rolled_back(store) as tx:
+            assert await tx.inbox.holds(row.position)
+            assert await tx.inbox.claim(row.position, idle_s=IDLE_S)
+        assert ids(await due(store)) == [1]
+        async with unit(store) as tx:
+            assert await tx.inbox.claim(row.position, idle_s=IDLE_S)
+            second = await _waits(claim())
+        assert not await second
+        async with unit(store) as tx:
+            assert not await tx.inbox.holds(row.position)
+
+    async def test_a_delivery_that_fails_again_keeps_its_place_and_when_it_first_failed(
+        self, store: JournaledStore
+    ) -> None:
+        await waits(store, delivery(1, key="a"), delay_s=-1.0, error="no")
+        (before,) = await due(store)
+        await _the_clock_moves_on()
+        await waits(store, replace(before, attempts=5), delay_s=-1.0, error="no")
+
+        (after,) = await due(store)
+        assert before.first_failed_at is not None
+        assert after == replace(before, attempts=5)
+
+    # Dead letters
+
+    async def test_a_dead_letter_holds_what_was_known_and_keeps_its_id_through_a_replay(
+        self, store: JournaledStore
+    ) -> None:
+        async def bury(failure: Failure) -> None:
+            async with unit(store) as tx:
+                await tx.inbox.bury(delivery(1, key="a"), "shop.counted", failure)
+
+        async def exhume() -> bool:
+            async with unit(store) as tx:
+                return await tx.inbox.exhume(delivery(1, key="a"))
+
+        await bury(FAILURE)
+        (letter,) = await store.journal().dead()
+        assert (letter.consumer, letter.source, letter.event_id, letter.name, letter.key) == (
+            LISTENER, SOURCE, "event-1", "shop.counted", "a",
+        )  # fmt: skip
+        assert (letter.reason, letter.error, letter.attempts, letter.worker) == (
+            FAILURE.reason, FAILURE.error, FAILURE.attempts, FAILURE.worker,
+        )  # fmt: skip
+        assert from_json(letter.message).id == "event-1"
+
+        await _the_clock_moves_on()
+        await bury(replace(FAILURE, reason="rejected", attempts=4))
+        (again,) = await store.journal().dead()
+        assert again == replace(letter, reason="rejected", attempts=4, last_at=again.last_at)
+        assert again.last_at > letter.last_at
+
+        assert [await exhume(), await exhume()] == [True, False]
+        assert await store.journal().dead() == []
+        await bury(FAILURE)
+        assert [one.id for one in await store.journal().dead()] == [letter.id]
+
+    async def test_dead_letters_are_listed_the_longest_dead_first(self, store: JournaledStore) -> None:
+        for number in (2, 1, 3):
+            async with unit(store) as tx:
+                await tx.inbox.bury(delivery(number), "shop.counted", FAILURE)
+            await _the_clock_moves_on()
+
+        assert [one.event_id for one in await store.journal().dead(limit=2)] == ["event-2", "event-1"]
+
+    # What is kept for ever
+
+    async def test_where_a_group_began_and_which_database_this_is_never_change(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        assert [await journal.since(SOURCE, start) for start in ("7-0", "9-0")] == ["7-0", "7-0"]
+        assert await journal.since("elsewhere", "9-0") == "9-0"
+        incarnation = await journal.incarnation()
+        await store.prepare()
+        assert await store.journal().incarnation() == incarnation
+
+
+async def _write_everything(tx: Unit) -> None:
+    inbox = tx.inbox
+    tx.publish(envelope(1, key="outbox"))
+    await inbox.arrive(LISTENER, [envelope(2, key="a", seq=4)], idle_s=IDLE_S)
+    await inbox.first_time(LISTENER, SOURCE, "inside")
+    await inbox.begin_effect(LISTENER, SOURCE, "mail")
+    await inbox.mark_started(LISTENER, SOURCE, "event-2")
+    await inbox.wait(delivery(3, key="head"), delay_s=-1.0, error="no")
+    await inbox.bury(delivery(4, key="dead"), "shop.counted", FAILURE)
+
+
+async def _everything(store: JournaledStore) -> tuple[object, ...]:
+    """What `_write_everything` left, table by table."""
+    journal = store.journal()
+    async with rolled_back(store) as tx:
+        doubt = await tx.inbox.begin_effect(LISTENER, SOURCE, "mail")
+        marks = await tx.inbox.mark_started(LISTENER, SOURCE, "event-2")
+        (found,) = await tx.inbox.arrive(LISTENER, [envelope(5, key="a", seq=5)], idle_s=IDLE_S)
+    known = await _known(store, "inside")
+    assert found.position == (Position(4, "first") if known else None)
+    return (
+        [row.key for row in await pending(store)],
+        [one.key for one in await due(store)],
+        [one.key for one in await journal.dead()],
+        "known" if known else "new",
+        "in doubt" if doubt == "in_doubt" else doubt,
+        marks,
+    )
+
+
+async def _known(store: JournaledStore, event_id: str) -> bool:
+    async with rolled_back(store) as tx:
+        new = await tx.inbox.first_time(LISTENER, SOURCE, event_id)
+    return not new

@@ -1,0 +1,85 @@
+"""On PostgreSQL nobody waits or holds a lock for ever: every transaction of ours says so to the database, and only it."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from cauce import IntegrationEvent, Service, on
+from cauce.dev.servers import ScratchDatabases
+from cauce.lanes import MemberId
+from cauce.retry import Retry
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.testing import story
+from cauce.transports.memory_streams import MemoryStreams
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+LIMITS = (
+    "SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'), "
+    "current_setting('statement_timeout')"
+)
+
+
+class Asked(IntegrationEvent, name="limits.asked", version=1, source="limits-ms"):
+    fails: bool = False
+
+
+class Limits:
+    """A listener that looks at the limits of its own transaction."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    @on(Asked, limit_s=20, retry=Retry(attempts=2, base=0.01, cap=0.01))
+    async def look(self, event: Asked, session: AsyncSession) -> None:
+        self.seen.append(tuple((await session.execute(text(LIMITS))).one()))
+        if event.fails and len(self.seen) == 1:
+            raise ValueError
+
+
+@pytest.fixture
+async def store(postgres: ScratchDatabases) -> AsyncGenerator[SqlAlchemyStore]:
+    store = SqlAlchemyStore(create_engine(postgres.database()))
+    await store.prepare()
+    yield store
+    await store.close()
+
+
+async def test_a_listeners_transaction_is_limited_also_at_a_retry_and_its_connection_is_not(
+    store: SqlAlchemyStore,
+) -> None:
+    limits = Limits()
+    service = Service(
+        "limits-ms", modules=[limits], store=store, transport=MemoryStreams(), publishes=[Asked], start="retained"
+    )
+    async with story(service, limit_s=20) as s:
+        await s.publish(Asked(fails=True))
+        await s.failed(limits.look)
+        await s.handled(limits.look)
+        async with service.transaction() as tx:
+            of_the_user = (await tx.session.execute(text(LIMITS))).one()
+
+    assert limits.seen == [("5s", "25s", "0")] * 2
+    assert tuple(of_the_user) == ("0", "0", "0")
+
+
+async def test_every_writing_transaction_of_the_relays_side_is_limited(store: SqlAlchemyStore) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def before_commit(connection: Connection) -> None:
+        seen.append(tuple(connection.exec_driver_sql(LIMITS).one()))
+
+    event.listen(store.engine.sync_engine, "commit", before_commit)
+    journal = store.journal()
+    me = MemberId("me")
+    rows, _ = await journal.beat(me, lease_s=60)
+    await journal.take(me, {row.lane: row.epoch for row in rows})
+    await journal.set_aside(1, "too large")
+    await journal.unsend("limits-ms", rows[0].lane, from_position=None)
+    await journal.prune_sent(older_than_s=60, limit=10)
+    await journal.prune_inbox(older_than_s=60, limit=10)
+    await journal.give_back(me, [rows[0].lane])
+    await journal.leave(me)
+    event.remove(store.engine.sync_engine, "commit", before_commit)
+
+    assert seen == [("3s", "3s", "1min")] * 8

@@ -1,0 +1,111 @@
+"""A running service lets its own old rows go, by age, by number and by size, and says when that is sooner than promised."""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cauce import IntegrationEvent, Service, on
+from cauce.dev.servers import ScratchDatabases
+from cauce.pace import Pace
+from cauce.retention import Keep
+from cauce.stores.dialect import Dialect
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.testing import Story, story
+from cauce.transports.memory_streams import MemoryStreams
+
+AN_HOUR_S = 3600.0
+OFTEN = Pace(lease_s=2, beat_every_s=0.1, prune_every_s=0.1)
+
+
+class Sold(IntegrationEvent, name="kept.sold", version=1, source="kept-ms"):
+    number: int
+    note: str = ""
+
+
+@on(Sold)
+async def count(event: Sold) -> None:
+    return
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/kept.sqlite"
+    if request.param == "postgresql":
+        databases: ScratchDatabases = request.getfixturevalue("postgres")
+        url = databases.database()
+    store = SqlAlchemyStore(create_engine(url))
+    yield store
+    await store.close()
+
+
+def service(store: SqlAlchemyStore, keep: Keep) -> Service:
+    return Service(
+        "kept-ms",
+        modules=[count],
+        store=store,
+        transport=MemoryStreams(),
+        start="retained",
+        publishes=[Sold],
+        keep=keep,
+        pace=OFTEN,
+    )
+
+
+async def ask(store: SqlAlchemyStore, statement: str) -> list[Any]:
+    async with store.engine.begin() as connection:
+        done = await connection.execute(Dialect(store.name).sql(statement))
+        return [row[0] for row in done] if done.returns_rows else []
+
+
+def are(store: SqlAlchemyStore, statement: str, expected: list[Any]) -> Callable[[], Awaitable[bool]]:
+    async def holds() -> bool:
+        return await ask(store, statement) == expected
+
+    return holds
+
+
+SENT = "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NOT NULL"
+HEARD = "SELECT count(*) FROM cauce_inbox"
+
+
+async def sold(s: Story, seller: Service, numbers: range, note: str = "") -> None:
+    """Sold, sent and heard."""
+    async with seller.transaction() as tx:
+        for number in numbers:
+            await tx.publish(Sold(number=number, note=note))
+    await s.until(lambda: seller.counters["handled"] >= numbers.stop, why="all of them handled")
+
+
+async def test_what_is_older_than_promised_goes_and_the_rest_stays(store: SqlAlchemyStore) -> None:
+    seller = service(store, Keep(sent_s=AN_HOUR_S, inbox_s=2 * AN_HOUR_S))
+    async with story(seller, limit_s=20) as s:
+        await sold(s, seller, range(9))
+        first = "SELECT event_id FROM cauce_outbox ORDER BY position LIMIT 5"
+        await ask(store, f"UPDATE cauce_inbox SET received_at = :NOW - 7300 WHERE event_id IN ({first})")
+        await ask(store, "UPDATE cauce_inbox SET state = 'sending' WHERE received_at < :NOW - 7200 AND event_id = "
+                  "(SELECT max(event_id) FROM cauce_inbox WHERE received_at < :NOW - 7200)")  # fmt: skip
+        await s.until(are(store, HEARD, [5]), why="an effect in doubt and the four young ones")
+        await ask(store, "UPDATE cauce_outbox SET sent_at = :NOW - 3700 WHERE position <= 5")
+        await s.until(are(store, SENT, [4]), why="the four young ones")
+
+    assert seller.counters["window_shortened"] == 0
+
+
+@pytest.mark.parametrize(
+    "keep", [Keep(sent_rows=20), Keep(sent_bytes=20 * 10_000)], ids=["too many rows", "too many bytes"]
+)
+async def test_a_window_that_gets_shorter_than_promised_is_said_once_and_counted(
+    store: SqlAlchemyStore, keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    seller = service(store, keep)
+    async with story(seller, limit_s=20) as s:
+        await sold(s, seller, range(10), note="x" * 10_000)
+        await sold(s, seller, range(10, 30), note="x" * 10_000)
+        await s.until(lambda: seller.counters["window_shortened"] >= 1)
+
+    said = [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert len(said) == 1
+    assert "a broker that loses its data can be fed less than 24 h back" in said[0].getMessage()
+    assert (await ask(store, HEARD)) == [30]
