@@ -90,7 +90,8 @@ def watch(engine: AsyncEngine) -> None:
             strike("commit_sent", how)
 
     def rollback(connection: Connection) -> None:
-        connection.info.pop("publishes", None)
+        if not connection.invalidated:  # then there is nothing left to remember
+            connection.info.pop("publishes", None)
 
     event.listen(engine.sync_engine, "rollback", rollback)
     event.listen(engine.sync_engine, "before_cursor_execute", before)

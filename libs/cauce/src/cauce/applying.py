@@ -10,7 +10,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from random import random
@@ -77,10 +77,13 @@ class Applying:
 
     rules: Rules
     call: CallListener
+    count: Callable[[str, int], None]
     worker: str
     version: str | None
     random: Callable[[], float] = random
     retention_s: float = INBOX_RETENTION_S
+    _anew: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    """Consumer, source and incarnation of every beginning that was told."""
 
     async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
         """A delivery from the broker; `repeated`: not its first. Raises only infrastructure errors; then nothing is
@@ -313,13 +316,22 @@ class Applying:
         if decision.do == "acknowledge":
             return "duplicate"
         if decision.why == "new_incarnation":
-            log.warning(
-                "%s: %s began anew (another incarnation); key %r starts again", consumer, envelope.source, envelope.key
-            )
+            self._began_anew(consumer, envelope)
         if found.parked:
             await inbox.wait(_of(consumer, envelope, channel), delay_s=None, error=None)
             return "waiting"
         return None
+
+    def _began_anew(self, consumer: str, envelope: Envelope) -> None:
+        """Counted for each key; said once, however many keys there are."""
+        self.count("began_anew", 1)
+        beginning = (consumer, envelope.source, envelope.incarnation or "")
+        if beginning not in self._anew:
+            self._anew.add(beginning)
+            log.warning(
+                "%s: the database of %s was made anew or restored; the numbers of its keys start again",
+                consumer, envelope.source,
+            )  # fmt: skip
 
     async def _failed_first(
         self,

@@ -456,6 +456,7 @@ class Service:
             applying=Applying(
                 rules=self,
                 call=self._call_durably,
+                count=self._count,
                 worker=_worker(),
                 version=self.version,
                 retention_s=self._keep.inbox_s,
