@@ -1,16 +1,20 @@
 """What arrives from a broker is data: whatever it is, it is read or refused, quickly, with nothing but a DecodeError."""
 
+import asyncio
 import json
+import logging
 import pickle  # noqa: TID251  # as an attacker would
 import random
 import resource
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
+from cauce import IntegrationEvent, Service, on
 from cauce.cloudevents import (
     MAX_DEPTH,
     MAX_KEY_LENGTH,
@@ -20,8 +24,14 @@ from cauce.cloudevents import (
     read_of_topic,
     to_json,
 )
+from cauce.dev.servers import ValkeyServer
 from cauce.envelope import Envelope
 from cauce.errors import DecodeError, PublishError
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.transport import LANES, Lane, lane_of
+from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.transports.redis_streams import RedisStreams
+from redis.asyncio import Redis
 
 
 def envelope(**changes: Any) -> Envelope:
@@ -205,6 +215,64 @@ def test_huge_and_deep_messages_are_refused_without_memory() -> None:
 
 
 def test_ten_thousand_hostile_messages_raise_nothing_else() -> None:
+    outcomes = {"read": 0, "refused": 0}
+    longest = 0
+    for raw in hostile_messages(10_000):
+        try:
+            read = from_json(raw)
+        except DecodeError as error:
+            outcomes["refused"] += 1
+            longest = max(longest, len(str(error)))
+        else:
+            outcomes["read"] += 1
+            from_json(outgoing(read))  # what was read can be stored and sent again
+    assert longest < 500
+    assert min(outcomes.values()) > 100
+
+
+class UserCreated(IntegrationEvent, name="accounts.user-created", version=1, key="id", source="accounts-ms"):
+    id: str
+    username: str
+
+
+async def test_hostile_entries_of_the_streams_are_dead_letters_or_acknowledged_and_a_good_one_after_them_is_handled(
+    valkey: ValkeyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    heard: list[str] = []
+
+    @on(UserCreated, name="mailing.welcome")
+    async def welcome(event: UserCreated) -> None:
+        heard.append(event.id)
+
+    hostile = [*hostile_messages(1_000), b"[" * 100_000, b'{"a":' * 50_000, b"x" * 1_000_000]
+    keys, before = StreamKeys("cauce"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    redis: Any = cast("Any", Redis).from_url(valkey.url)  # half typed
+    for number, raw in enumerate(hostile):
+        await redis.xadd(keys.stream("accounts-ms", Lane(number % LANES)), {FIELD: raw})
+    store = SqlAlchemyStore(create_engine(f"sqlite+aiosqlite:///{tmp_path}/mailing.sqlite"))
+    transport = RedisStreams(valkey.url)
+    async with Service("mailing", modules=[welcome], store=store, transport=transport, start="retained") as mailing:
+        good = envelope(id="good", key="good", payload=msgspec.Raw(b'{"id":"good","username":"ana"}'))
+        await transport.append("accounts-ms", lane_of(good), [to_json(good)])
+        async with asyncio.timeout(120):
+            while "good" not in heard or mailing.counters["received"] <= len(hostile):  # noqa: ASYNC110  # its loops
+                await asyncio.sleep(0.05)
+        await mailing.idle(limit_s=30)
+        assert mailing.crash is None
+        dead = await store.journal().dead(limit=2_000)
+    for lane in range(LANES):
+        pending = await redis.xpending(keys.stream("accounts-ms", Lane(lane)), "mailing")
+        assert pending["pending"] == 0
+    await redis.aclose()
+
+    assert len(dead) > 500
+    assert {one.reason for one in dead} <= {"undecodable", "late"}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def hostile_messages(count: int) -> Iterator[bytes]:
+    """The same ones at every call."""
     chance = random.Random(3)
     good = to_json(envelope(key="42", key_seq=7, incarnation="db-1"))
     leaves: list[object] = [None, True, -1, 1e308, "", "x" * 300, "\u0000", "\ud800", [], {}, [[]] * 40, 10**40, "1.0"]
@@ -223,20 +291,8 @@ def test_ten_thousand_hostile_messages_raise_nothing_else() -> None:
         lambda: b'{"id":"1",' * chance.randrange(60) + good,
         lambda: zlib.compress(good),
     ]
-    outcomes = {"read": 0, "refused": 0}
-    longest = 0
-    for number in range(10_000):
-        raw = makers[number % len(makers)]()
-        try:
-            read = from_json(raw)
-        except DecodeError as error:
-            outcomes["refused"] += 1
-            longest = max(longest, len(str(error)))
-        else:
-            outcomes["read"] += 1
-            from_json(outgoing(read))  # what was read can be stored and sent again
-    assert longest < 500
-    assert min(outcomes.values()) > 100
+    for number in range(count):
+        yield makers[number % len(makers)]()
 
 
 def _flipped(good: bytes, chance: random.Random) -> bytes:
