@@ -224,10 +224,13 @@ class MemoryInbox:
         _add_waiting(rows, replace(delivery, first_failed_at=None if error is None else now), next_at=next_at)
 
     async def claim(self, position: int, *, idle_s: float) -> bool:
-        return (await self._rows()).waiting.pop(position, None) is not None
+        if due := await self.holds(position):
+            del (await self._rows()).waiting[position]
+        return due
 
     async def holds(self, position: int) -> bool:
-        return position in (await self._rows()).waiting
+        there = (await self._rows()).waiting.get(position)
+        return there is not None and there.next_at is not None and there.next_at <= self._clock()
 
     async def release_next(self, delivery: Waiting) -> None:
         rows = await self._rows()

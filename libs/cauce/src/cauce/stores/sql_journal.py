@@ -559,8 +559,8 @@ class SqlJournal:
                     "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
                     "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1)",
                     order="position",
+                    limit=limit,
                 ),
-                limit=limit,
             )
             return [
                 OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
@@ -759,8 +759,8 @@ class SqlJournal:
                     "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
                     "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
                     order="next_at",
+                    limit=limit,
                 ),
-                limit=limit,
             )
             return [_waiting(row) for row in rows]
 
@@ -813,15 +813,15 @@ def _milliseconds(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
 
 
-def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str) -> str:
-    """The first `:limit` rows of these lanes, by an index that has them lane by lane in this order.
+def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str, limit: int) -> str:
+    """The first rows of these lanes, by an index that has them lane by lane in this order.
 
-    So whatever waits in the lanes of others, or behind what is taken here, is not read.
+    So whatever waits in the lanes of others, or behind what is taken here, is not read. The limit is written out, so
+    that PostgreSQL needs to plan it only a few times.
     """
-    each = (
-        f"SELECT * FROM ({rows} AND lane = {int(lane)} ORDER BY {order} LIMIT :limit) l{int(lane)}" for lane in lanes
-    )
-    return f"SELECT * FROM ({' UNION ALL '.join(each)}) every ORDER BY {order} LIMIT :limit"
+    first = f"ORDER BY {order} LIMIT {limit}"
+    each = (f"SELECT * FROM ({rows} AND lane = {int(lane)} {first}) l{int(lane)}" for lane in lanes)
+    return f"SELECT * FROM ({' UNION ALL '.join(each)}) every {first}"
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:

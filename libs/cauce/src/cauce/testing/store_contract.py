@@ -610,6 +610,16 @@ class StoreContract:
         assert before.first_failed_at is not None
         assert after == replace(before, attempts=5)
 
+    async def test_whoever_read_a_delivery_before_it_was_tried_does_not_get_it(self, store: JournaledStore) -> None:
+        for number, delay_s in ((1, None), (2, AN_HOUR_S)):
+            await waits(store, delivery(number, key=str(number)), delay_s=-1.0, error="no")
+            (read,) = await due(store)
+            await waits(store, read, delay_s=delay_s, error="no")
+
+            async with unit(store) as tx:
+                assert not await tx.inbox.holds(read.position)
+                assert not await tx.inbox.claim(read.position, idle_s=IDLE_S)
+
     # Dead letters
 
     async def test_a_dead_letter_holds_what_was_known_and_keeps_its_id_through_a_replay(
