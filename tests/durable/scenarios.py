@@ -187,6 +187,7 @@ def terminated_at_random(world: World, *, times: int, grace_s: float = 10.0) -> 
         assert running[which].ended(within_s=grace_s + 1) == 0, "drained within its grace"
         running[which] = successor
     assert running[1].stop() == 0
+    world.planned = len(world.committed())  # the rest is not written any more
 
     world.producer(pace=QUICK)
     final = world.converges()
