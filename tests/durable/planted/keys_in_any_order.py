@@ -13,4 +13,4 @@ def plant() -> None:
         random.shuffle(mixed)
         return mixed
 
-    vars(sql_journal)["sorted"] = shuffled
+    sql_journal.__dict__["sorted"] = shuffled
