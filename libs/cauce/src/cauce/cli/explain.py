@@ -136,7 +136,9 @@ def _about(
         if listener.when in ("arrival", "durable") and not _volatile(service, listener)
     )
     if inboxes:
-        later = f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
+        later = (
+            f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
+        )
         yield "acked", "when the effect is committed, or a retry, or a dead letter; never before"
         yield (
             "repeats",
