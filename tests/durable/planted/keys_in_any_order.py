@@ -13,4 +13,4 @@ def plant() -> None:
         random.shuffle(mixed)
         return mixed
 
-    setattr(sql_journal, "sorted", shuffled)  # noqa: B010  # where the builtin is looked up first
+    sql_journal.__dict__["sorted"] = shuffled

@@ -131,9 +131,7 @@ class DurableDelivery:
         self._handled = handled
         self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
         self._taken: set[int] = set()
-        """Positions of waiting deliveries that are being handled, or were while the waiting room was being read."""
-        self._done: set[int] = set()
-        """Those of them that are handled."""
+        """Positions of waiting deliveries that are being handled."""
         self._unreadable: set[int] = set()
         self._gaps = Gaps()
         self._apart = SideBySide()
@@ -362,7 +360,7 @@ class DurableDelivery:
         finally:
             self._lanes_in_work[job.lane] -= 1
             if job.waiting is not None:
-                self._done.add(job.waiting.position)
+                self._taken.discard(job.waiting.position)
                 self._wake.set()
 
     def _tell(self, outcome: Outcome, job: _Job, listener: Listener) -> None:
@@ -438,9 +436,6 @@ class DurableDelivery:
         pause_s = _POLL_FIRST_S
         while True:
             worked = False
-            # Not earlier: what was read before a delivery was settled shows it as it was, and would be tried too soon.
-            self._taken -= self._done
-            self._done.clear()
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
