@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -32,6 +39,7 @@ _READ_ONLY = "cauce_read_only"
 _INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
 """SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
 _INFRASTRUCTURE_STATES = ("55P03",)  # a lock was not to be had in time
+_CANNOT_RECONNECT = "8s2b"
 _POOL_SIZE = 20
 """A connection beyond these is closed after its use, and making one takes longer than a transaction."""
 _RESTS_SINCE = "cauce_rests_since"
@@ -261,6 +269,8 @@ class SqlAlchemyStore:
     def is_infrastructure(self, error: BaseException) -> bool:
         if isinstance(error, (CommitUnknownError, PoolTimeoutError, InterfaceError)):
             return True
+        if isinstance(error, PendingRollbackError):  # with this code: the connection was lost before this statement
+            return error.code == _CANNOT_RECONNECT
         if not isinstance(error, DBAPIError):
             return False
         if error.connection_invalidated:
