@@ -186,11 +186,14 @@ class UnitOfWork:
             yield
         await connection.execute("UPDATE cauce_lane SET member = NULL")
         await connection.execute("DELETE FROM cauce_member")
+        await connection.execute("DELETE FROM cauce_outbox WHERE sent_at IS NULL")
         await connection.close()
 
     def _row(self) -> Any:
         self._number += 1
-        return insert(Business.__table__).values(user_id=f"user-{self._number % KEYS}", name="John", text=TEXT)
+        return insert(Base.metadata.tables["business"]).values(
+            user_id=f"user-{self._number % KEYS}", name="John", text=TEXT
+        )
 
     async def business(self) -> None:
         async with self._sessions() as session, session.begin():
@@ -344,8 +347,8 @@ async def peer_relaying(place: Place, *, tuned: bool) -> AsyncGenerator[tuple[An
     from faststream_outbox import OutboxBroker
 
     engine = create_async_engine(place.database.replace("psycopg", "asyncpg"), pool_size=20)
-    broker = RedisBroker(place.broker, logger=None)
-    outbox = OutboxBroker(engine, outbox_table=_peer_outbox()[1], logger=None)
+    broker: Any = RedisBroker(place.broker, logger=None)
+    outbox: Any = OutboxBroker(engine, outbox_table=_peer_outbox()[1], logger=None)
     relayed = [0]
     options: dict[str, Any] = (
         {"max_workers": 8, "fetch_batch_size": 500, "terminal_flush_batch_size": 100, "min_fetch_interval": 0.01}
@@ -353,12 +356,11 @@ async def peer_relaying(place: Place, *, tuned: bool) -> AsyncGenerator[tuple[An
         else {}
     )
 
-    @broker.publisher(stream="peer")
-    @outbox.subscriber("relay", **options)
     async def relay(body: dict[str, str]) -> dict[str, str]:
         relayed[0] += 1
         return body
 
+    broker.publisher(stream="peer")(outbox.subscriber("relay", **options)(relay))
     await broker.connect()
     await outbox.start()
     try:
@@ -473,9 +475,8 @@ async def peer_consume(place: Place, count: int) -> None:
     listening = Listening(count)
     engine = create_async_engine(place.database.replace("psycopg", "asyncpg"), pool_size=20)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    broker = RedisBroker(place.broker, logger=None)
+    broker: Any = RedisBroker(place.broker, logger=None)
 
-    @broker.subscriber(stream=StreamSub("peer", group="effect", consumer="one", max_records=100))
     async def effect(body: dict[str, str]) -> None:
         listening.called()
         async with sessions() as session, session.begin():
@@ -486,6 +487,7 @@ async def peer_consume(place: Place, count: int) -> None:
                 session.add(_effect(body["user_id"], body["text"]))
         listening.committed()
 
+    broker.subscriber(stream=StreamSub("peer", group="effect", consumer="one", max_records=100))(effect)
     await broker.start()
     say("ready")
     await listening.finished()

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from cauce.cloudevents import number, outgoing_around_number
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position, sequence_of
@@ -82,6 +83,33 @@ UNSENT_BY_NAME = f"""
     ) u GROUP BY name ORDER BY min(created_at)
 """
 """For people: what is on its way to the broker. Each unsent event is one of the three."""
+_WRITE = f"""
+    WITH counted AS (
+        INSERT INTO cauce_key_head (topic, key, seq)
+        SELECT topic, key, count FROM unnest(
+            CAST(:head_topics AS text[]), CAST(:head_keys AS text[]), CAST(:counts AS bigint[])
+        ) WITH ORDINALITY AS c (topic, key, count, n) ORDER BY n
+        ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq RETURNING topic, key, seq
+    ), written AS (
+        SELECT o.*, counted.seq - later AS key_seq, before || CASE WHEN counted.seq IS NULL THEN '' ELSE convert_to(
+            '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
+        ) END || after AS message
+        FROM unnest(
+            CAST(:ids AS text[]), CAST(:topics AS text[]), CAST(:lanes AS smallint[]), CAST(:keys AS text[]),
+            CAST(:laters AS bigint[]), CAST(:names AS text[]), CAST(:consumers AS text[]),
+            CAST(:befores AS bytea[]), CAST(:afters AS bytea[])
+        ) WITH ORDINALITY AS o (event_id, topic, lane, key, later, name, consumer, before, after, n)
+        LEFT JOIN counted USING (topic, key)
+        CROSS JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m
+    ), here AS (
+        INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
+        SELECT consumer, topic, event_id, lane, key, '', message, :NOW, :NOW FROM written
+        WHERE consumer IS NOT NULL ORDER BY n
+    )
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
+    SELECT event_id, topic, lane, key, key_seq, name, message, :NOW FROM written WHERE consumer IS NULL ORDER BY n
+"""
+"""All that a transaction published, in one trip: numbers and incarnation go into the messages in the database."""
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
@@ -94,24 +122,47 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
     a key stays locked until the commit, so numbers are given in the order of commits, without holes.
     """
     dialect = Dialect(connection.dialect.name)
-    keys = sorted({(one.envelope.source, one.envelope.key) for one in outgoing if one.envelope.key is not None})
-    heads: dict[tuple[str, str], int] = {}
+    several = len(outgoing) > 1 or outgoing[0].envelope.key is not None  # statements; one is quickest when it is plain
+    (_write_at_once if dialect.postgres and several else _write_in_turn)(connection, dialect, outgoing)
+
+
+def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
+    counts = _events_by_key(outgoing)
+    heads = sorted(counts)
+    later = {(topic, key, event_id): left for (topic, key), ids in counts.items() for event_id, left in _later(ids)}
+    rows = [(one.envelope, one.consumer, *outgoing_around_number(one.envelope)) for one in outgoing]
+    connection.execute(
+        dialect.sql(_WRITE),
+        {
+            "head_topics": [topic for topic, _ in heads],
+            "head_keys": [key for _, key in heads],
+            "counts": [len(counts[head]) for head in heads],
+            "ids": [one.id for one, *_ in rows],
+            "topics": [one.source for one, *_ in rows],
+            "lanes": [int(lane_of(one)) for one, *_ in rows],
+            "keys": [one.key for one, *_ in rows],
+            "laters": [later.get((one.source, one.key or "", one.id)) for one, *_ in rows],
+            "names": [one.name for one, *_ in rows],
+            "consumers": [consumer for _, consumer, *_ in rows],
+            "befores": [before for *_, before, _ in rows],
+            "afters": [after for *_, after in rows],
+        },
+    )
+
+
+def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
+    numbers: dict[str, int] = {}
     incarnation = None
-    for topic, key in keys:
-        count = len({one.envelope.id for one in outgoing if (one.envelope.source, one.envelope.key) == (topic, key)})
-        head = connection.execute(dialect.sql(_COUNT), {"topic": topic, "key": key, "count": count}).one()
-        heads[topic, key] = int(head.seq) - count
+    for (topic, key), ids in sorted(_events_by_key(outgoing).items()):
+        head = connection.execute(dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids)}).one()
+        numbers |= {event_id: int(head.seq) - left for event_id, left in _later(ids)}
         incarnation = str(head.incarnation)
     sent: list[dict[str, Any]] = []
     here: list[dict[str, Any]] = []
-    numbered: dict[str, int] = {}
     for one in outgoing:
         envelope = one.envelope
         if envelope.key is not None:
-            if envelope.id not in numbered:
-                heads[envelope.source, envelope.key] += 1
-                numbered[envelope.id] = heads[envelope.source, envelope.key]
-            envelope = replace(envelope, key_seq=numbered[envelope.id], incarnation=incarnation)
+            envelope = replace(envelope, key_seq=numbers[envelope.id], incarnation=incarnation)
         row = {
             "event_id": envelope.id,
             "topic": envelope.source,
@@ -139,6 +190,20 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
             ),
             here if len(here) > 1 else here[0],
         )
+
+
+def _events_by_key(outgoing: Sequence[Outgoing]) -> Mapping[tuple[str, str], Sequence[str]]:
+    """By topic and key, the ids of the events that get a number, each once, in the order of publishing."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for one in outgoing:
+        if one.envelope.key is not None:
+            found.setdefault((one.envelope.source, one.envelope.key), {})[one.envelope.id] = None
+    return {head: list(ids) for head, ids in found.items()}
+
+
+def _later(ids: Sequence[str]) -> Sequence[tuple[str, int]]:
+    """Each id with how many follow it."""
+    return [(event_id, len(ids) - 1 - at) for at, event_id in enumerate(ids)]
 
 
 class SqlInbox:
