@@ -54,8 +54,8 @@ class Bench:
         self.valkey = valkey
         self.folder = folder
         self.rounds: int = 1 if args.quick else args.rounds
-        self._scale: float = 0.02 if args.quick else args.scale
-        self.kept: int = 2_000 if args.quick else 1_000_000
+        self._scale: float = 0.01 if args.quick else args.scale
+        self.kept = int(1_000_000 * self._scale)
         self.driver: str = args.driver
 
     def times(self, count: int) -> int:
@@ -332,7 +332,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Durable delivery, measured beside its peers.")
     parser.add_argument("--only", nargs="+", choices=list(GOALS), help="the goals to measure")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of events in a round")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of events in a round, and of kept rows")
     parser.add_argument("--driver", default="psycopg", choices=["psycopg", "asyncpg"], help="for goal 10")
     parser.add_argument("--quick", action="store_true", help="a tiny round of everything")
     parser.add_argument("--produce", help=argparse.SUPPRESS)
