@@ -122,8 +122,8 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
     a key stays locked until the commit, so numbers are given in the order of commits, without holes.
     """
     dialect = Dialect(connection.dialect.name)
-    several = len(outgoing) > 1 or outgoing[0].envelope.key is not None  # statements; one is quickest when it is plain
-    (_write_at_once if dialect.postgres and several else _write_in_turn)(connection, dialect, outgoing)
+    plain = len(outgoing) == 1 and outgoing[0].envelope.key is None  # one short statement is quicker than one long one
+    (_write_at_once if dialect.postgres and not plain else _write_in_turn)(connection, dialect, outgoing)
 
 
 def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
