@@ -558,8 +558,7 @@ class SqlJournal:
                     lanes,
                     "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
                     "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
-                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) "
-                    + without,
+                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) " + without,
                     order="position",
                 ),
                 limit=limit,
