@@ -69,8 +69,9 @@ $(BENCH_READY): benchmarks/requirements.lock | $(READY)
 	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r benchmarks/requirements.lock
 	@touch $@
 
-bench: $(BENCH_READY) ## The benchmarks, beside their peers, as ratios
-	@PYTHONPATH=libs/cauce/src $(BENCH_VENV)/bin/python benchmarks/dispatch.py
+WHICH ?= dispatch
+bench: $(BENCH_READY) ## A benchmark beside its peers, as ratios: WHICH=dispatch, streams or durable
+	@PYTHONPATH=libs/cauce/src $(BENCH_VENV)/bin/python benchmarks/$(WHICH).py
 
 lock: $(READY) ## Renew requirements.lock (needs uv on PATH)
 	uv lock --upgrade

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
@@ -25,16 +26,31 @@ import redis.asyncio
 from cauce import IntegrationEvent, Service, Transaction, on
 from cauce.cloudevents import to_json
 from cauce.envelope import Envelope
+from cauce.retention import Keep
+from cauce.retry import Retry
 from cauce.stores.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import lane_of
+from cauce.transport import LANES, lane_of
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["PEERS", "Place", "UnitOfWork", "consume", "missing", "produce", "relays", "send_to_stream"]
+__all__ = [
+    "PEERS",
+    "Hearing",
+    "Place",
+    "UnitOfWork",
+    "consume",
+    "fill",
+    "idle",
+    "missing",
+    "one_key_fails",
+    "produce",
+    "relays",
+    "send_to_stream",
+]
 
 PEERS = ("faststream", "faststream_outbox")
 PRODUCER, CONSUMER = "producer-ms", "consumer-ms"
@@ -145,6 +161,7 @@ def producer(place: Place, driver: str = "psycopg") -> Service:
         store=SqlAlchemyStore(place.engine(driver)),
         transport=RedisStreams(place.broker),
         publishes=[Renamed, KeyedRenamed],
+        keep=Keep(sent_rows=10_000_000, sent_bytes=10 * 1024**3),
     )
 
 
@@ -606,40 +623,99 @@ async def effects(place: Place) -> int:
 # --- goal 13: latency, idleness, kept rows --------------------------------------------------------------------
 
 
-async def latency_ms(producing: Place, consuming: Place, count: int) -> float:
-    """Milliseconds from the commit of the change to the commit of its effect at 100 a second: the median."""
-    committed: dict[str, float] = {}
-    taken: list[float] = []
+class Hearing:
+    """A service that publishes at a pace and one that hears it, and how long each event was under way.
 
-    @on(KeyedRenamed, name="effect")
-    async def effect(event: KeyedRenamed, tx: Transaction) -> None:
-        tx.session.add(_effect(event.user_id, event.text))
+    The listener refuses `bad` while there is a `cause`.
+    """
 
-    consumer = Service(
-        CONSUMER,
-        modules=[effect],
-        store=SqlAlchemyStore(consuming.engine()),
-        transport=RedisStreams(consuming.broker),
-        start="retained",
-    )
+    def __init__(self, producing: Place, consuming: Place) -> None:
+        self.cause = False
+        self.bad = ""
+        self._service = producer(producing)
+        self._committed: dict[str, float] = {}
+        self._applied: dict[str, float] = {}
+        self._order: dict[str, list[int]] = {}
+        self._number = 0
 
-    def handled(what: Any) -> None:
-        if what.what == "handled" and what.envelope.id in committed:
-            taken.append(time.perf_counter() - committed[what.envelope.id])
+        @on(KeyedRenamed, name="effect", retry=Retry(attempts=10_000, base=0.05, cap=0.5))
+        async def effect(event: KeyedRenamed, tx: Transaction) -> None:
+            if self.cause and event.user_id == self.bad:
+                raise RuntimeError("not yet")
+            tx.session.add(_effect(event.user_id, event.text))
 
-    consumer.observe(handled)
-    service = producer(producing)
-    async with consumer, service:
+        self._consumer = Service(
+            CONSUMER,
+            modules=[effect],
+            store=SqlAlchemyStore(consuming.engine()),
+            transport=RedisStreams(consuming.broker),
+            start="retained",
+        )
+        self._consumer.observe(self._happened)
+
+    def _happened(self, happening: Any) -> None:
+        if happening.what == "handled":
+            event = happening.envelope.payload
+            self._applied[happening.envelope.id] = time.perf_counter()
+            self._order.setdefault(event.user_id, []).append(int(event.text))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        async with self._consumer, self._service:
+            await self.at_pace(50, 0.01, keys=50)  # warming up
+            await self.everything_applied()
+            yield
+
+    async def at_pace(self, count: int, every_s: float, *, keys: int) -> tuple[Sequence[str], float]:
+        """Publish; the ids of the events whose key is not `bad`, and how many ms a committing transaction took."""
+        ids: list[str] = []
+        commits: list[float] = []
         due = time.perf_counter()
-        for number in range(count + 50):
-            async with service.transaction() as tx:
-                envelope = await tx.publish(event_of(number, keyed=True))
-            if number >= 50:  # the first ones warm up
-                committed[envelope.id] = time.perf_counter()
-            due += 0.01
+        for _ in range(count):
+            self._number += 1
+            user_id = f"user-{self._number % keys}"
+            began = time.perf_counter()
+            async with self._service.transaction() as tx:
+                envelope = await tx.publish(KeyedRenamed(user_id=user_id, text=str(self._number)))
+            self._committed[envelope.id] = time.perf_counter()
+            commits.append(self._committed[envelope.id] - began)
+            if user_id != self.bad:
+                ids.append(envelope.id)
+            due += every_s
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        await until(lambda: len(taken) == count)
-    return sorted(taken)[count // 2] * 1000
+        return ids, median(commits) * 1000
+
+    async def typical_ms(self, ids: Sequence[str]) -> float:
+        """From the commit of the change to the commit of its effect: the median."""
+        await until(lambda: all(one in self._applied for one in ids))
+        return median(self._applied[one] - self._committed[one] for one in ids) * 1000
+
+    async def everything_applied(self) -> None:
+        await until(lambda: len(self._applied) == len(self._committed))
+        assert all(numbers == sorted(numbers) for numbers in self._order.values()), "not in the order of the keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    slower: float
+    """How many times as long the others' median is while one key fails."""
+    waited: int
+    recovered_s: float
+    """From the end of the cause to the last waiting event applied, all in order."""
+
+
+async def one_key_fails(hearing: Hearing, window_s: float, *, bad: str) -> Failing:
+    """Fifty keys, each of them once a second: well for a while, then one of them failing for as long."""
+    count = int(window_s * 50)
+    well, _ = await hearing.at_pace(count, 0.02, keys=50)
+    well_ms = await hearing.typical_ms(well)
+    hearing.bad, hearing.cause = bad, True
+    others, _ = await hearing.at_pace(count, 0.02, keys=50)
+    failing_ms = await hearing.typical_ms(others)
+    hearing.bad, hearing.cause = "", False
+    began = time.perf_counter()
+    await hearing.everything_applied()
+    return Failing(failing_ms / well_ms, count - len(others), time.perf_counter() - began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -703,3 +779,8 @@ async def fill(place: Place, rows: int) -> None:
     )  # fmt: skip
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
+    # The broker need not have them any more: they were trimmed on purpose.
+    broker: Any = redis.asyncio.Redis.from_url(place.broker)
+    trimmed = {str(lane): "2-0" for lane in range(LANES)}
+    await broker.hset(RedisStreams(place.broker).keys.trimmed(PRODUCER), mapping=trimmed)
+    await broker.aclose()

@@ -68,11 +68,11 @@ def watch(engine: AsyncEngine) -> None:
     """The points inside a transaction, as the engine sees them."""
 
     def before(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT INTO cauce_outbox"):
+        if "INSERT INTO cauce_outbox" in statement:
             reached("before_insert")
 
     def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT INTO cauce_outbox"):
+        if "INSERT INTO cauce_outbox" in statement:
             connection.info["publishes"] = True
             reached("after_insert")
         if statement.startswith("INSERT INTO ledger"):

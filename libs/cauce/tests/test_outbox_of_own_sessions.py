@@ -1,11 +1,14 @@
 """Code that owns its session, asynchronous or not, publishes through the outbox in its own transaction."""
 
 import asyncio
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
 from cauce import ConfigurationError, IntegrationEvent, PublishError
+from cauce.cloudevents import from_json
 from cauce.dev.servers import ScratchDatabases
+from cauce.journal import OutboxRow
 from cauce.stores.outbox import Outbox
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transport import LANES, Lane
@@ -35,12 +38,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return databases.database()
 
 
-async def keys_in_the_outbox(url: str) -> list[str | None]:
+async def rows_in_the_outbox(url: str, *, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
     store = SqlAlchemyStore(create_engine(url))
     try:
-        return [row.key for row in await store.journal().pending(ALL, limit=100)]
+        return await store.journal().pending(ALL, limit=100, besides=besides)
     finally:
         await store.close()
+
+
+async def keys_in_the_outbox(url: str) -> list[str | None]:
+    return [row.key for row in await rows_in_the_outbox(url)]
 
 
 async def prepare(url: str) -> None:
@@ -66,6 +73,39 @@ async def test_an_asynchronous_session_of_ones_own_publishes_with_its_commit(url
     await engine.dispose()
 
     assert await keys_in_the_outbox(url) == ["kept", "kept too"]
+
+
+async def test_every_message_says_its_own_number_whatever_its_key_looks_like(url: str) -> None:
+    await prepare(url)
+    engine = create_engine(url)
+    keys = ["a", 'x","sequence":"999999999999999999","incarnation":"------------------------------------"', "ñ\\'"]
+    for _ in range(2):
+        async with AsyncSession(engine) as session, session.begin():
+            for key in (*keys, "a"):
+                OUTBOX.add(session, SignedUp(id=key))
+    await engine.dispose()
+
+    written = [from_json(row.message) for row in await rows_in_the_outbox(url)]
+
+    assert [(one.key, one.key_seq) for one in written] == [
+        *((key, 1) for key in keys), ("a", 2), ("a", 3), *((key, 2) for key in keys[1:]), ("a", 4),
+    ]  # fmt: skip
+    assert len({one.incarnation for one in written}) == 1
+    assert written[0].incarnation
+
+
+async def test_rows_that_are_being_marked_are_not_read_again(url: str) -> None:
+    await prepare(url)
+    engine = create_engine(url)
+    async with AsyncSession(engine) as session, session.begin():
+        for key in ("first", "second", "third"):
+            OUTBOX.add(session, SignedUp(id=key))
+    await engine.dispose()
+    first, second, third = await rows_in_the_outbox(url)
+
+    found = await rows_in_the_outbox(url, besides=[first.position, third.position])
+
+    assert found == [second]
 
 
 async def test_a_savepoint_opened_before_the_first_event_takes_it_along(url: str) -> None:

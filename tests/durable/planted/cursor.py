@@ -10,8 +10,8 @@ from cauce.stores.sql_journal import SqlJournal
 def plant() -> None:
     pending_set, mark = SqlJournal.pending, SqlJournal.mark_sent
 
-    async def pending(self: SqlJournal, lanes: Any, *, limit: int) -> Sequence[OutboxRow]:
-        rows = await pending_set(self, lanes, limit=limit)
+    async def pending(self: SqlJournal, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
+        rows = await pending_set(self, lanes, limit=limit, besides=besides)
         async with self._reading() as connection:
             found = await self._run(
                 connection, "SELECT max(CAST(value AS bigint)) FROM cauce_meta WHERE name = 'cursor'"

@@ -4,7 +4,7 @@ Two sides. The *user's side* runs in the transaction of the business change, on 
 listener has handled. The *relay's side* has connections of its own and holds a transaction for milliseconds only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
@@ -219,10 +219,11 @@ class Journal(Protocol):
         """Give everything back and end the lease: others need not wait for it."""
         ...
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
+    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
         """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor.
 
-        Rows set aside are not among them, nor those that follow one under its key.
+        Rows set aside are not among them, nor those that follow one under its key, nor the positions `besides`, which
+        are being marked meanwhile.
         """
         ...
 

@@ -11,6 +11,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import product
 from random import random
 
@@ -31,10 +33,21 @@ _POLL_CAP_S = 1.0
 _SIGN_OF_LIFE_S = 1.5
 """After so long without a word from the broker it is asked for one, so that readiness knows before a row waits."""
 _REST_S = 1.0
+_LAST_MARK_S = 1.0
 
 Stream = tuple[str, Lane]
 Sent = list[tuple[int, BrokerId]]
 """Positions of rows, and the broker's ids for them."""
+
+
+@dataclass(slots=True)
+class _Portion:
+    """What one round sent. `touched`: its lanes, and their epochs when it was sent."""
+
+    found: bool = False
+    sent: Sent = field(default_factory=Sent)
+    touched: dict[Lane, Epoch] = field(default_factory=dict[Lane, Epoch])
+    troubles: dict[Stream, BaseException] = field(default_factory=dict[Stream, BaseException])
 
 
 class Relay:
@@ -67,6 +80,8 @@ class Relay:
         self._refed: Counter[str] = Counter()
         self._resting: dict[Stream, float] = {}
         """Streams that the broker would not take while it took others, and until when they are left alone."""
+        self._unmarked = _Portion()
+        """What the broker has confirmed and the database does not know yet."""
         self._troubled = True
         self._heard_at = -math.inf
 
@@ -76,6 +91,14 @@ class Relay:
 
     async def run(self) -> None:
         """Relay until cancelled. Polling is the truth: 20 ms after work, up to a second when there is none."""
+        try:
+            await self._relay()
+        finally:
+            with suppress(Exception):  # who cannot be told now sends it once more
+                async with asyncio.timeout(_LAST_MARK_S):
+                    await self._mark_unmarked()
+
+    async def _relay(self) -> None:
         pause_s = _POLL_FIRST_S
         while True:
             try:
@@ -99,35 +122,51 @@ class Relay:
             await self._pause(pause_s * (0.8 + 0.4 * random()))
 
     async def _round(self) -> bool:
-        """One portion of every lane; whether there was any. Raises TransportUnavailableError if nothing could be done."""
+        """Send a portion of every lane while the last one is marked; whether there was any.
+
+        Raises TransportUnavailableError if nothing could be sent. Marking takes the database longer than reading, and
+        needs nobody to wait for it: the broker has confirmed those rows already.
+        """
         lanes = self._ownership.lanes()
-        await self._verify(lanes)
+        unverified = self._unverified(lanes)
+        if unverified:
+            await self._mark_unmarked()  # what the broker confirmed last is part of what it must still hold
+            await self._verify(unverified)
+        marked, portion = await asyncio.gather(self._mark_unmarked(), self._send(lanes), return_exceptions=True)
+        if isinstance(portion, BaseException):
+            raise portion
+        self._unmarked = portion
+        if marked is not None:
+            raise marked
+        self._settle(portion.troubles, any_sent=bool(portion.sent))
+        return portion.found
+
+    async def _send(self, lanes: Mapping[Lane, Epoch]) -> "_Portion":
         known = {lane for _, lane in self._verified}
-        rows = await self._journal.pending([lane for lane in lanes if lane in known], limit=_BATCH)
+        rows = await self._journal.pending(
+            [lane for lane in lanes if lane in known],
+            limit=_BATCH,
+            besides=[position for position, _ in self._unmarked.sent],
+        )
         batches = {stream: batch for stream, batch in _by_stream(rows).items() if stream in self._verified}
         if not batches:
-            if self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
+            if not self._unmarked.sent and self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
                 await self._sign_of_life(lanes)
                 self._heard_at = self._now()
-            return False
+            return _Portion()
         # Streams are independent of each other, so all of them make one trip.
         answers = await asyncio.gather(
             *(self._append(stream, batch) for stream, batch in batches.items()), return_exceptions=True
         )
-        sent: Sent = []
-        touched: dict[Lane, Epoch] = {}
-        troubles: dict[Stream, BaseException] = {}
+        portion = _Portion(found=True)
         for stream, answer in zip(batches, answers, strict=True):
             if isinstance(answer, BaseException):
-                troubles[stream] = answer
+                portion.troubles[stream] = answer
             elif answer:
-                sent += answer
-                touched[stream[1]] = lanes[stream[1]]
-        if sent:
-            await self._mark(touched, sent)
-        self._settle(troubles, any_sent=bool(sent))
+                portion.sent += answer
+                portion.touched[stream[1]] = lanes[stream[1]]
         self._heard_at = self._now()
-        return True
+        return portion
 
     async def _append(self, stream: Stream, batch: Sequence[OutboxRow]) -> Sent:
         """What the broker took. A message it will never take is set aside, with what follows it under its key."""
@@ -156,9 +195,19 @@ class Relay:
         waits = "" if row.key is None else f" · key {row.key} waits behind it"
         log.error("event %s cannot be sent: %s%s · cauce outbox status", row.event_id, error, waits)
 
-    async def _mark(self, touched: Mapping[Lane, Epoch], sent: Sent) -> None:
-        if await self._journal.mark_sent(touched, self._ownership.me, sent):
-            self._count("sent", len(sent))
+    async def _mark_unmarked(self) -> None:
+        """Tell the database what the broker has confirmed. If that fails, it is sent once more."""
+        portion = self._unmarked
+        if not portion.sent:
+            return
+        try:
+            marked = await self._journal.mark_sent(portion.touched, self._ownership.me, portion.sent)
+        except Exception:
+            self._unmarked = _Portion()
+            raise
+        self._unmarked = _Portion()
+        if marked:
+            self._count("sent", len(portion.sent))
         else:
             log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
 
@@ -185,20 +234,24 @@ class Relay:
         self._troubled = True
         self._status.down(str(error), retry_in_s=retry_in_s)
 
-    async def _verify(self, lanes: Mapping[Lane, Epoch]) -> None:
+    def _unverified(self, lanes: Mapping[Lane, Epoch]) -> Sequence[tuple[Stream, Epoch]]:
+        """Streams of ours about which the broker is to be asked before anything new goes there."""
+        self._resting = {stream: until for stream, until in self._resting.items() if self._now() < until}
+        found: list[tuple[Stream, Epoch]] = []
+        for (lane, epoch), topic in product(lanes.items(), self._topics):
+            known = self._verified.get((topic, lane))
+            fresh = known is not None and known[0] == epoch and self._now() - known[1] < self._verify_every_s
+            if not fresh and (topic, lane) not in self._resting:
+                found.append(((topic, lane), epoch))
+        return found
+
+    async def _verify(self, streams: Sequence[tuple[Stream, Epoch]]) -> None:
         """Before anything new: does the broker still hold the newest of what it confirmed?
 
         A stream that cannot be asked about rests; raises TransportUnavailableError when a second one cannot either.
         """
-        self._resting = {stream: until for stream, until in self._resting.items() if self._now() < until}
         troubled = False
-        for (lane, epoch), topic in product(lanes.items(), self._topics):
-            stream = (topic, lane)
-            known = self._verified.get(stream)
-            if stream in self._resting or (
-                known is not None and known[0] == epoch and self._now() - known[1] < self._verify_every_s
-            ):
-                continue
+        for stream, epoch in streams:
             try:
                 await self._verify_one(stream, epoch)
             except TransportUnavailableError as error:

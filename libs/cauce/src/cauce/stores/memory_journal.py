@@ -5,7 +5,7 @@ step that nothing can interrupt, on what is committed.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any, Generic, Literal, TypeVar
@@ -311,7 +311,7 @@ class MemoryJournal:
         await self.give_back(me, list(self._rows.lanes))
         self._rows.members.pop(me, None)
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
+    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
         unsent = sorted(self._rows.unsent.values(), key=lambda one: one.row.position)
         found: list[OutboxRow] = []
         stuck: set[tuple[str, str]] = set()
@@ -319,7 +319,7 @@ class MemoryJournal:
             key = None if one.row.key is None else (one.row.topic, one.row.key)
             if one.problem is not None and key is not None:
                 stuck.add(key)
-            if one.problem is None and key not in stuck and one.row.lane in lanes:
+            if one.problem is None and key not in stuck and one.row.lane in lanes and one.row.position not in besides:
                 found.append(one.row)
         return found[:limit]
 

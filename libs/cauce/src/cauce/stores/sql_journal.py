@@ -1,6 +1,6 @@
 """The journal on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
@@ -122,8 +122,8 @@ def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None
     a key stays locked until the commit, so numbers are given in the order of commits, without holes.
     """
     dialect = Dialect(connection.dialect.name)
-    several = len(outgoing) > 1 or outgoing[0].envelope.key is not None  # statements; one is quickest when it is plain
-    (_write_at_once if dialect.postgres and several else _write_in_turn)(connection, dialect, outgoing)
+    plain = len(outgoing) == 1 and outgoing[0].envelope.key is None  # one short statement is quicker than one long one
+    (_write_at_once if dialect.postgres and not plain else _write_in_turn)(connection, dialect, outgoing)
 
 
 def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
@@ -545,9 +545,10 @@ class SqlJournal:
             await self._run(connection, "UPDATE cauce_lane SET member = NULL WHERE member = :me", me=me)
             await self._run(connection, "DELETE FROM cauce_member WHERE id = :me", me=me)
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[OutboxRow]:
+    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
         if not lanes:
             return []
+        without, values = self._without(besides)
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
@@ -557,15 +558,23 @@ class SqlJournal:
                     lanes,
                     "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
                     "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
-                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1)",
+                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) " + without,
                     order="position",
                     limit=limit,
                 ),
+                **values,
             )
             return [
                 OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
                 for position, event_id, topic, lane, key, message, attempts in rows
             ]
+
+    def _without(self, positions: Collection[int]) -> tuple[str, Mapping[str, Any]]:
+        if not positions:
+            return "", {}
+        if self._dialect.postgres:
+            return "AND position <> ALL(CAST(:besides AS bigint[]))", {"besides": list(positions)}
+        return "AND position NOT IN (SELECT value FROM json_each(:besides))", {"besides": str(list(positions))}
 
     async def set_aside(self, position: int, problem: str) -> None:
         async with self._writing() as connection:
