@@ -14,7 +14,7 @@ Several are separated by commas. The points:
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -24,7 +24,7 @@ from cauce.levels import Levels
 from cauce.store import Outbound
 from cauce.stores.sql_journal import SqlJournal
 from cauce.stores.sqlalchemy import SqlAlchemyStore
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from history import happened
 from msgspec.structs import replace
@@ -157,13 +157,13 @@ class FaultyStreams(RedisStreams):
         status: Status,
         *,
         group: str,
-        lanes: Callable[[], Collection[Lane]],
+        lanes: LanesOwned,
         since: Mapping[str, BrokerId],
     ) -> None:
         async def struck(delivery: Delivery) -> None:
             await deliver(replace(delivery, ack=_struck(delivery.ack)))
 
-        def chosen() -> Collection[Lane]:
+        def chosen() -> Mapping[Lane, int]:
             owned = lanes()
             if owned:
                 reached("before_read")

@@ -4,10 +4,9 @@ from datetime import UTC, datetime
 
 from cauce.envelope import Envelope
 from cauce.gaps import Gaps
-from cauce.lanes import Epoch
 from msgspec import Raw
 
-NOW, LATER = Epoch(1), Epoch(2)
+NOW, LATER = 1, 2
 
 
 def event(

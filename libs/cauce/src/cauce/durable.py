@@ -62,7 +62,7 @@ class _Reading:
 
 
 class _Job:
-    __slots__ = ("delivery", "emission", "lane", "listeners", "suspect", "waiting")
+    __slots__ = ("delivery", "emission", "lane", "listeners", "suspect", "tenure", "waiting")
 
     def __init__(
         self,
@@ -71,13 +71,17 @@ class _Job:
         delivery: Delivery | None,
         waiting: Waiting | None,
         *,
+        lane: Lane,
+        tenure: int | None,
         suspect: bool,
     ) -> None:
         self.emission = emission
         self.listeners = listeners
         self.delivery = delivery
         self.waiting = waiting
-        self.lane = lane_of(emission.envelope)
+        self.lane = lane
+        self.tenure = tenure
+        """The epoch of its lane under which it was found. Under another one it is found again, in its place."""
         self.suspect = suspect
         """Somebody may have died of it: it runs alone, and that it began is written down first."""
 
@@ -266,7 +270,8 @@ class DurableDelivery:
         if envelope is None:
             await self._refuse_everywhere(delivery, None, delivery.problem or "not an event")
             return
-        self._look_for_gaps(envelope)
+        lane = delivery.lane if delivery.lane is not None else lane_of(envelope)
+        self._look_for_gaps(envelope, delivery.tenure)
         event_type = self._types.get(envelope.name)
         if event_type is None:
             self._count("unheard", 1)
@@ -277,12 +282,12 @@ class DurableDelivery:
         except DecodeError as error:
             await self._refuse_everywhere(delivery, envelope, f"{error.path}: {error.expectation}")
             return
-        suspect = delivery.redelivered and self.ownership.left_by_the_dead(lane_of(emission.envelope))
-        await self._submit(_Job(emission, self._listeners.get(event_type, ()), delivery, None, suspect=suspect))
+        suspect = delivery.redelivered and self.ownership.left_by_the_dead(lane)
+        listeners, tenure = self._listeners.get(event_type, ()), delivery.tenure
+        await self._submit(_Job(emission, listeners, delivery, None, lane=lane, tenure=tenure, suspect=suspect))
 
-    def _look_for_gaps(self, envelope: Envelope) -> None:
-        epoch = self.ownership.epochs().get(lane_of(envelope))
-        if epoch is not None and (missing := self._gaps.missing_before(envelope, epoch)):
+    def _look_for_gaps(self, envelope: Envelope, tenure: int | None) -> None:
+        if tenure is not None and (missing := self._gaps.missing_before(envelope, tenure)):
             self._count("gap_detected", missing)
             log.error(
                 "%s: before event %s of key %s (number %s) %d of its key did not come: lost, or discarded at %s "
@@ -298,9 +303,10 @@ class DurableDelivery:
     def _nothing_is_read(self) -> None:
         self._lanes_being_read = frozenset()
 
-    def _lanes_to_read(self) -> Collection[Lane]:
-        self._lanes_being_read = frozenset(self.ownership.lanes())
-        return self._lanes_being_read
+    def _lanes_to_read(self) -> Mapping[Lane, Epoch]:
+        lanes = self.ownership.lanes()
+        self._lanes_being_read = frozenset(lanes)
+        return lanes
 
     def _busy(self, lanes: Collection[Lane]) -> bool:
         # A read under way may still be given an entry: whoever owned the lane meanwhile would handle the next one first.
@@ -317,7 +323,7 @@ class DurableDelivery:
         """Jobs of different keys; more than one only if they may share transactions."""
         ours = self.ownership.epochs()
         unshared = {job: job.listeners for job in jobs}
-        if len(jobs) > 1 and all(job.lane in ours for job in jobs):
+        if len(jobs) > 1 and all(ours.get(job.lane) == job.tenure for job in jobs):
             try:
                 async with self._apart.among_others():
                     unshared = dict.fromkeys(jobs, await self._settle_together(jobs))
@@ -343,8 +349,8 @@ class DurableDelivery:
         """What is left to be done for one job; then it is acknowledged."""
         envelope, delivery = job.emission.envelope, job.delivery
         try:
-            if job.lane not in self.ownership.epochs():
-                # While it waited here the lane went to somebody else, who has it too.
+            if self.ownership.epochs().get(job.lane) != job.tenure:
+                # While it waited here the lane was lost, to somebody else or for a moment: it is found again, in order.
                 if delivery is not None:
                     delivery.release()
                 return
@@ -353,8 +359,9 @@ class DurableDelivery:
                 self._tell(outcome, job, listener)
             if delivery is not None:
                 await delivery.ack()
-        except Exception as error:  # the entry stays un-acknowledged, and comes again
+        except Exception as error:  # the entry stays un-acknowledged, and comes again before what follows it
             log.error("%s %s could not be settled: %s", envelope.name, envelope.id, error, exc_info=error)
+            self.ownership.drop(job.lane)
             if delivery is not None:
                 delivery.release()
         finally:
@@ -444,7 +451,7 @@ class DurableDelivery:
                     # What was in work when we asked may be over by now, and what we read of it is old.
                     if waiting.position not in in_work:
                         suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
-                        worked = await self._begin(waiting, suspect=suspect) or worked
+                        worked = await self._begin(waiting, lanes[waiting.lane], suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)
             except Exception as error:
                 log.warning("the waiting room could not be read: %s", type(error).__name__)
@@ -457,7 +464,7 @@ class DurableDelivery:
             finally:
                 self._wake.clear()
 
-    async def _begin(self, waiting: Waiting, *, suspect: bool) -> bool:
+    async def _begin(self, waiting: Waiting, tenure: Epoch, *, suspect: bool) -> bool:
         listener = self._by_name.get(waiting.consumer)
         if listener is None:
             return False  # another version of this service knows it; it waits
@@ -473,7 +480,9 @@ class DurableDelivery:
             await self._not_readable(waiting, name, error)
             return False
         self._taken.add(waiting.position)
-        await self._submit(_Job(emission, (listener,), None, waiting, suspect=suspect))
+        await self._submit(
+            _Job(emission, (listener,), None, waiting, lane=waiting.lane, tenure=tenure, suspect=suspect)
+        )
         return True
 
     async def _not_readable(self, waiting: Waiting, name: str, error: DecodeError) -> None:

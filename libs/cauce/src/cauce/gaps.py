@@ -11,7 +11,6 @@ earlier owner read is not known here. So nothing is said that is not so, and a h
 from collections import OrderedDict
 
 from cauce.envelope import Envelope
-from cauce.lanes import Epoch
 
 __all__ = ["Gaps"]
 
@@ -24,17 +23,17 @@ class Gaps:
 
     def __init__(self, *, keys: int = KEYS) -> None:
         self._limit = keys
-        self._last: OrderedDict[tuple[str, str], tuple[Epoch, str, int]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], tuple[int, str, int]] = OrderedDict()
 
-    def missing_before(self, envelope: Envelope, epoch: Epoch) -> int:
-        """How many numbers are missing between the last event of its key and this one, read under `epoch` of its lane."""
+    def missing_before(self, envelope: Envelope, tenure: int) -> int:
+        """How many numbers are missing between the last event of its key and this one, read in this tenure of its lane."""
         key, seq, incarnation = envelope.key, envelope.key_seq, envelope.incarnation
         if key is None or seq is None or incarnation is None:
             return 0
         place = (envelope.source, key)
-        last_epoch, last_incarnation, last_seq = self._last.get(place, (epoch, incarnation, seq))
-        unbroken = (last_epoch, last_incarnation) == (epoch, incarnation)
-        self._last[place] = (epoch, incarnation, max(seq, last_seq) if unbroken else seq)
+        last_tenure, last_incarnation, last_seq = self._last.get(place, (tenure, incarnation, seq))
+        unbroken = (last_tenure, last_incarnation) == (tenure, incarnation)
+        self._last[place] = (tenure, incarnation, max(seq, last_seq) if unbroken else seq)
         self._last.move_to_end(place)
         if len(self._last) > self._limit:
             self._last.popitem(last=False)

@@ -206,8 +206,8 @@ class Inbox(Protocol):
 class Journal(Protocol):
     """The relay's side. Every method is one short transaction; infrastructure errors are the driver's own."""
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
-        """Renew our lease (or join), and read all lanes and the number of members with a lease."""
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
+        """Renew our lease (or join), and read all lanes and the members with a lease."""
         ...
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:

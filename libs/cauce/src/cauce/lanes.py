@@ -5,7 +5,7 @@ pending rows and handles its deliveries; whoever else tries finds another epoch 
 what the database says and answers what to do; the shell around it does it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -62,27 +62,36 @@ class LaneKeeper:
         """Lanes we may work on at monotonic time `now`; none once our own lease may have expired."""
         return self._owned if now < self._good_until else {}
 
-    def renewed(self, *, requested_at: float) -> None:
-        """Our lease was renewed; `requested_at` is the monotonic time before we asked, so we err to the safe side."""
+    def renewed(self, *, requested_at: float, now: float) -> None:
+        """Our lease was renewed; `requested_at` is the monotonic time before we asked, so we err to the safe side.
+
+        If it had run out meanwhile, whoever asked was told that nothing is ours, and let go of what he held. So all
+        lanes have to be taken anew, under other epochs: what was begun before must not be mixed with what comes after.
+        """
+        if now >= self._good_until:
+            self._owned.clear()
         self._good_until = requested_at + self._lease_s
 
-    def beat(self, rows: Iterable[LaneRow], *, members: int) -> Beat:
-        """Compare with the database. `members`: processes with a lease, ourselves among them."""
+    def beat(self, rows: Iterable[LaneRow], *, members: Collection[MemberId]) -> Beat:
+        """Compare with the database. `members`: processes with a lease, ourselves among them.
+
+        A lane that is ours in the database and not here was let go of (see `renewed`), or taken in a transaction whose
+        outcome we never learnt: it is taken anew.
+        """
         rows = list(rows)
         mine = {row.lane: row.epoch for row in rows if row.owner == self.me}
         lost = frozenset(lane for lane, epoch in self._owned.items() if mine.get(lane) != epoch)
         self._owned = {lane: epoch for lane, epoch in self._owned.items() if lane not in lost}
-        share = -(-LANES // max(1, members))
+        share = _share(sorted(members).index(self.me) if self.me in members else 0, of=max(1, len(members)))
         excess = len(self._owned) - share
-        give_back = frozenset(sorted(self._owned)[-excess:]) if excess > 0 else frozenset[Lane]()
-        free = [
-            row for row in rows if row.owner is None or not row.owner_alive or _forgotten(row, self.me, self._owned)
-        ]
-        room = max(0, share - len(self._owned))
+        room = max(0, -excess)
+        forgotten = [row for row in rows if row.owner == self.me and row.lane not in self._owned]
+        free = forgotten + [row for row in rows if row.owner != self.me and (row.owner is None or not row.owner_alive)]
+        too_many = sorted(self._owned)[-excess:] if excess > 0 else [row.lane for row in forgotten[room:]]
         ends = [row.lease_left_s for row in rows if row.owner not in (None, self.me) and row.owner_alive]
         return Beat(
             take={row.lane: row.epoch for row in free[:room]},
-            give_back=give_back,
+            give_back=frozenset(too_many),
             lost=lost,
             orphans=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
             ownerless=frozenset(row.lane for row in rows if row.owner is None or not row.owner_alive),
@@ -98,6 +107,6 @@ class LaneKeeper:
             self._owned.pop(lane, None)
 
 
-def _forgotten(row: LaneRow, me: MemberId, owned: Mapping[Lane, Epoch]) -> bool:
-    """A lane that is ours in the database and not in memory: taken in a transaction whose outcome we never learnt."""
-    return row.owner == me and row.lane not in owned
+def _share(rank: int, *, of: int) -> int:
+    """How many lanes the process has whose name is the `rank`-th of so many: all of them together, every lane."""
+    return LANES // of + (rank < LANES % of)

@@ -53,6 +53,10 @@ class Ownership:
         """Lanes that are still ours, those being given back among them: for finishing what runs."""
         return self._keeper.owned(self._now())
 
+    def drop(self, lane: Lane) -> None:
+        """Let go of a lane whose order we could not keep: it is taken anew at the next beat, and read from the start."""
+        self._keeper.gave_back([lane])
+
     def left_by_the_dead(self, lane: Lane) -> bool:
         """Whether we have this lane from somebody who did not give it back."""
         return lane in self._orphans
@@ -90,7 +94,7 @@ class Ownership:
         """One beat; returns how long to wait for the next."""
         asked = self._now()
         rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
-        self._keeper.renewed(requested_at=asked)
+        self._keeper.renewed(requested_at=asked, now=self._now())
         self._renewed_at = asked
         beat = self._keeper.beat(rows, members=members)
         taken: Mapping[Lane, Epoch] = {}

@@ -4,7 +4,7 @@ One promise for every adapter: `publish` returns once the broker has taken the b
 until it is cancelled and heals itself. What differs (does the broker remember?) is said by `durable`.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol, runtime_checkable
 from zlib import crc32
@@ -77,6 +77,11 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """To be awaited once the message is handled, also when a listener failed."""
     release: Callable[[], None] = _nothing_to_release
     """Instead of `ack`, when it could neither be handled nor put aside: a durable transport delivers it again soon."""
+    lane: Lane | None = None
+    """Of a durable transport: the lane it came by."""
+    tenure: int | None = None
+    """Of a durable transport: what `LanesOwned` said of the lane when its reading began. If it says something else now,
+    the lane was lost meanwhile, and this delivery is void: it comes again, and what was read before it comes first."""
     lost: bool = False
     """The broker has the entry's id and no longer its content. `raw` is empty; to be counted, and acknowledged."""
 
@@ -198,5 +203,6 @@ class Examinable(Protocol):
         ...
 
 
-LanesOwned = Callable[[], Collection[Lane]]
-"""The lanes this process owns now; asked before every read."""
+LanesOwned = Callable[[], Mapping[Lane, int]]
+"""The lanes this process owns now; asked before every read. The number of a lane changes whenever it was lost, however
+shortly: then what was delivered of it is forgotten, and read again from the oldest that is not acknowledged."""

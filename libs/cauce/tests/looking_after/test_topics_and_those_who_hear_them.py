@@ -31,7 +31,7 @@ async def _hear_once(broker: ValkeyServer, group: str) -> None:
             deliver,
             _Quiet(),
             group=group,
-            lanes=lambda: [Lane(0)],
+            lanes=lambda: {Lane(0): 1},
             since={},
         )
     )

@@ -284,7 +284,7 @@ class MemoryJournal:
     async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
         self._rows.meta.update(service=service, description=description)
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
         now, members = self._clock(), self._rows.members
         members[me] = now + lease_s
         owners = {owner for owner, _ in self._rows.lanes.values()}
@@ -295,7 +295,7 @@ class MemoryJournal:
             LaneRow(lane, owner, epoch, members.get(owner, now) - now if owner is not None else 0.0)
             for lane, (owner, epoch) in sorted(self._rows.lanes.items())
         ]
-        return lanes, sum(until >= now for until in members.values())
+        return lanes, [one for one, until in members.items() if until >= now]
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got = {lane: Epoch(epoch + 1) for lane, epoch in wanted.items() if self._rows.lanes[lane][1] == epoch}

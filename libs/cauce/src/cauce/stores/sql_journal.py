@@ -484,7 +484,7 @@ class SqlJournal:
                     consumer=consumer,
                 )
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], int]:
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
         async with self._writing() as connection:
             await self._run(
                 connection,
@@ -503,7 +503,7 @@ class SqlJournal:
                 "SELECT l.lane, l.member, l.epoch, COALESCE(m.lease_until - :NOW, 0) AS left_s FROM cauce_lane l "
                 "LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
             )
-            members = await self._run(connection, "SELECT count(*) FROM cauce_member WHERE lease_until >= :NOW")
+            members = await self._run(connection, "SELECT id FROM cauce_member WHERE lease_until >= :NOW")
             lanes = [
                 LaneRow(
                     Lane(int(row.lane)),
@@ -513,7 +513,7 @@ class SqlJournal:
                 )
                 for row in rows
             ]
-            return lanes, int(members.scalar_one())
+            return lanes, [MemberId(one) for one in members.scalars()]
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got: dict[Lane, Epoch] = {}

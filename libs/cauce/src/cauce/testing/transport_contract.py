@@ -151,6 +151,7 @@ async def hearing(
     *,
     group: str = "mailing-ms",
     lanes: Collection[Lane] | Callable[[], Collection[Lane]] = ALL_LANES,
+    tenure: Callable[[], int] = lambda: 0,
     since: Mapping[str, BrokerId] | None = None,
     topics: Collection[str] = (TOPIC,),
     acknowledge: bool = True,
@@ -160,7 +161,10 @@ async def hearing(
     transport = broker if isinstance(broker, DurableTransport) else broker.connect()
     heard = into or Hearing(acknowledge=acknowledge)
     subscription = Subscription(names=frozenset({NAME}), topics=frozenset(topics))
-    owned = lanes if callable(lanes) else lambda: lanes
+
+    def owned() -> Mapping[Lane, int]:
+        return dict.fromkeys(lanes() if callable(lanes) else lanes, tenure())
+
     try:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(
@@ -323,6 +327,30 @@ class DurableTransportContract:
 
         assert heard.ids[3] == "event-2"
         assert heard.deliveries[3].redelivered
+
+    async def test_what_was_delivered_before_the_lane_was_lost_comes_again_before_anything_new(
+        self, broker: BrokerUnderTest
+    ) -> None:
+        tenure = 1
+        heard = Hearing(acknowledge=False)
+        async with publishing(broker) as transport, hearing(broker, lanes=[LANE], tenure=lambda: tenure, into=heard):
+            await transport.append(TOPIC, LANE, messages(1, 5))
+            await heard.has(*range(1, 6))
+            await heard.deliveries[0].ack()
+            tenure = 2  # lost and taken again, so shortly that nobody saw it missing
+            await transport.append(TOPIC, LANE, messages(6, 8))
+            await until(
+                lambda: heard.deliveries[-1].tenure == 2 and heard.ids[-1] == "event-8", "all of the new tenure"
+            )
+            for void in heard.deliveries[1:5]:
+                void.release()  # says nothing about the same entries, which are in hand again
+
+            again = [one for one in heard.deliveries if one.tenure == 2]
+            assert [one.envelope.id for one in again if one.envelope] == [f"event-{number}" for number in range(2, 9)]
+            assert {one.lane for one in heard.deliveries} == {LANE}
+            for one in again:
+                await one.ack()
+            await acknowledged(broker)
 
     async def test_a_service_that_takes_nothing_is_not_given_more(self, broker: BrokerUnderTest) -> None:
         async with publishing(broker) as transport, hearing(broker) as heard:

@@ -222,39 +222,47 @@ class _Reading:
         self._since = since
         self._deliver = deliver
         self._lanes = lanes
-        self._held: set[int] = set()
-        self._recovered: dict[_Place, int] = {}
+        self._held: dict[_Place, set[int]] = {}
+        self._recovered: dict[_Place, tuple[int, int]] = {}
+        """Of every lane: the life of the broker and the tenure of the lane in which its reading began."""
 
     async def deliver_topic(self, topic: str) -> None:
-        for lane in sorted(self._lanes()):
+        for lane, tenure in sorted(self._lanes().items()):
+            place = (topic, lane)
             log, group = self._broker.group_of(topic, lane, self._group, self._since.get(topic))
-            if self._recovered.get((topic, lane)) != self._broker.lives:
-                for number in sorted(group.pending - self._held):
-                    await self._hand_over(topic, lane, log, group, number, redelivered=True)
-                self._recovered[topic, lane] = self._broker.lives
+            reading = (self._broker.lives, tenure)
+            if self._recovered.get(place) != reading:
+                if place in self._recovered and self._recovered[place][1] != tenure:
+                    self._held.pop(place, None)  # void, and delivered again
+                for number in sorted(group.pending - self._held.get(place, set())):
+                    await self._hand_over(place, tenure, log, group, number, redelivered=True)
+                self._recovered[place] = reading
             for number in log.numbers[bisect_right(log.numbers, group.read_to) :]:
-                if lane not in self._lanes():
+                if self._lanes().get(lane) != tenure or place not in self._recovered:
                     break
                 group.read_to = number
                 if number not in log.entries:
                     continue
                 group.pending.add(number)
-                await self._hand_over(topic, lane, log, group, number, redelivered=False)
+                await self._hand_over(place, tenure, log, group, number, redelivered=False)
         for place in [place for place in self._recovered if place[1] not in self._lanes()]:
             del self._recovered[place]
+            self._held.pop(place, None)
 
     async def _hand_over(
-        self, topic: str, lane: Lane, log: _Log, group: _Group, number: int, *, redelivered: bool
+        self, place: _Place, tenure: int, log: _Log, group: _Group, number: int, *, redelivered: bool
     ) -> None:
-        self._held.add(number)
+        topic, lane = place
+        held = self._held.setdefault(place, set())
+        held.add(number)
 
         async def ack() -> None:
-            self._held.discard(number)
+            held.discard(number)
             group.pending.discard(number)
 
         def release() -> None:
-            self._held.discard(number)
-            self._recovered.pop((topic, lane), None)
+            held.discard(number)
+            self._recovered.pop(place, None)
 
         _, raw = log.entries.get(number, (0.0, None))
         envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
@@ -267,6 +275,8 @@ class _Reading:
                 redelivered=redelivered,
                 ack=ack,
                 release=release,
+                lane=lane,
+                tenure=tenure,
                 lost=raw is None,
             )
         )

@@ -50,14 +50,16 @@ _ACK_AFTER_S = 0.003
 class _Stream:
     """One lane of one topic, as this process sees it over all its connections."""
 
-    __slots__ = ("held", "key", "lane", "missing_since", "seen", "topic")
+    __slots__ = ("held", "key", "lane", "missing_since", "seen", "tenure", "topic")
 
     def __init__(self, key: str, topic: str, lane: Lane) -> None:
         self.key = key
         self.topic = topic
         self.lane = lane
-        self.held: set[bytes] = set()
+        self.held: dict[bytes, _Entry] = {}
         """Entries that were delivered, and whose acknowledgement the server has not confirmed yet."""
+        self.tenure: int | None = None
+        """Of the lane, when its reading began."""
         self.seen = False
         self.missing_since: float | None = None
 
@@ -78,7 +80,8 @@ class _Entry:
             await self._acks.flush()
 
     def release(self) -> None:
-        self._stream.held.discard(self._id)
+        if self._stream.held.get(self._id) is self:  # it may have been delivered again meanwhile
+            del self._stream.held[self._id]
         self._acks.released = True
 
 
@@ -134,7 +137,8 @@ class _Acks:
         taken = list(answers) + [None] * (len(batch) - len(answers))
         for (stream, ids), answer in zip(batch.items(), taken, strict=True):
             if isinstance(answer, int):
-                stream.held.difference_update(ids)
+                for entry_id in ids:
+                    stream.held.pop(entry_id, None)
             else:
                 self._waiting.setdefault(stream, []).extend(ids)
                 self._wake.set()
@@ -169,8 +173,6 @@ class GroupReading:
         self._pick = pick
         self._acks = _Acks(commands, group)
         self._streams: dict[tuple[str, Lane], _Stream] = {}
-        self._owned: Collection[Lane] = ()
-        self._owned_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled. Then what was acknowledged is still sent, within the answer limit."""
@@ -214,10 +216,15 @@ class GroupReading:
             ("HSETNX", self._keys.groups(topic), self._group, self._since.get(topic, "0-0")) for topic in self._topics
         ]
 
-    def owned(self) -> Sequence[_Stream]:
-        """The streams of our lanes, topic by topic."""
-        self._owned, self._owned_at = self._lanes(), time.monotonic()
-        return [self._stream(topic, lane) for topic in self._topics for lane in sorted(self._owned)]
+    def owned(self) -> tuple[Sequence[_Stream], Collection[_Stream]]:
+        """The streams of our lanes, topic by topic; and those of them that were lost since we were asked last."""
+        owned = self._lanes()
+        streams = [self._stream(topic, lane) for topic in self._topics for lane in sorted(owned)]
+        lost = [stream for stream in streams if stream.tenure != owned[stream.lane]]
+        for stream in lost:
+            # Whatever was delivered is void, unless it is done already; then the inbox knows it.
+            stream.tenure, stream.held = owned[stream.lane], {}
+        return streams, lost
 
     def _stream(self, topic: str, lane: Lane) -> _Stream:
         stream = self._streams.get((topic, lane))
@@ -239,17 +246,18 @@ class GroupReading:
         What was not delivered stays pending: we must read it again before anything newer, or the lane's new owner.
         """
         held, acks, deliver, key, topic = stream.held, self._acks, self._deliver, stream.key, stream.topic
+        lane, tenure = stream.lane, stream.tenure
+        owned, asked_at = self._lanes(), time.monotonic()
         for entry_id, fields in entries:
             if entry_id in held:
                 continue
-            if time.monotonic() - self._owned_at > _NO_LANES_S:
-                self._owned, self._owned_at = self._lanes(), time.monotonic()
-            if stream.lane not in self._owned:
+            if time.monotonic() - asked_at > _NO_LANES_S:
+                owned, asked_at = self._lanes(), time.monotonic()
+            if owned.get(lane) != tenure:
                 return False
             raw = field_of(fields, FIELD)
             envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
-            held.add(entry_id)
-            entry = _Entry(acks, stream, entry_id)
+            entry = held[entry_id] = _Entry(acks, stream, entry_id)
             await deliver(
                 Delivery(
                     channel=key,
@@ -259,6 +267,8 @@ class GroupReading:
                     redelivered=redelivered,
                     ack=entry.ack,
                     release=entry.release,
+                    lane=lane,
+                    tenure=tenure,
                     lost=raw is None,
                 )
             )
@@ -282,7 +292,8 @@ class _Connected:
     async def run(self) -> None:
         try:
             self._accept(await self._pipeline.ask(*self._reading.registrations()))
-            await self._prepare(self._reading.owned(), time.monotonic())
+            streams, _ = self._reading.owned()
+            await self._prepare(streams, time.monotonic())
             self._reading.up()
             while True:
                 await self._round()
@@ -290,9 +301,9 @@ class _Connected:
             self._pipeline.close()
 
     async def _round(self) -> None:
-        owned = self._reading.owned()
+        owned, lost = self._reading.owned()
         now = time.monotonic()
-        self._let_go(owned)
+        self._let_go(owned, lost)
         await self._prepare([stream for stream in owned if stream not in self._ready_at], now)
         await self._recover([one for one, at in self._ready_at.items() if at <= now and one not in self._recovered])
         if self._reading.released():
@@ -305,10 +316,10 @@ class _Connected:
             await asyncio.sleep(_NO_LANES_S)
             self._pipeline.check()
 
-    def _let_go(self, owned: Sequence[_Stream]) -> None:
-        if len(owned) == len(self._ready_at) and all(stream in self._ready_at for stream in owned):
+    def _let_go(self, owned: Sequence[_Stream], lost: Collection[_Stream]) -> None:
+        if not lost and len(owned) == len(self._ready_at) and all(stream in self._ready_at for stream in owned):
             return
-        ours = set(owned)
+        ours = set(owned) - set(lost)
         self._ready_at = {stream: at for stream, at in self._ready_at.items() if stream in ours}
         self._recovered = {stream: last for stream, last in self._recovered.items() if stream in ours}
         self._settled &= ours
