@@ -182,6 +182,10 @@ def test_a_zombie_whose_read_takes_entries_of_a_lane_it_has_lost_breaks_no_order
     scenarios.woken_with_lanes_of_others(world, reads=reads)
 
 
+def test_h25_a_process_alone_that_slept_longer_than_its_lease_goes_on_in_order(world: World) -> None:
+    scenarios.asleep_longer_than_its_lease(world)
+
+
 def test_h49_servers_that_answer_nothing_for_a_while_cost_time_and_no_restart(
     world_of_its_own: World, own_valkey: ValkeyServer, own_postgres: PostgresServer
 ) -> None:
