@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from cauce.outage import Line, Outage, OutageLog
+from cauce.outage import DatabaseTrouble, Line, Outage, OutageLog
 
 REFUSED = "no Redis at 127.0.0.1:6379 (refused) → is it running? make infra"
 
@@ -175,3 +175,26 @@ async def test_a_service_knows_the_reason_until_it_is_over(caplog: pytest.LogCap
     outage.up()
     assert outage.reason is None
     assert [record.levelname for record in caplog.records if record.name == "cauce.service"][:1] == ["WARNING"]
+
+
+def test_a_minute_without_the_database_is_few_lines_however_many_loops_and_listeners_need_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+    trouble = DatabaseTrouble("stock", logging.getLogger("test"), clock=lambda: now)
+
+    with caplog.at_level(logging.INFO):
+        while now < 60.0:
+            for error in (OSError("refused"), TimeoutError()):
+                for _ in range(10):
+                    trouble.seen(error, retry_in_s=0.5)
+            now += 0.5
+        trouble.over()
+        trouble.over()
+
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) < 20
+    assert said[0] == (
+        "stock: database: it does not serve us (OSError); nothing is lost. Trying again in 0.5 s. → cauce doctor"
+    )
+    assert said[-1] == "stock: database: back after 60 s"

@@ -24,6 +24,7 @@ from cauce.gaps import Gaps
 from cauce.journal import Journal, Waiting
 from cauce.lanes import Epoch, MemberId
 from cauce.listeners import Listener
+from cauce.outage import DatabaseTrouble
 from cauce.ownership import Ownership
 from cauce.pace import Pace
 from cauce.per_key import PerKey
@@ -144,8 +145,14 @@ class DurableDelivery:
         self._lanes_swept: dict[Lane, Epoch] = {}
         """Lanes whose waiting deliveries have been looked at since we took them."""
         self._wake = asyncio.Event()
+        self._trouble = DatabaseTrouble(service, log)
         self.ownership = Ownership(
-            journal, MemberId(member), busy=self._busy, lease_s=pace.lease_s, beat_every_s=pace.beat_every_s
+            journal,
+            MemberId(member),
+            busy=self._busy,
+            trouble=self._trouble,
+            lease_s=pace.lease_s,
+            beat_every_s=pace.beat_every_s,
         )
         topics = (service, *(topic for topic in adopted if topic != service))
         self._pruning = Pruning(
@@ -154,6 +161,7 @@ class DurableDelivery:
             transport=transport,
             ownership=self.ownership,
             keep=keep,
+            trouble=self._trouble,
             count=count,
             every_s=pace.prune_every_s,
         )
@@ -167,6 +175,7 @@ class DurableDelivery:
                 transport=transport,
                 ownership=self.ownership,
                 status=self._sending,
+                trouble=self._trouble,
                 count=count,
                 verify_every_s=pace.verify_every_s,
             )
@@ -250,7 +259,7 @@ class DurableDelivery:
             except TransportUnavailableError as error:
                 status.down(str(error), retry_in_s=_POLL_CAP_S)
             except Exception as error:
-                log.warning("where the subscription begins could not be read: %s", type(error).__name__)
+                self._trouble.seen(error, retry_in_s=_POLL_CAP_S)
             await asyncio.sleep(_POLL_CAP_S * (0.8 + 0.4 * random()))
 
     async def _since_in(self, topic: str, transport: DurableTransport) -> BrokerId:
@@ -338,7 +347,7 @@ class DurableDelivery:
         refused: list[Listener] = []
         deliveries = [(job.emission, job.channel) for job in jobs]
         for listener in jobs[0].listeners:
-            outcomes = await self._persistently(listener, lambda one=listener: self._applying.together(one, deliveries))
+            outcomes = await self._persistently(lambda one=listener: self._applying.together(one, deliveries))
             if outcomes is None:
                 refused.append(listener)
             for job, outcome in zip(jobs, outcomes or (), strict=False):
@@ -378,26 +387,26 @@ class DurableDelivery:
     async def _suspiciously(self, job: _Job, listener: Listener) -> Outcome:
         """Not run any more once it was begun too often and never ended."""
         envelope, applying = job.emission.envelope, self._applying
-        marks = await self._persistently(listener, lambda: applying.mark_started(listener, envelope))
+        marks = await self._persistently(lambda: applying.mark_started(listener, envelope))
         if marks > _MARKS:
             outcome = await self._persistently(
-                listener, lambda: applying.crash_loop(listener, envelope, job.waiting, job.channel, marks)
+                lambda: applying.crash_loop(listener, envelope, job.waiting, job.channel, marks)
             )
         else:
             outcome = await self._apply(job, listener)
-        await self._persistently(listener, lambda: applying.unmark_started(listener, envelope))
+        await self._persistently(lambda: applying.unmark_started(listener, envelope))
         return outcome
 
     async def _apply(self, job: _Job, listener: Listener) -> Outcome:
         waiting, emission = job.waiting, job.emission
         if waiting is not None:
-            return await self._persistently(listener, lambda: self._applying.again(listener, emission, waiting))
+            return await self._persistently(lambda: self._applying.again(listener, emission, waiting))
         repeated = job.delivery is not None and job.delivery.redelivered
         return await self._persistently(
-            listener, lambda: self._applying.first(listener, emission, job.channel, repeated=repeated)
+            lambda: self._applying.first(listener, emission, job.channel, repeated=repeated)
         )
 
-    async def _persistently(self, listener: Listener, apply: Callable[[], Awaitable[T]]) -> T:
+    async def _persistently(self, apply: Callable[[], Awaitable[T]]) -> T:
         """Until the outcome is committed: trouble with the infrastructure costs time, never an attempt."""
         pause_s = 0.1
         while True:
@@ -407,9 +416,7 @@ class DurableDelivery:
                 if not self._applying.rules.is_infrastructure(error):
                     raise
                 self._count("infrastructure", 1)
-                log.warning(
-                    "%s waits for the infrastructure (%s); no attempt is counted", listener.name, type(error).__name__
-                )
+                self._trouble.seen(error, retry_in_s=pause_s)
                 await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))
                 pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
 
@@ -431,7 +438,7 @@ class DurableDelivery:
                     await self._applying.refuse(consumer, envelope, delivery.channel, delivery.raw, why)
                     break
                 except Exception as error:
-                    log.warning("a dead letter could not be written yet: %s", type(error).__name__)
+                    self._trouble.seen(error, retry_in_s=pause_s)
                     await asyncio.sleep(pause_s)
                     pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
             self._count("dead", 1)
@@ -454,7 +461,7 @@ class DurableDelivery:
                         worked = await self._begin(waiting, lanes[waiting.lane], suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)
             except Exception as error:
-                log.warning("the waiting room could not be read: %s", type(error).__name__)
+                self._trouble.seen(error, retry_in_s=pause_s)
             pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
             try:
                 async with asyncio.timeout(pause_s * (0.8 + 0.4 * random())):

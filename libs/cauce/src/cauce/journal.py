@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Literal, Protocol
 
 from cauce.envelope import Envelope
+from cauce.errors import ConfigurationError
 from cauce.inbox import Position
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import BrokerId, Lane
@@ -25,6 +26,7 @@ __all__ = [
     "Outgoing",
     "Reason",
     "Waiting",
+    "belongs_to_another",
     "letter_id",
 ]
 
@@ -116,6 +118,15 @@ class Backlog:
     longest: int = 0
     longest_key: str = ""
     longest_consumer: str = ""
+
+
+def belongs_to_another(running: str, service: str) -> ConfigurationError:
+    """Two services run on one database."""
+    problem = (
+        f"the service {running!r} runs on it, and lanes, outbox and inbox are one service's: give {service!r} a "
+        "database of its own. If it is the same service under a new name, stop the old one first"
+    )
+    return ConfigurationError([problem], where="the database")
 
 
 def letter_id(delivery: Waiting) -> str:
@@ -277,5 +288,9 @@ class Journal(Protocol):
 
     async def incarnation(self) -> str: ...
     async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
-        """Leave word of who uses this database: the service, what it says about itself, and its listeners."""
+        """Leave word of who uses this database: the service, what it says about itself, and its listeners.
+
+        Raises ConfigurationError, and changes nothing, while another service runs on it: lanes, outbox and inbox are
+        one service's.
+        """
         ...

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-__all__ = ["Kept", "Line", "Outage", "OutageLog", "OutagePart"]
+__all__ = ["DatabaseTrouble", "Kept", "Line", "Outage", "OutageLog", "OutagePart"]
 
 _SUMMARY_EVERY_S = 60.0
 _NEW_REASON_AFTER_S = 10.0
@@ -308,6 +308,28 @@ def _after(kept: Kept | None, caught_up: int) -> str:
     if kept is not None and kept.waiting:
         return f", {_events(kept.waiting)} still to be sent"
     return f", {_events(caught_up)} caught up" if caught_up else ""
+
+
+class DatabaseTrouble:
+    """One voice for all loops of a service that need its database: they all fail at once, and it is said once."""
+
+    def __init__(self, who: str, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = OutageLog(f"{who}: database")
+        self._log = log
+        self._clock = clock
+
+    def seen(self, error: BaseException, *, retry_in_s: float) -> None:
+        """A loop could not do its part, and tries again. Costs no attempt and loses nothing."""
+        reason = f"it does not serve us ({type(error).__name__}); nothing is lost → cauce doctor"
+        self._write(self._lines.down(self._clock(), reason, retry_in_s=retry_in_s))
+
+    def over(self) -> None:
+        """It answers."""
+        self._write(self._lines.up(self._clock()))
+
+    def _write(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._log.log(line.level, "%s", line.text)
 
 
 def _full_within_a_minute(moments: deque[float], now: float) -> bool:

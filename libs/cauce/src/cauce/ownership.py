@@ -1,17 +1,15 @@
 """The shell around LaneKeeper: beats against the database until cancelled, and says which lanes are ours."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
 from cauce.journal import Journal
 from cauce.lanes import BEAT_EVERY_S, LEASE_S, Epoch, LaneKeeper, MemberId
+from cauce.outage import DatabaseTrouble
 from cauce.transport import Lane
 
 __all__ = ["Ownership"]
-
-log = logging.getLogger("cauce.lanes")
 
 _BUSY_LANES_S = 0.2
 _AFTER_A_LEASE_S = 0.05
@@ -27,6 +25,7 @@ class Ownership:
         me: MemberId,
         *,
         busy: Callable[[Collection[Lane]], bool],
+        trouble: DatabaseTrouble,
         lease_s: float = LEASE_S,
         beat_every_s: float = BEAT_EVERY_S,
         monotonic: Callable[[], float] = time.monotonic,
@@ -36,6 +35,7 @@ class Ownership:
         self._journal = journal
         self._keeper = LaneKeeper(me, lease_s=lease_s)
         self._busy = busy
+        self._trouble = trouble
         self._lease_s = lease_s
         self._beat_every_s = beat_every_s
         self._now = monotonic
@@ -81,8 +81,9 @@ class Ownership:
             try:
                 async with asyncio.timeout(self._lease_s):
                     pause_s = await self._beat()
-            except Exception as error:  # the outage of the database is reported by readiness
-                log.warning("the lanes could not be renewed: %s", type(error).__name__)
+                self._trouble.over()
+            except Exception as error:  # the outage of the database is reported by readiness too
+                self._trouble.seen(error, retry_in_s=pause_s)
             await asyncio.sleep(pause_s)
 
     async def leave(self) -> None:

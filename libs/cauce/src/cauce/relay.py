@@ -19,6 +19,7 @@ from random import random
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
 from cauce.journal import Journal, OutboxRow
 from cauce.lanes import Epoch
+from cauce.outage import DatabaseTrouble
 from cauce.ownership import Ownership
 from cauce.transport import BrokerId, DurableTransport, Lane, Status
 
@@ -61,6 +62,7 @@ class Relay:
         transport: DurableTransport,
         ownership: Ownership,
         status: Status,
+        trouble: DatabaseTrouble,
         count: Callable[[str, int], None],
         verify_every_s: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
@@ -71,6 +73,7 @@ class Relay:
         self._transport = transport
         self._ownership = ownership
         self._status = status
+        self._trouble = trouble
         self._count = count
         self._verify_every_s = verify_every_s
         self._now = monotonic
@@ -116,7 +119,7 @@ class Relay:
                 self._down(error, retry_in_s=pause_s)
             except Exception as error:  # the database: nothing is lost, the rows wait there
                 pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
-                log.warning("the outbox could not be read or marked: %s", type(error).__name__)
+                self._trouble.seen(error, retry_in_s=pause_s)
             finally:
                 self._tell_refed()
             await self._pause(pause_s * (0.8 + 0.4 * random()))

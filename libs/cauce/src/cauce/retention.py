@@ -8,6 +8,7 @@ from itertools import product
 
 from cauce.errors import TransportUnavailableError
 from cauce.journal import Journal
+from cauce.outage import DatabaseTrouble
 from cauce.ownership import Ownership
 from cauce.transport import DurableTransport
 
@@ -45,6 +46,7 @@ class Pruning:
         transport: DurableTransport | None,
         ownership: Ownership,
         keep: Keep,
+        trouble: DatabaseTrouble,
         count: Callable[[str, int], None],
         every_s: float = _EVERY_S,
     ) -> None:
@@ -53,6 +55,7 @@ class Pruning:
         self._transport = transport
         self._ownership = ownership
         self._keep = keep
+        self._trouble = trouble
         self._count = count
         self._every_s = every_s
         self._capped = False
@@ -66,7 +69,7 @@ class Pruning:
             except TransportUnavailableError:
                 continue  # the relay reports it
             except Exception as error:
-                log.warning("old rows could not be removed: %s", type(error).__name__)
+                self._trouble.seen(error, retry_in_s=self._every_s)
 
     async def _round(self) -> None:
         lanes = self._ownership.lanes()

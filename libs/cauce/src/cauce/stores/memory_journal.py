@@ -16,7 +16,7 @@ from msgspec.structs import replace as with_fields
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position, sequence_of
-from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, letter_id
+from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, belongs_to_another, letter_id
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.transport import LANES, BrokerId, Lane, lane_of
 
@@ -282,6 +282,9 @@ class MemoryJournal:
         return self._rows.meta["incarnation"]
 
     async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
+        running = self._rows.meta.get("service", service)
+        if running != service and any(until >= self._clock() for until in self._rows.members.values()):
+            raise belongs_to_another(running, service)
         self._rows.meta.update(service=service, description=description)
 
     async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:

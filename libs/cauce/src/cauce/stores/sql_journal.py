@@ -12,7 +12,7 @@ from cauce.cloudevents import number, outgoing_around_number
 from cauce.cloudevents import outgoing as message_of
 from cauce.envelope import Envelope
 from cauce.inbox import Position, sequence_of
-from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, letter_id
+from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, belongs_to_another, letter_id
 from cauce.lanes import Epoch, LaneRow, MemberId
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
@@ -468,6 +468,14 @@ class SqlJournal:
 
     async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
         async with self._writing() as connection:
+            other = await self._run(
+                connection,
+                "SELECT value FROM cauce_meta WHERE name = 'service' AND value <> :service "
+                "AND EXISTS (SELECT 1 FROM cauce_member WHERE lease_until >= :NOW)",
+                service=service,
+            )
+            if (running := other.scalar_one_or_none()) is not None:
+                raise belongs_to_another(running, service)
             for name, value in (("service", service), ("description", description)):
                 await self._run(
                     connection,

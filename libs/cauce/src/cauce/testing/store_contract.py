@@ -27,7 +27,7 @@ import msgspec
 
 from cauce.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
 from cauce.envelope import Envelope
-from cauce.errors import PublishError
+from cauce.errors import ConfigurationError, PublishError
 from cauce.inbox import Position
 from cauce.journal import Backlog, Failure, Inbox, OutboxRow, Outgoing, Waiting
 from cauce.lanes import Epoch, MemberId
@@ -386,6 +386,21 @@ class StoreContract:
         assert (backlog.longest_key, backlog.longest_consumer) == ("b", LISTENER)
         assert backlog.oldest_unsent_s is not None
         assert 0.0 <= backlog.oldest_unsent_s < 600.0
+
+    async def test_a_database_belongs_to_one_running_service(self, store: JournaledStore) -> None:
+        journal = store.journal()
+        await journal.introduce("shop", "{}", ["shop/pack"])
+        await journal.beat(ONE, lease_s=LEASE_S)
+
+        try:
+            await journal.introduce("stock", "{}", ["stock/count"])
+        except ConfigurationError as refused:
+            assert "'shop' runs on it" in str(refused)  # noqa: PT017  # no test runner is imported here
+        else:
+            raise AssertionError("two services run on one database")
+        await journal.introduce("shop", "{}", ["shop/pack"])  # another process of the same
+        await journal.leave(ONE)
+        await journal.introduce("stock", "{}", ["stock/count"])  # it has another name now
 
     # Lanes
 
