@@ -26,7 +26,7 @@ TOPIC = "accounts-ms"
 NAME = "com.clonespotify.accounts.users.integration.user-created"
 STREAM = "bench"
 GROUP = "mailing-ms"
-LANES = frozenset(Lane(lane) for lane in range(16))
+LANES = {Lane(lane): 1 for lane in range(16)}
 
 Listener = Callable[[float], Awaitable[None]]
 """Gets the moment at which the message was made."""

@@ -19,11 +19,11 @@ def plant() -> None:
                 connection,
                 "UPDATE cauce_outbox SET problem = 'claimed' WHERE position IN (SELECT position FROM cauce_outbox "
                 "WHERE sent_at IS NULL AND problem IS NULL ORDER BY position LIMIT 5 FOR UPDATE SKIP LOCKED) "
-                "RETURNING position, event_id, topic, lane, key, message, attempts",
+                "RETURNING position, event_id, topic, lane, key, message",
             )
             found = [
-                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
-                for position, event_id, topic, lane, key, message, attempts in rows
+                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message))
+                for position, event_id, topic, lane, key, message in rows
             ]
         return sorted(found, key=lambda row: row.position)
 

@@ -50,7 +50,6 @@ class OutboxRow:
     lane: Lane
     key: str | None
     message: bytes
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

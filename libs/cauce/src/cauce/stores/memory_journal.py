@@ -426,7 +426,7 @@ def _event_of(delivery: Waiting) -> Event:
 
 def _add_unsent(rows: Tables, envelope: Envelope, now: float) -> None:
     position = next(rows.numbers)
-    row = OutboxRow(position, envelope.id, envelope.source, lane_of(envelope), envelope.key, message_of(envelope), 0)
+    row = OutboxRow(position, envelope.id, envelope.source, lane_of(envelope), envelope.key, message_of(envelope))
     rows.unsent[position] = Kept(row, created_at=now)
 
 

@@ -564,7 +564,7 @@ class SqlJournal:
                 "WHERE problem IS NOT NULL AND sent_at IS NULL GROUP BY topic, key) "
                 + _first_of_each(
                     lanes,
-                    "SELECT position, event_id, topic, lane, key, message, attempts FROM cauce_outbox o "
+                    "SELECT position, event_id, topic, lane, key, message FROM cauce_outbox o "
                     "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
                     "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) " + without,
                     order="position",
@@ -573,8 +573,8 @@ class SqlJournal:
                 **values,
             )
             return [
-                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message), attempts)
-                for position, event_id, topic, lane, key, message, attempts in rows
+                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message))
+                for position, event_id, topic, lane, key, message in rows
             ]
 
     def _without(self, positions: Collection[int]) -> tuple[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ Times are seconds since the epoch by the database's own clock, the only clock th
     cauce_outbox      events for other services: waiting to be sent, then kept for a window
     cauce_key_head    the last sequence number of every key
     cauce_member      the running processes of this service, each with a lease
-    cauce_lane        which process owns which lane, with a fencing epoch and the broker's memory of it
+    cauce_lane        which process owns which lane, with a fencing epoch
     cauce_inbox       what each listener has handled
     cauce_started     deliveries that may have killed a process, while they are handled again
     cauce_position    the last event of every key each listener has handled
@@ -73,8 +73,6 @@ outbox = Table(
     Column("name", Text, nullable=False),
     Column("message", LargeBinary, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("next_at", Float, nullable=False, server_default=text("0")),
     Column("problem", Text),
     Column("sent_at", Float),
     Column("broker_id", Text),
@@ -102,8 +100,6 @@ lane = Table(
     Column("lane", SmallInteger, primary_key=True, autoincrement=False),
     Column("member", Text),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    Column("last_broker_id", Text),
-    Column("server_id", Text),
 )
 
 inbox = Table(
