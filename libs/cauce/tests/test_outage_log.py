@@ -1,9 +1,11 @@
 """What a person reads while the broker is away, on a fake clock."""
 
+import asyncio
 import logging
+import re
 
 import pytest
-from cauce.outage import DatabaseTrouble, Line, Outage, OutageLog
+from cauce.outage import DatabaseTrouble, Kept, Line, Outage, OutageLog
 
 REFUSED = "no Redis at 127.0.0.1:6379 (refused) → is it running? make infra"
 
@@ -198,3 +200,68 @@ def test_a_minute_without_the_database_is_few_lines_however_many_loops_and_liste
         "stock: database: it does not serve us (OSError); nothing is lost. Trying again in 0.5 s. → cauce doctor"
     )
     assert said[-1] == "stock: database: back after 60 s"
+
+
+async def test_where_events_are_kept_an_outage_says_how_many_and_a_minute_of_it_is_a_few_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As over Streams: two loops meet the same outage, each at its own pace and in its own words."""
+    now, sent = 1000.0, 7
+
+    async def kept() -> Kept:
+        return Kept(waiting=int(now - 1000.0), oldest_s=now - 1000.0 if now > 1000.0 else None)
+
+    log = logging.getLogger("cauce.service")
+    outage = Outage("accounts-ms", log, clock=lambda: now, kept=kept, sent=lambda: sent)
+    relay, subscription = outage.part("relay"), outage.part("subscription")
+    with caplog.at_level(logging.INFO):
+        running = asyncio.get_running_loop().create_task(outage.run())
+        for second in range(61):
+            now = 1000.0 + second
+            subscription.down("no answer from Redis within 2.5 s → cauce doctor", retry_in_s=1.0)
+            if second % 2 == 0:
+                relay.down(REFUSED, retry_in_s=2.0)
+            await outage.first_report(limit_s=60)
+            await _said()
+        subscription.up()
+        relay.up()
+        sent += 60
+        now += 1
+        await _said()
+        running.cancel()
+        await asyncio.wait([running])
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == (
+        "accounts-ms: no answer from Redis within 2.5 s. Events are kept in the outbox: none waiting. "
+        "Trying again in 1.0 s. → cauce doctor"
+    )
+    assert "Events are kept in the outbox: 10 waiting, oldest 10 s." in lines[1]
+    assert re.fullmatch(r"accounts-ms: back after 6\d s, \d+ events still to be sent", lines[-1])
+    assert len(lines) < 10
+
+
+async def test_when_the_database_does_not_tell_either_the_outage_is_said_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def kept() -> Kept:
+        raise OSError("no database")
+
+    outage = Outage("accounts-ms", logging.getLogger("cauce.service"), kept=kept)
+    with caplog.at_level(logging.INFO):
+        running = asyncio.get_running_loop().create_task(outage.run())
+        outage.down(REFUSED, retry_in_s=0.4)
+        await outage.first_report(limit_s=60)
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert next(record.getMessage() for record in caplog.records) == (
+        "accounts-ms: no Redis at 127.0.0.1:6379 (refused). Events are kept in the outbox. Trying again in 0.4 s. "
+        "→ is it running? make infra"
+    )
+
+
+async def _said() -> None:
+    """The loop that writes what there is to say has had its turn, and the outbox has answered it."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -453,10 +453,8 @@ class DurableDelivery:
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
-                in_work = set(self._taken)
                 for waiting in await self._journal.due(list(lanes), limit=_BOUND):
-                    # What was in work when we asked may be over by now, and what we read of it is old.
-                    if waiting.position not in in_work:
+                    if waiting.position not in self._taken:
                         suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
                         worked = await self._begin(waiting, lanes[waiting.lane], suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)
