@@ -95,7 +95,8 @@ async def test_the_articles_event_makes_a_catalog_and_favorites_reach_a_nestjs_l
         },
     }
     broker: Any = Redis.from_url(valkey.url, protocol=2, legacy_responses=True)  # pyright: ignore[reportUnknownMemberType]  # its options have no types
-    with music_discovery(tmp_path, REDIS_URL=valkey.url) as process, broker, broker.pubsub() as nest:
+    settings = {"REDIS_URL": valkey.url, "EVENTS_TRANSPORT": "redis-pubsub"}
+    with music_discovery(tmp_path, **settings) as process, broker, broker.pubsub() as nest:
         nest.subscribe(FAVORITES_NAME)
         nest.get_message(timeout=5)
         await process.until_ready()

@@ -54,7 +54,7 @@ def place(function: Any) -> str:
         (lambda: on(), "@on() hears nothing. Name an event class: @on(UserCreated)"),
         (
             lambda: on(Played, when="later"),
-            "@on(when='later'): when is one of 'in_transaction', 'after_commit'",
+            "@on(when='later'): when is one of 'in_transaction', 'after_commit', 'durable'",
         ),
         (
             lambda: on(Sold, when="after_commit"),

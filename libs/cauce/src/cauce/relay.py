@@ -108,6 +108,7 @@ class Relay:
                 worked = await self._round()
                 pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
                 if self._troubled and not self._resting:
+                    await self._mark_unmarked()  # so that it can be said how many were caught up
                     self._troubled = False
                     self._status.up()
                 if worked:

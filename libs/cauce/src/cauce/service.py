@@ -521,12 +521,12 @@ class Service:
                     if self._bridge is not None and self._nestjs is not None:
                         journal = self.store.journal()
                         hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
+                elif isinstance(self.store, Journaled) and await self.store.prepared():
+                    await self._introduce_as_volatile(self.store)
                 self._prepared.set()
                 if self.transport is not None and not isinstance(self.transport, DurableTransport):
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self.transport)))
-                if self._durable is None and isinstance(self.store, Journaled) and await self.store.prepared():
-                    await self._introduce_as_volatile(self.store)
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()

@@ -167,7 +167,8 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         # Closed, SQLite's connection lives on with its locks as long as anybody refers to a cursor of it, and code that
         # was cancelled is referred to by its traceback. So its transaction is ended first.
         if connection is not None:
-            with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError):
+            # One more cancellation has nothing to cancel here: the first is on its way, and it must be closed all the same.
+            with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError, asyncio.CancelledError):
                 connection.run_async(_roll_back)
 
     event.listen(engine.sync_engine, "connect", connected)
