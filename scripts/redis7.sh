@@ -16,11 +16,11 @@ if ! fetch && ! { [ "$(id -u)" = 0 ] && apt-get update >/dev/null 2>&1 && fetch;
     echo "· no Redis 7: apt-get cannot fetch redis-server"
     exit 0
 fi
-for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work/root"; done
+for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work/unpacked"; done
 rm -rf "$folder"
 mkdir -p "$folder"
-cp "$work"/root/usr/bin/redis-check-rdb "$folder/program"  # the server is a link to it
-find "$work/root" -name '*.so*' \( -type f -o -type l \) -exec cp -P {} "$folder" \;
+cp "$work"/unpacked/usr/bin/redis-check-rdb "$folder/program"  # the server is a link to it
+find "$work/unpacked" -name '*.so*' \( -type f -o -type l \) -exec cp -P {} "$folder" \;
 cat > "$folder/redis-server" <<'SCRIPT'
 #!/bin/bash
 here=$(dirname "$(readlink -f "$0")")
