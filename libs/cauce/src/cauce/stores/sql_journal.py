@@ -100,7 +100,7 @@ _WRITE = f"""
             CAST(:befores AS bytea[]), CAST(:afters AS bytea[])
         ) WITH ORDINALITY AS o (event_id, topic, lane, key, later, name, consumer, before, after, n)
         LEFT JOIN counted USING (topic, key)
-        CROSS JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m
+        LEFT JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m ON true
     ), here AS (
         INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
         SELECT consumer, topic, event_id, lane, key, '', message, :NOW, :NOW FROM written
