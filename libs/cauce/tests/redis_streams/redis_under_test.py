@@ -50,7 +50,7 @@ class RedisUnderTest:
         # Its commands are half typed.
         self.admin: Any = cast("Any", Redis).from_url(server.url, protocol=2)
 
-    def connect(self, *, url: str | None = None, answer_limit_s: float = 0.5) -> RedisStreams:
+    def connect(self, *, url: str | None = None, answer_limit_s: float = 1.5) -> RedisStreams:
         return RedisStreams(url or self.server.url, answer_limit_s=answer_limit_s)
 
     async def forget_everything(self) -> None:

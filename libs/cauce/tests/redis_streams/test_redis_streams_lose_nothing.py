@@ -409,7 +409,8 @@ async def test_what_a_process_took_in_our_name_is_delivered_before_what_came_aft
                 await both.execute()
             await heard.has(number + 1)
 
-        assert heard.ids == [f"event-{number}" for number in range(61)]
+        first_times = list(dict.fromkeys(heard.ids))  # one that is acknowledged at this moment may come once more
+        assert first_times == [f"event-{number}" for number in range(61)]
 
 
 async def test_an_idle_service_asks_little(broker: RedisUnderTest) -> None:

@@ -30,7 +30,7 @@ class AsUser(RedisUnderTest):
         super().__init__(broker.server)
         self._url = f"redis://{user}:secret@127.0.0.1:{broker.server.port}/0"
 
-    def connect(self, *, url: str | None = None, answer_limit_s: float = 0.5) -> RedisStreams:
+    def connect(self, *, url: str | None = None, answer_limit_s: float = 1.5) -> RedisStreams:
         return super().connect(url=url or self._url, answer_limit_s=answer_limit_s)
 
 
