@@ -239,7 +239,7 @@ async def test_answers_that_come_too_late_are_no_confirmation_and_nothing_is_sen
     broker: RedisUnderTest,
 ) -> None:
     async with proxy(broker.server) as network:
-        transport = broker.connect(url=network.url)
+        transport = broker.connect(url=network.url, answer_limit_s=0.5)
         await transport.tail(TOPIC, LANE, [])
         first = await transport.append(TOPIC, LANE, messages(1, 3))
         network.reply_delay_s = 1.0
