@@ -32,12 +32,14 @@ def eventually(condition: Callable[[], T | None], *, within_s: float = 60.0, wha
     """The first true answer; fails with the last one after `within_s`, which is no promise but the end of patience: a
     busy machine takes its time."""
     deadline = time.monotonic() + within_s
+    pause_s = 0.01
     while True:
         answer = condition()
         if answer:
             return answer
         assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(0.15, pause_s * 1.3)  # to ask a database costs more than what is waited for
 
 
 class Nursery:

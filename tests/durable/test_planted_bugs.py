@@ -39,12 +39,8 @@ _EXAMS = (
     _Exam("infrastructure_costs_attempts", "innocents are dead letters", scenarios.connections_ended_by_the_database),
     _Exam("cursor", "lost", scenarios.written_first_committed_last),
     _Exam("rows_claimed", "innocents are dead letters", scenarios.frozen_between_reading_and_sending),
-    _Exam("keys_in_any_order", "deadlock", lambda world: scenarios.crosswise(world, transactions=150)),
     _Exam("savepoint_events_kept", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
-    _Exam("rolled_back_events_written", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
-    _Exam("maxlen", "innocents are dead letters", scenarios.trimmed_beside_a_paused_consumer),
     _Exam("group_at_the_end", "lost", lambda world: scenarios.deleted_streams(world, times=2)),
-    _Exam("consumer_deleted_at_shutdown", "lost", lambda world: scenarios.terminated_at_random(world, times=4)),
     _Exam(
         "cancellation_swallowed",
         "not within",

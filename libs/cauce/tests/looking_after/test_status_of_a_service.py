@@ -1,6 +1,7 @@
 """`cauce status` and `cauce outbox status`: what they show, word for word, and where the numbers come from."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project
     where = (
         "mail.sqlite" if project.dialect == "sqlite" else "127.0.0.1:55555/" + project.urls["mail"].rpartition("/")[2]
     )
-    assert said.screen == (
+    assert re.sub(r"in 8\d s", "in 90 s", said.screen) == (  # the clock goes on
         f"mail-ms  {project.dialect} {where}\n"
         "\n"
         "  listener      handled  waiting  oldest  failing  next try  dead\n"
