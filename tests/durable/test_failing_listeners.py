@@ -77,8 +77,8 @@ def test_h40_a_database_that_is_away_condemns_no_event_and_is_not_besieged(
     world.producer(200, every_s=0.01)
     world.reached(20)
 
-    own_postgres.stop()
     logged = len(consumer.lines())
+    own_postgres.stop()
     eventually(lambda: len(world.committed()) == 200, what="the producer goes on")
     away = [line for line in consumer.lines()[logged:] if "does not serve us" in line]
     own_postgres.start()

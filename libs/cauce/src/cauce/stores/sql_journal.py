@@ -14,6 +14,7 @@ from cauce.envelope import Envelope
 from cauce.inbox import Position, sequence_of
 from cauce.journal import Arrival, Backlog, Dead, Failure, OutboxRow, Outgoing, Waiting, belongs_to_another, letter_id
 from cauce.lanes import Epoch, LaneRow, MemberId
+from cauce.stores.connected import connected
 from cauce.stores.dialect import Dialect
 from cauce.transport import BrokerId, Lane, lane_of
 
@@ -810,17 +811,17 @@ class SqlJournal:
 
     @asynccontextmanager
     async def _writing(self) -> AsyncGenerator[AsyncConnection]:
-        async with self._engine.begin() as connection:
+        async with connected(self._engine) as connection, connection.begin():
             if self._dialect.postgres:
                 await connection.execute(self._dialect.sql(_LIMITS))
             yield connection
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._alone() if self._dialect.postgres else self._engine.execution_options(**_READ_ONLY).connect()
+        return self._alone() if self._dialect.postgres else connected(self._engine.execution_options(**_READ_ONLY))
 
     def _alone(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """For one statement that is a transaction by itself: PostgreSQL is spared two more to begin and to end it."""
-        return self._engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        return connected(self._engine.execution_options(isolation_level="AUTOCOMMIT"))
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)

@@ -25,6 +25,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.levels import Levels
 from cauce.store import Outbound, UnitOfWork
+from cauce.stores.connected import connected
 from cauce.stores.schema import create_tables
 from cauce.stores.sessions import FollowedSession, follow, joins_an_outer_transaction
 from cauce.stores.sql_journal import SqlInbox, SqlJournal
@@ -254,7 +255,7 @@ class SqlAlchemyStore:
 
     async def prepared(self) -> bool:
         try:
-            async with asyncio.timeout(2), self.engine.connect() as connection:
+            async with asyncio.timeout(2), connected(self.engine) as connection:
                 await connection.execution_options(**{_READ_ONLY: True})
                 await connection.execute(text("SELECT 1 FROM cauce_listener LIMIT 1"))
         except (SQLAlchemyError, OSError, TimeoutError):
@@ -288,7 +289,7 @@ class SqlAlchemyStore:
 
     async def problem(self) -> str | None:
         try:
-            async with asyncio.timeout(2), self.engine.connect() as connection:
+            async with asyncio.timeout(2), connected(self.engine) as connection:
                 await connection.execution_options(**{_READ_ONLY: True})
                 await connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
