@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Dozens of processes are started here: each would compile everything anew where somebody has set this.
+export PYTHONDONTWRITEBYTECODE :=
 
 PYTHON ?= python3.11
 VENV := .venv
