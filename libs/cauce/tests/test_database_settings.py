@@ -1,6 +1,7 @@
 """What `create_engine` promises of every connection, and what it refuses."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -54,6 +55,26 @@ async def test_a_connection_that_was_read_only_writes_again(engine: AsyncEngine)
                     await tx.session.execute(text("UPDATE counters SET n = n + 1"))
             async with service.transaction() as tx:
                 await tx.session.execute(text("UPDATE counters SET n = n + 1"))
+
+
+async def test_a_new_file_that_somebody_is_writing_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself fails at once here, whatever the busy timeout: WAL is wanted and the first writer has no WAL yet."""
+    other = sqlite3.connect(tmp_path / "new.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE other (n INTEGER)")
+    engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/new.sqlite")
+
+    async def use() -> dict[str, object]:
+        async with engine.connect() as connection:
+            return await pragmas(connection)
+
+    using = asyncio.create_task(use())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(using), 0.3)
+    other.execute("COMMIT")
+    other.close()
+    assert await using == PRAGMAS
+    await engine.dispose()
 
 
 async def test_a_weaker_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

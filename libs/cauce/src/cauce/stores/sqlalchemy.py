@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -139,7 +140,7 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
         cursor = connection.cursor()
         for pragma, wanted in _SQLITE_PRAGMAS.items():
-            cursor.execute(f"PRAGMA {pragma} = {wanted}")
+            _set(connection, cursor, f"PRAGMA {pragma} = {wanted}")
             cursor.execute(f"PRAGMA {pragma}")
             if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
                 raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
@@ -176,6 +177,19 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "invalidate", invalidated)
     event.listen(engine.sync_engine, "begin", begun)
     event.listen(engine.sync_engine, "checkin", returned)
+
+
+def _set(connection: Any, cursor: Any, statement: str) -> None:
+    """A new file is turned to WAL by the first who opens it, and SQLite does not wait for it: the others, who start at
+    the same moment, get "database is locked" at once, whatever the busy timeout. So the waiting is done here."""
+    patience = time.monotonic() + _SQLITE_PRAGMAS["busy_timeout"] / 1000
+    while True:
+        try:
+            return cursor.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+        connection.run_async(lambda _driver: asyncio.sleep(0.01))
 
 
 async def _roll_back(driver: Any) -> None:
