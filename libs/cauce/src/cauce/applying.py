@@ -141,7 +141,7 @@ class Applying:
         try:
             async with self.rules.transaction() as tx:
                 inbox = self.rules.inbox(tx)
-                if not await inbox.claim(waiting.position, idle_s=_idle_s(listener)):
+                if not await inbox.claim(waiting, idle_s=_idle_s(listener)):
                     return "duplicate"
                 replayed = await inbox.exhume(waiting)
                 await inbox.release_next(waiting)
@@ -153,7 +153,7 @@ class Applying:
         except Exception as error:
             if self.rules.is_infrastructure(error):
                 raise
-            return await self._failed_again(listener, emission.envelope, replace(waiting, attempts=attempt), error)
+            return await self._failed_again(listener, emission.envelope, waiting, error)
 
     async def mark_started(self, listener: Listener, envelope: Envelope) -> int:
         """Remember, committed, that handling begins; how often it was begun without an outcome, this time too."""
@@ -178,7 +178,7 @@ class Applying:
                 await inbox.end_effect(delivery.consumer, delivery.source, delivery.event_id)
                 return await self._record(inbox, listener, envelope, replace(delivery, attempts=times), error)
         if waiting is not None:
-            return await self._failed_again(listener, envelope, replace(waiting, attempts=waiting.attempts + 1), error)
+            return await self._failed_again(listener, envelope, waiting, error)
         return await self._failed_first(listener, envelope, channel, error, attempts=times)
 
     async def _effect(
@@ -193,7 +193,7 @@ class Applying:
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
             if known:
-                if not await inbox.holds(delivery.position):
+                if not await inbox.holds(delivery):
                     return "duplicate"
                 replayed = await inbox.exhume(delivery)
             else:
@@ -228,7 +228,7 @@ class Applying:
         async def happened(inbox: Inbox) -> Outcome:
             await inbox.end_effect(*of)
             if known:
-                await inbox.claim(delivery.position, idle_s=_IDLE_BEYOND_S)
+                await inbox.claim(delivery, idle_s=_IDLE_BEYOND_S)
                 await inbox.release_next(delivery)
             return "handled"
 
@@ -274,7 +274,7 @@ class Applying:
         """A dead letter that is replayed and still does not fit its type: dead again. False if it is no replay."""
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            if not await inbox.holds(waiting.position) or not await inbox.exhume(waiting):
+            if not await inbox.holds(waiting) or not await inbox.exhume(waiting):
                 return False
             failure = self._failure("undecodable", why, None, waiting.attempts + 1)
             await inbox.bury(waiting, name, failure)
@@ -358,9 +358,10 @@ class Applying:
     ) -> Outcome:
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            if not await inbox.holds(waiting.position):
+            if not await inbox.holds(waiting):
                 return "duplicate"  # somebody else finished it meanwhile
-            return await self._record(inbox, listener, envelope, waiting, error)
+            tried = replace(waiting, attempts=waiting.attempts + 1)
+            return await self._record(inbox, listener, envelope, tried, error)
 
     async def _record(
         self, inbox: Inbox, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception

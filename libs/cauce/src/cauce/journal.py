@@ -185,15 +185,15 @@ class Inbox(Protocol):
         """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone)."""
         ...
 
-    async def claim(self, position: int, *, idle_s: float) -> bool:
+    async def claim(self, delivery: Waiting, *, idle_s: float) -> bool:
         """Take a delivery that is due out of the waiting room, as the token of handling it. `idle_s`: see `arrive`.
 
-        False if it is not there, or not due any more: somebody else has handled it, or tried to, meanwhile.
+        False if it is not there as it was read: somebody has handled it, or tried to, meanwhile.
         """
         ...
 
-    async def holds(self, position: int) -> bool:
-        """Whether the waiting delivery is still there, and due; it is locked until the transaction ends."""
+    async def holds(self, delivery: Waiting) -> bool:
+        """Whether the waiting delivery is still there as it was read; it is locked until the transaction ends."""
         ...
 
     async def release_next(self, delivery: Waiting) -> None:

@@ -137,9 +137,9 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         await tx.inbox.arrive(LISTENER, [envelope(n, key=f"k{n}", seq=11) for n in range(100, 200)], idle_s=5)
     for waiting in (await journal.due(MINE, limit=512))[:1]:
         async with unit(store) as tx:
-            await tx.inbox.holds(waiting.position)
+            await tx.inbox.holds(waiting)
             await tx.inbox.exhume(waiting)
-            await tx.inbox.claim(waiting.position, idle_s=5)
+            await tx.inbox.claim(waiting, idle_s=5)
             await tx.inbox.release_next(waiting)
             await tx.inbox.first_time(LISTENER, waiting.source, waiting.event_id)
     async with unit(store) as tx:

@@ -223,14 +223,16 @@ class MemoryInbox:
             next_at = now  # those before it have gone meanwhile, and nobody would wake it
         _add_waiting(rows, replace(delivery, first_failed_at=None if error is None else now), next_at=next_at)
 
-    async def claim(self, position: int, *, idle_s: float) -> bool:
-        if due := await self.holds(position):
-            del (await self._rows()).waiting[position]
+    async def claim(self, delivery: Waiting, *, idle_s: float) -> bool:
+        if due := await self.holds(delivery):
+            del (await self._rows()).waiting[delivery.position]
         return due
 
-    async def holds(self, position: int) -> bool:
-        there = (await self._rows()).waiting.get(position)
-        return there is not None and there.next_at is not None and there.next_at <= self._clock()
+    async def holds(self, delivery: Waiting) -> bool:
+        there = (await self._rows()).waiting.get(delivery.position)
+        if there is None or there.next_at is None:
+            return False
+        return there.next_at <= self._clock() and there.delivery.attempts == delivery.attempts
 
     async def release_next(self, delivery: Waiting) -> None:
         rows = await self._rows()

@@ -114,6 +114,8 @@ _WRITE = f"""
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
+_AS_READ = "position = :position AND attempts = :attempts AND next_at <= :NOW"
+"""Of a waiting delivery: nobody has handled it, nor tried to, since it was read."""
 
 
 def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
@@ -367,18 +369,16 @@ class SqlInbox:
             error=error,
         )
 
-    async def claim(self, position: int, *, idle_s: float) -> bool:
-        statement = "DELETE FROM cauce_waiting WHERE position = :position AND next_at <= :NOW"
+    async def claim(self, delivery: Waiting, *, idle_s: float) -> bool:
+        statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ}", _as_read(delivery)
         if self._dialect.postgres:
-            done = await self._run(f"{statement} AND {_LIMITED}", position=position, idle=_milliseconds(idle_s))
+            done = await self._run(f"{statement} AND {_LIMITED}", **read, idle=_milliseconds(idle_s))
         else:
-            done = await self._run(statement, position=position)
+            done = await self._run(statement, **read)
         return done.rowcount == 1
 
-    async def holds(self, position: int) -> bool:
-        found = await self._run(
-            "SELECT 1 FROM cauce_waiting WHERE position = :position AND next_at <= :NOW FOR UPDATE", position=position
-        )
+    async def holds(self, delivery: Waiting) -> bool:
+        found = await self._run(f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ} FOR UPDATE", **_as_read(delivery))
         return found.one_or_none() is not None
 
     async def release_next(self, delivery: Waiting) -> None:
@@ -825,6 +825,10 @@ class SqlJournal:
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)
+
+
+def _as_read(delivery: Waiting) -> Mapping[str, int]:
+    return {"position": delivery.position, "attempts": delivery.attempts}
 
 
 def _milliseconds(seconds: float) -> str:

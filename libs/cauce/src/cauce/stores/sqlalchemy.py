@@ -48,7 +48,13 @@ _RESTS_SINCE = "cauce_rests_since"
 _RESTED_S = 1.0
 _WRITES = "cauce_writes"
 _TURN_LIMIT_S = 30.0
-_SQLITE_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}
+_BUSY_TIMEOUT_S = 5
+_SQLITE_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "busy_timeout": _BUSY_TIMEOUT_S * 1000,
+    "foreign_keys": 1,
+}
 """Committed means on the disk (2 = FULL), and writers wait for each other instead of failing."""
 
 
@@ -182,14 +188,18 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
 def _set(connection: Any, cursor: Any, statement: str) -> None:
     """A new file is turned to WAL by the first who opens it, and SQLite does not wait for it: the others, who start at
     the same moment, get "database is locked" at once, whatever the busy timeout. So the waiting is done here."""
-    patience = time.monotonic() + _SQLITE_PRAGMAS["busy_timeout"] / 1000
+    patience = time.monotonic() + _BUSY_TIMEOUT_S
     while True:
         try:
             return cursor.execute(statement)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
                 raise
-        connection.run_async(lambda _driver: asyncio.sleep(0.01))
+        connection.run_async(_a_moment)
+
+
+async def _a_moment(_driver: object) -> None:
+    await asyncio.sleep(0.01)
 
 
 async def _roll_back(driver: Any) -> None:

@@ -578,7 +578,7 @@ class StoreContract:
             head = next(one for one in await due(store) if (one.consumer, one.key) == (LISTENER, "a"))
             assert ids([head]) == [number]
             async with unit(store) as tx:
-                assert await tx.inbox.claim(head.position, idle_s=IDLE_S)
+                assert await tx.inbox.claim(head, idle_s=IDLE_S)
                 await tx.inbox.release_next(head)
         assert 3 not in ids(await due(store))
 
@@ -604,18 +604,18 @@ class StoreContract:
 
         async def claim() -> bool:
             async with unit(store) as tx:
-                return await tx.inbox.claim(row.position, idle_s=IDLE_S)
+                return await tx.inbox.claim(row, idle_s=IDLE_S)
 
         async with rolled_back(store) as tx:
-            assert await tx.inbox.holds(row.position)
-            assert await tx.inbox.claim(row.position, idle_s=IDLE_S)
+            assert await tx.inbox.holds(row)
+            assert await tx.inbox.claim(row, idle_s=IDLE_S)
         assert ids(await due(store)) == [1]
         async with unit(store) as tx:
-            assert await tx.inbox.claim(row.position, idle_s=IDLE_S)
+            assert await tx.inbox.claim(row, idle_s=IDLE_S)
             second = await _waits(claim())
         assert not await second
         async with unit(store) as tx:
-            assert not await tx.inbox.holds(row.position)
+            assert not await tx.inbox.holds(row)
 
     async def test_a_delivery_that_fails_again_keeps_its_place_and_when_it_first_failed(
         self, store: JournaledStore
@@ -630,14 +630,14 @@ class StoreContract:
         assert after == replace(before, attempts=5)
 
     async def test_whoever_read_a_delivery_before_it_was_tried_does_not_get_it(self, store: JournaledStore) -> None:
-        for number, delay_s in ((1, None), (2, AN_HOUR_S)):
+        for number, delay_s in ((1, None), (2, AN_HOUR_S), (3, -1.0)):
             await waits(store, delivery(number, key=str(number)), delay_s=-1.0, error="no")
             (read,) = await due(store)
-            await waits(store, read, delay_s=delay_s, error="no")
+            await waits(store, replace(read, attempts=read.attempts + 1), delay_s=delay_s, error="no")
 
             async with unit(store) as tx:
-                assert not await tx.inbox.holds(read.position)
-                assert not await tx.inbox.claim(read.position, idle_s=IDLE_S)
+                assert not await tx.inbox.holds(read)
+                assert not await tx.inbox.claim(read, idle_s=IDLE_S)
 
     # Dead letters
 
