@@ -1,10 +1,18 @@
-"""How the story is told on a terminal: steps as they happen, and a table at the end."""
+"""How a story is told on a terminal: it is played on a fresh system, steps as they happen, a table at the end."""
 
+import asyncio
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-__all__ = ["Seen", "Telling"]
+from cauce.dev.errors import DevError
+from cauce.dev.project import Project
+from cauce.dev.system import DevSystem
+from cauce.errors import ConfigurationError
+
+__all__ = ["Seen", "Telling", "tell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +63,32 @@ class Telling:
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+
+def tell(
+    play: Callable[[DevSystem, Telling], Coroutine[Any, Any, bool]],
+    heading: str,
+    project: Callable[[], Project],
+    environment: Mapping[str, str],
+) -> NoReturn:
+    """Start the project, play the story, stop everything, and exit: 0 only if all of it was seen."""
+
+    async def told() -> int:
+        telling = Telling()
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        telling.heading(heading)
+        try:
+            async with DevSystem(project(), environment=environment, report=telling) as system:
+                seen_all = await play(system, telling)
+        except (DevError, ConfigurationError) as error:
+            telling.trouble(str(error))
+            return 1
+        telling.ending(seen_all)
+        return 0 if seen_all else 1
+
+    try:
+        sys.exit(asyncio.run(told()))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)

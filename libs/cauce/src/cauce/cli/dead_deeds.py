@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cauce.admin.database import DatabaseUnavailableError, looking, open_engine
+from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.dead_letters import (
     DeadLetter,
     Deed,
@@ -24,7 +24,7 @@ from cauce.admin.dead_letters import (
 )
 from cauce.admin.figures import NoTablesError
 from cauce.admin.targets import Target
-from cauce.cli.deeds import Deeds
+from cauce.cli.deeds import Deeds, asked_in_one_way, begins_several, says_why
 from cauce.cli.options import targets_of
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
 from cauce.cli.screen import complain
@@ -65,19 +65,15 @@ async def replay_chosen(arguments: argparse.Namespace) -> int:
     if isinstance(chosen, int):
         return chosen
     deeds = Deeds[Chosen]("replayed", "dead letter", dry_run=arguments.dry_run)
-    for target in dict.fromkeys(one.target for one in chosen):
-        async with open_engine(target) as engine:
-            for one in (one for one in chosen if one.target is target):
-                if (why_not := _not_replayable(one.letter)) is not None:
-                    deeds.refused.append((one, why_not))
-                elif arguments.dry_run:
-                    deeds.done.append(one)
-                elif await replay(engine, one.letter, why=arguments.because):
-                    deeds.done.append(one)
-                    if rate:
-                        await asyncio.sleep(1 / rate)
-                else:
-                    deeds.gone.append(one)
+    deeds.refused = [(one, why) for one in chosen if (why := _not_replayable(one.letter)) is not None]
+
+    async def put_back(engine: AsyncEngine, one: Chosen) -> bool:
+        was_there = await replay(engine, one.letter, why=arguments.because)
+        if was_there and rate:
+            await asyncio.sleep(1 / rate)
+        return was_there
+
+    await deeds.carry_out([one for one in chosen if _not_replayable(one.letter) is None], put_back)
     outcome = None
     if arguments.wait is not None and not arguments.dry_run:
         outcome = await _wait(deeds.done, arguments.wait)
@@ -88,18 +84,13 @@ async def replay_chosen(arguments: argparse.Namespace) -> int:
 async def discard_chosen(arguments: argparse.Namespace) -> int:
     """Discard those that were meant, oldest first, and return the exit code."""
     because: str = arguments.because
-    if not because.strip():
-        complain("--because is empty: say why, for whoever asks later.")
+    if not says_why(because):
         return WRONG
     chosen = await _chosen(arguments)
     if isinstance(chosen, int):
         return chosen
     deeds = Deeds[Chosen]("discarded", "dead letter", dry_run=arguments.dry_run)
-    for target in dict.fromkeys(one.target for one in chosen):
-        async with open_engine(target) as engine:
-            for one in (one for one in chosen if one.target is target):
-                done = arguments.dry_run or await discard(engine, one.letter, why=because)
-                (deeds.done if done else deeds.gone).append(one)
+    await deeds.carry_out(chosen, lambda engine, one: discard(engine, one.letter, why=because))
     return deeds.tell(as_json=arguments.json)
 
 
@@ -132,13 +123,8 @@ async def _wait(replayed: Sequence[Chosen], limit_s: float) -> Mapping[str, str]
 async def _chosen(arguments: argparse.Namespace) -> Sequence[Chosen] | int:
     """The letters that were meant, oldest first, or the exit code after a complaint."""
     ids: Sequence[str] = arguments.ids
-    ways = sum(map(bool, (ids, narrowed(arguments), arguments.all)))
-    if ways != 1:
-        question = "say it in one way, not in two:" if ways else "which ones?"
-        complain(
-            f"cauce dead {arguments.action}: {question} Ids; or --listener, --name, --reason, --since; or --all. "
-            "To see them: cauce dead list"
-        )
+    usage = "Ids; or --listener, --name, --reason, --since; or --all. To see them: cauce dead list"
+    if not asked_in_one_way(f"cauce dead {arguments.action}", (ids, narrowed(arguments), arguments.all), usage):
         return WRONG
     filters = wanted(arguments)
     targets = targets_of(arguments)
@@ -186,8 +172,7 @@ async def by_ids(targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Chos
             chosen[candidates[0].letter.id] = candidates[0]
             continue
         if candidates:
-            complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
-            return WRONG
+            return begins_several(prefix, candidates)
         complain("\n".join([*silent, *past]) or f"No dead letter begins with {prefix!r}. To see them: cauce dead list")
         return UNREACHABLE if silent else NOT_DONE
     return list(chosen.values())

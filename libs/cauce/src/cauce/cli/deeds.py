@@ -1,19 +1,25 @@
-"""What was done to several things by one command, told at the end: for people or as JSON, with the exit code."""
+"""What one command does to several things: which are meant, what is done, and what is said of it at the end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from cauce.cli.running import DONE, NOT_DONE
-from cauce.cli.screen import dim, plural, red, say, say_json, width, wrapped, yellow
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Deeds"]
+from cauce.admin.database import open_engine
+from cauce.admin.targets import Target
+from cauce.cli.running import DONE, NOT_DONE, WRONG
+from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
+
+__all__ = ["Deeds", "asked_in_one_way", "begins_several", "says_why"]
 
 _SHOWN = 20
 
 
 class Thing(Protocol):
-    """Something with an id. `short` is the beginning of it that means no other; `about` says what it is."""
+    """Something with an id. `target` is where it is; `short` the beginning that means no other; `about` what it is."""
 
+    @property
+    def target(self) -> Target: ...
     @property
     def id(self) -> str: ...
     @property
@@ -35,6 +41,14 @@ class Deeds(Generic[T]):
         self.done: list[T] = []
         self.gone: list[T] = []
         self.refused: list[tuple[T, str]] = []
+
+    async def carry_out(self, chosen: Sequence[T], do: Callable[[AsyncEngine, T], Awaitable[bool]]) -> None:
+        """Do it to each, one database after the other; in a dry run, to none. `do` says whether it was still there."""
+        for target in dict.fromkeys(one.target for one in chosen):
+            async with open_engine(target) as engine:
+                for one in (one for one in chosen if one.target is target):
+                    done = self._dry_run or await do(engine, one)
+                    (self.done if done else self.gone).append(one)
 
     def tell(self, outcome: Mapping[str, str] | None = None, *, as_json: bool, afterwards: str | None = None) -> int:
         """Print it, and return the exit code.
@@ -79,6 +93,27 @@ class Deeds(Generic[T]):
         if self._dry_run:
             return f"would be {self._verb}"
         return f"{'was' if number == 1 else 'were'} {self._verb}"
+
+
+def asked_in_one_way(command: str, ways: Sequence[object], usage: str) -> bool:
+    """Whether exactly one of the ways to say which ones was used; complains if not."""
+    used = sum(map(bool, ways))
+    if used != 1:
+        complain(f"{command}: {'say it in one way, not in two:' if used else 'which ones?'} {usage}")
+    return used == 1
+
+
+def says_why(because: str) -> bool:
+    """Whether a reason was given; complains if not."""
+    if not because.strip():
+        complain("--because is empty: say why, for whoever asks later.")
+    return bool(because.strip())
+
+
+def begins_several(prefix: str, candidates: Sequence[Thing]) -> int:
+    """The complaint about a beginning that means more than one, and its exit code."""
+    complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
+    return WRONG
 
 
 def _under(short: str, text: str) -> Iterator[str]:

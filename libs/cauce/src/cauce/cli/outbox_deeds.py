@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cauce.admin.database import DatabaseUnavailableError, looking, open_engine
+from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.figures import NoTablesError
 from cauce.admin.set_aside import SetAside, discard, release, select_set_aside
 from cauce.admin.short_ids import shortest_beginnings
 from cauce.admin.targets import Target
-from cauce.cli.deeds import Deeds
+from cauce.cli.deeds import Deeds, asked_in_one_way, begins_several, says_why
 from cauce.cli.options import targets_of
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
 from cauce.cli.screen import complain
@@ -40,11 +40,7 @@ async def release_chosen(arguments: argparse.Namespace) -> int:
     if isinstance(chosen, int):
         return chosen
     deeds = Deeds[Chosen]("released", "outgoing event", dry_run=arguments.dry_run)
-    for target in dict.fromkeys(one.target for one in chosen):
-        async with open_engine(target) as engine:
-            for one in (one for one in chosen if one.target is target):
-                done = arguments.dry_run or await release(engine, one.event, why=arguments.because)
-                (deeds.done if done else deeds.gone).append(one)
+    await deeds.carry_out(chosen, lambda engine, one: release(engine, one.event, why=arguments.because))
     return deeds.tell(
         as_json=arguments.json, afterwards="Sent within a second, if the service runs: cauce outbox status"
     )
@@ -53,30 +49,21 @@ async def release_chosen(arguments: argparse.Namespace) -> int:
 async def discard_chosen(arguments: argparse.Namespace) -> int:
     """Discard those that were meant, and return the exit code."""
     because: str = arguments.because
-    if not because.strip():
-        complain("--because is empty: say why, for whoever asks later.")
+    if not says_why(because):
         return WRONG
     chosen = await _chosen(arguments)
     if isinstance(chosen, int):
         return chosen
     deeds = Deeds[Chosen]("discarded", "outgoing event", dry_run=arguments.dry_run)
-    for target in dict.fromkeys(one.target for one in chosen):
-        async with open_engine(target) as engine:
-            for one in (one for one in chosen if one.target is target):
-                done = arguments.dry_run or await discard(engine, one.event, why=because)
-                (deeds.done if done else deeds.gone).append(one)
+    await deeds.carry_out(chosen, lambda engine, one: discard(engine, one.event, why=because))
     return deeds.tell(as_json=arguments.json)
 
 
 async def _chosen(arguments: argparse.Namespace) -> Sequence[Chosen] | int:
     """The events that were meant, in the order of publishing, or the exit code after a complaint."""
     ids: Sequence[str] = arguments.ids
-    ways = sum(map(bool, (ids, arguments.name, arguments.all)))
-    if ways != 1:
-        question = "say it in one way, not in two:" if ways else "which ones?"
-        complain(
-            f"cauce outbox {arguments.action}: {question} Ids; or --name; or --all. To see them: cauce outbox status"
-        )
+    usage = "Ids; or --name; or --all. To see them: cauce outbox status"
+    if not asked_in_one_way(f"cauce outbox {arguments.action}", (ids, arguments.name, arguments.all), usage):
         return WRONG
 
     async def look(target: Target) -> Sequence[Chosen]:
@@ -104,8 +91,7 @@ def _of_ids(everything: Sequence[Chosen], ids: Sequence[str], silent: Sequence[s
     for prefix in ids:
         candidates = [one for one in everything if one.id.startswith(prefix)]
         if len(candidates) > 1:
-            complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
-            return WRONG
+            return begins_several(prefix, candidates)
         if not candidates:
             complain(
                 "\n".join(silent)
