@@ -8,10 +8,11 @@
     nothing_left   fails the test when a process that it started is still there at its end
     family         `remaining = family(pid)`: all descendants of a process, to see later that none remained
 
-None survives this process, not even if it is killed.
+None survives this process, not even if it is killed. What they write goes into memory where there is enough of it.
 """
 
 import itertools
+import os
 import shutil
 import tempfile
 import time
@@ -22,6 +23,19 @@ from pathlib import Path
 import psutil
 import pytest
 from cauce.dev.servers import MailSinkServer, PostgresServer, ScratchDatabases, ValkeyServer
+
+
+def _write_into_memory() -> None:
+    """Hundreds of databases are made and removed, and what the disk remembers of them is of no use to anybody."""
+    memory = Path("/dev/shm")  # noqa: S108 — the folders in it are made as in any other place for them
+    if "TMPDIR" in os.environ or not memory.is_dir() or not os.access(memory, os.W_OK):
+        return
+    if shutil.disk_usage(memory).free > _ENOUGH_MEMORY:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(memory)
+
+
+_ENOUGH_MEMORY = 8 << 30
+_write_into_memory()
 
 # A test server may lose its data when the machine loses power, never when its process is killed.
 _FAST = {"fsync": "off", "full_page_writes": "off"}
@@ -50,7 +64,7 @@ def session_postgres(servers_folder: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(servers_folder / "postgres", options=_FAST)
     server.start()
     yield server
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +106,7 @@ def own_postgres(servers_folder: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(servers_folder / f"own-postgres-{next(_numbers)}", options=_FAST)
     server.start()
     yield server
-    server.kill()
+    server.stop()
     shutil.rmtree(server.folder, ignore_errors=True)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Generator
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import psycopg
 from cauce.dev.ports import choose_port
 from cauce.dev.project import Project
 from cauce.dev.system import DevSystem
 from cauce.transport import LANES, Lane
 from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from databases import query
 from redis import Redis
-from sqlalchemy import make_url
 
 __all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
 
@@ -127,17 +125,9 @@ class LiveSystem:
                         count += info["pending"] + len(redis.xrange(stream, min=f"({after}"))
         return count
 
-    def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
+    def rows(self, service: str, question: str) -> list[tuple[Any, ...]]:
         """Ask a service's own database."""
-        url = make_url(self.system.environment[f"{service.upper().replace('-', '_')}_DATABASE_URL"])
-        if url.get_backend_name() == "sqlite":
-            with sqlite3.connect(str(url.database)) as connection:
-                rows = connection.execute(query).fetchall()
-            connection.close()
-            return rows
-        plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(plain) as connection:
-            return connection.execute(query.encode()).fetchall()
+        return query(self.system.environment[f"{service.upper().replace('-', '_')}_DATABASE_URL"], question)
 
     def tables(self, service: str) -> dict[str, str]:
         """Everything in a service's own database, as text, by table; bytes are read as the text they are."""
@@ -245,9 +235,11 @@ def live_system(folder: Path, *, twice: Collection[str] = (), **settings: str) -
 def eventually(condition: Callable[[], T | None], *, within_s: float = 15.0, what: str = "") -> T:
     """The first true answer of `condition`; fails with the last one after `within_s`. For other processes' doings."""
     deadline = time.monotonic() + within_s
+    pause_s = 0.01
     while True:
         answer = condition()
         if answer:
             return answer
         assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(0.1, pause_s * 1.3)

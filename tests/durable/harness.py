@@ -19,11 +19,11 @@ import msgspec
 import psycopg
 import redis
 from checker import Applied, Final, problems
+from databases import query
 from program import Settings
 from shop import LEDGER
-from sqlalchemy import make_url
 
-__all__ = ["Nursery", "Running", "World", "eventually", "query"]
+__all__ = ["Nursery", "Running", "World", "eventually"]
 
 T = TypeVar("T")
 
@@ -348,23 +348,6 @@ _NOT_YET = (psycopg.OperationalError, psycopg.errors.UndefinedTable, redis.Redis
 
 def events(plan: Sequence[tuple[str | None, str]] | int) -> Sequence[tuple[str | None, str]]:
     return [(f"k{no % 10}", "") for no in range(plan)] if isinstance(plan, int) else plan
-
-
-def query(url: str, sql: str, *, write: bool = False) -> list[tuple[Any, ...]]:
-    """Rows of a PostgreSQL or SQLite database; with `write`, the statement is committed and nothing is returned."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        connection = sqlite3.connect(str(parsed.database), timeout=10)
-        try:
-            rows = connection.execute(sql).fetchall()
-            connection.commit()
-            return rows
-        finally:
-            connection.close()
-    plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, connect_timeout=5) as pg:
-        cursor = pg.execute(sql.encode())
-        return [] if write or cursor.description is None else cursor.fetchall()
 
 
 def _count(url: str, table: str, where: str = "true") -> int:

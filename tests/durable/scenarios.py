@@ -12,7 +12,8 @@ from typing import Any
 
 import redis
 from cauce.dev.servers import ValkeyServer
-from harness import Running, World, eventually, query
+from databases import query
+from harness import Running, World, eventually
 
 __all__ = [
     "HASTY",
@@ -97,8 +98,8 @@ def frozen_between_reading_and_sending(world: World) -> None:
     """H04: two of three relays freeze with rows in their hands, are replaced, and wake as zombies."""
     plan = [(f"k{no % 10}", "") for no in range(500)]
     world.consumer()
-    frozen = [world.producer(pace=HASTY, fault=f"before_append:{times}:stop") for times in (3, 5)]
-    writer = world.producer(plan, pace=HASTY, every_s=0.002)
+    frozen = [world.producer(pace=HASTY, fault=f"before_append:{times}:stop") for times in (1, 2)]
+    writer = world.producer(plan, pace=HASTY, every_s=0.005)
     eventually(lambda: world.struck("before_append") == 2, what="both are frozen")
     eventually(lambda: len(world.lanes_of(world.shop, writer)) == 16, what="they are replaced")
     world.reached(100)

@@ -3,7 +3,7 @@
 import psutil
 from harness import World, eventually
 
-_COUNT = 2000
+_COUNT = 3000
 _HELD_AT_MOST = 1600
 """One read (512 entries), one more of the busy lanes, the queue between reading and handling (512), what is in hand."""
 
@@ -15,8 +15,8 @@ def test_h50_a_consumer_much_slower_than_its_producer_keeps_its_memory_and_leave
     eventually(lambda: "ready" in consumer.said(), what="it is ready")
     before = psutil.Process(consumer.pid).memory_info().rss
 
-    # Sixty megabytes; eight at once, four of those a second each: a tenth of what the producer does, or less.
-    world.producer([(None, "sleep:0.25")] * _COUNT, filler=30_000, per_transaction=50, together=2)
+    # Forty-five megabytes; eight at once, four of those a second each: a tenth of what the producer does, or less.
+    world.producer([(None, "sleep:0.25")] * _COUNT, filler=15_000, per_transaction=50, together=2)
     world.written(_COUNT, within_s=60)
     eventually(lambda: not world.unsent(), within_s=60, what="all is in the broker")
     applied = world.applied()

@@ -15,7 +15,8 @@ from cauce.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transport import LANES, Lane
 from cauce.transports.redis_streams import RedisStreams
-from harness import World, eventually, query
+from databases import query
+from harness import World, eventually
 from program import prepare
 from shop import LEDGER, Counted, listener
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from harness import World, query
+from databases import query
+from harness import World
 
 _HASTY = (0.6, 0.2, 60.0, 30.0)
 _LIVES = 8

@@ -7,7 +7,8 @@ import pytest
 import scenarios
 from cauce.dev.servers import PostgresServer
 from checker import problems
-from harness import World, eventually, query
+from databases import query
+from harness import World, eventually
 
 
 def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:

@@ -11,7 +11,8 @@ import scenarios
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from checker import problems
-from harness import Running, World, eventually, query
+from databases import query
+from harness import Running, World, eventually
 
 _LIVES = 20 if scenarios.PROVE else 6
 _SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")

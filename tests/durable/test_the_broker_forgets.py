@@ -9,7 +9,8 @@ import pytest
 import redis
 import scenarios
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from harness import World, eventually, query
+from databases import query
+from harness import World, eventually
 
 _QUICK = scenarios.QUICK
 

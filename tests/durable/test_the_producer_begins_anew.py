@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ScratchDatabases
-from harness import Running, World, eventually, query
+from databases import leave, query
+from harness import Running, World, eventually
 from sqlalchemy import make_url
 
 _QUICK = (1.5, 0.4, 60.0, 30.0)
@@ -29,6 +30,7 @@ Copy = Callable[[World], str]
 
 def _copied_on_postgres(world: World, postgres: ScratchDatabases) -> str:
     name = str(make_url(world.shop).database)
+    leave()
     with postgres.server._connect() as connection:
         connection.execute(f"CREATE DATABASE {name}_earlier TEMPLATE {name} OWNER scratch".encode())
     postgres._names.append(f"{name}_earlier")

@@ -64,6 +64,7 @@ async def test_a_nestjs_sign_up_is_welcomed_once_and_one_of_ours_is_heard_by_nes
     assert len({event["id"] for event in live.topic("accounts-ms")}) == 1 + 5
 
 
+@pytest.mark.parametrize("nest_process", ["11"], indirect=True, ids=["nest11"])  # of the peer, only its ears matter
 async def test_replicas_killed_while_nestjs_listens_repeat_at_most_what_was_under_way(
     nest: Any, until: Any, live: LiveSystem
 ) -> None:

@@ -107,6 +107,8 @@ class PostgresServer(EmbeddedServer):
             "unix_socket_directories": "",
             "shared_buffers": "32MB",
             "max_connections": "200",
+            # In files of its folder: a server that is killed leaves nothing elsewhere.
+            "dynamic_shared_memory_type": "mmap",
             # The log must not become a second place where passwords and addresses of people are found.
             "log_min_error_statement": "panic",
             "log_parameter_max_length_on_error": "0",
