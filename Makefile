@@ -48,7 +48,7 @@ discovery: music-discovery
 
 test: $(READY) ## All tests, on real servers which the tests start themselves
 	@scripts/redis7.sh .cauce/redis7
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 prove: $(READY) ## The durable tests in their long form: as many kills as their hazards name
 	@PROVE=1 $(BIN)/python -m pytest tests/durable

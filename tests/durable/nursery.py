@@ -6,6 +6,7 @@ them end with the nursery, and the nursery with whoever started it.
 """
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -29,6 +30,9 @@ def main(folder: Path) -> None:
     import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import sqlalchemy.dialects.postgresql.psycopg  # pyright: ignore[reportUnusedImport]
     import sqlalchemy.dialects.sqlite.aiosqlite  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    gc.collect()
+    gc.freeze()  # a child that collects its garbage must not copy all that is here
 
     libc = ctypes.CDLL(None)
     awake, wake = os.pipe()

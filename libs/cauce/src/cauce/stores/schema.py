@@ -76,7 +76,10 @@ def upgrade(connection: Connection) -> Sequence[str]:
             [f"its tables are of version {found.version}, and this Cauce knows {SCHEMA}. Update Cauce."],
             where="the database",
         )
-    metadata.create_all(connection)
+    metadata.create_all(connection, checkfirst=found.present)
+    if not found.present:  # then they are as they should be, and need not be looked at again
+        fill_tables(connection)
+        return [f"made {one}" for one in found.missing]
     added = [_add(connection, table, column) for table, column in _missing_columns(connection)]
     for index in _missing_indexes(connection):
         connection.execute(CreateIndex(index))
@@ -86,23 +89,19 @@ def upgrade(connection: Connection) -> Sequence[str]:
 
 def fill_tables(connection: Connection) -> None:
     """The rows Cauce's tables start with; for a migration of your own. Safe to call again."""
-    for lane in range(LANES):
-        connection.execute(
-            text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"), {"lane": lane}
-        )
-    for name, value in (("incarnation", str(uuid4())), ("lanes", str(LANES))):
-        connection.execute(
-            text("INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
-            {"name": name, "value": value},
-        )
-    for name, value in (("schema", str(SCHEMA)), ("build", _build())):
-        connection.execute(
-            text(
-                "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) "
-                "ON CONFLICT (name) DO UPDATE SET value = :value"
-            ),
-            {"name": name, "value": value},
-        )
+    connection.execute(
+        text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"),
+        [{"lane": lane} for lane in range(LANES)],
+    )
+    insert = "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT"
+    connection.execute(
+        text(f"{insert} DO NOTHING"),
+        [{"name": "incarnation", "value": str(uuid4())}, {"name": "lanes", "value": str(LANES)}],
+    )
+    connection.execute(
+        text(f"{insert} (name) DO UPDATE SET value = :value"),
+        [{"name": "schema", "value": str(SCHEMA)}, {"name": "build", "value": _build()}],
+    )
 
 
 def examine(connection: Connection) -> Found:
