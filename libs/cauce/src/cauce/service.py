@@ -110,6 +110,10 @@ class Service:
         self.version = version
         self.store: Store = store if store is not None else MemoryStore()
         self.transport = transport
+        # Asked once: such a question about a protocol takes as long as encoding an event.
+        self._journaled = self.store if isinstance(self.store, Journaled) else None
+        self._remembering = transport if isinstance(transport, DurableTransport) else None
+        self._volatile = None if isinstance(transport, DurableTransport) else transport
         self.clock = clock
         self.new_id = new_id
         self.counters: Counter[str] = Counter()
@@ -349,11 +353,11 @@ class Service:
         hears = any(
             listener.registration.kind is IntegrationEvent and _is_the_users(listener) for listener in self.listeners
         )
-        if self._bridge is not None and not isinstance(self.transport, DurableTransport):
+        if self._bridge is not None and self._remembering is None:
             yield "a bridge joins NestJS to a durable transport, and there is none: transport=RedisStreams(url)"
         if self.transport is None and (self.publishes or hears):
             yield "it hears or publishes integration events and has no transport: transport=RedisStreams(url)"
-        if hears and isinstance(self.transport, DurableTransport) and self._start is None:
+        if hears and self._remembering is not None and self._start is None:
             yield (
                 'where does a new subscription begin? start="retained" (with everything the broker still holds) or '
                 'start="now" (with what comes after the first start)'
@@ -362,7 +366,7 @@ class Service:
     def _not_written_down(self, given: Store | None) -> Iterator[str]:
         """What is durable and would not be. A store in memory is taken if it is asked for and nothing outlives it."""
         durable = any(listener.registration.when == "durable" for listener in self.listeners)
-        if not durable and not isinstance(self.transport, DurableTransport):
+        if not durable and self._remembering is None:
             return
         if not isinstance(given, Journaled):
             yield (
@@ -398,14 +402,12 @@ class Service:
 
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
-        keeps = isinstance(self.store, Journaled) and isinstance(self.transport, DurableTransport)
-        kept = self._kept if keeps else None
+        kept = self._kept if self._journaled is not None and self._remembering is not None else None
         self.outage = Outage(self.name, log, kept=kept, sent=lambda: self.counters["sent"])
         hears_nestjs = self._bridge is not None and self._heard_by_users
         self._nestjs = self.outage.part("NestJS's events") if hears_nestjs else None
-        volatile = None if isinstance(self.transport, DurableTransport) else self.transport
         self._queue = AfterCommitQueue(
-            transport=volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
+            transport=self._volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
         )
         self._consumer = Consumer(
             service=self.name,
@@ -439,13 +441,13 @@ class Service:
 
     def _new_durable(self) -> DurableDelivery | None:
         """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
-        transport = self.transport if isinstance(self.transport, DurableTransport) else None
+        transport = self._remembering
         listens = any(listener.registration.when == "durable" for listener in self.listeners)
-        if not isinstance(self.store, Journaled) or (transport is None and not listens):
+        if self._journaled is None or (transport is None and not listens):
             return None
         return DurableDelivery(
             service=self.name,
-            journal=self.store.journal(),
+            journal=self._journaled.journal(),
             transport=transport,
             subscription=self._subscription,
             starts={topic: self._start_of(topic) for topic in self._subscription.topics},
@@ -472,8 +474,8 @@ class Service:
 
     async def _kept(self) -> Kept:
         """What waits in the outbox while the broker is away."""
-        assert isinstance(self.store, Journaled)  # noqa: S101  # only then asked
-        backlog = await self.store.journal().backlog()
+        assert self._journaled is not None  # noqa: S101  # only then asked
+        backlog = await self._journaled.journal().backlog()
         return Kept(backlog.unsent, backlog.oldest_unsent_s)
 
     def _every_type(self) -> dict[str, type[Event]]:
@@ -513,20 +515,20 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
-                if self._durable is not None and isinstance(self.store, Journaled):
-                    await self.store.prepare()
-                    await self._introduce(self.store)
+                if self._durable is not None and self._journaled is not None:
+                    await self._journaled.prepare()
+                    await self._introduce(self._journaled)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     loops.append(tasks.create_task(self._durable.work()))
                     if self._bridge is not None and self._nestjs is not None:
-                        journal = self.store.journal()
+                        journal = self._journaled.journal()
                         hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
-                elif isinstance(self.store, Journaled) and await self.store.prepared():
-                    await self._introduce_as_volatile(self.store)
+                elif self._journaled is not None and await self._journaled.prepared():
+                    await self._introduce_as_volatile(self._journaled)
                 self._prepared.set()
-                if self.transport is not None and not isinstance(self.transport, DurableTransport):
+                if self._volatile is not None:
                     # Also when it only publishes: readiness names the broker.
-                    hearing.append(tasks.create_task(self._hear(self.transport)))
+                    hearing.append(tasks.create_task(self._hear(self._volatile)))
                 await self._stop.wait()
                 for loop in hearing:
                     loop.cancel()
@@ -620,7 +622,7 @@ class Service:
         rows: list[Outgoing] = []
         for item in pending:
             if isinstance(item, Envelope):
-                if isinstance(self.transport, DurableTransport):
+                if self._remembering is not None:
                     rows.append(Outgoing(envelope=item))
             else:
                 rows += [
@@ -632,14 +634,14 @@ class Service:
     # What applying asks its service (applying.Rules)
 
     def inbox(self, tx: Transaction) -> Inbox:
-        if not isinstance(self.store, Journaled):
+        if self._journaled is None:
             raise CauceError(f"{self.name} has no journal")
-        return self.store.inbox(tx.work)
+        return self._journaled.inbox(tx.work)
 
     def is_infrastructure(self, error: BaseException) -> bool:
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
-        return isinstance(self.store, Journaled) and self.store.is_infrastructure(error)
+        return self._journaled is not None and self._journaled.is_infrastructure(error)
 
     async def _call_durably(
         self,
