@@ -163,6 +163,10 @@ class Side:
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
 
+    def kill(self) -> None:
+        self._process.kill()
+        self.end()
+
     def end(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -271,6 +275,19 @@ async def one_key_fails(bench: Bench) -> None:
     limit(13, "all applied in order after the cause is gone", found.recovered_s, "s", 2)
 
 
+async def one_process_dies(bench: Bench) -> None:
+    consuming = await bench.place("survived")
+    hearing = ways.Hearing(await bench.place("surviving"), consuming)
+    window_s = max(2.0, 0.015 * bench.times(1000))
+    async with hearing.running():
+        other = Side("consume", "cauce", consuming, 1_000_000_000)
+        await other.said("ready")
+        found = await ways.one_process_dies(hearing, window_s, kill=other.kill)
+    print(f"\n### One of two processes is killed; {window_s:.0f} s before and after\n")
+    limit(13, "p50 of the other's lanes, against before", found.slower, "×", 1.2)
+    limit(13, "an event of the dead one's lanes, slowest (the lease is 10 s)", found.delayed_s, "s", 12)
+
+
 async def kept_rows(bench: Bench) -> None:
     empty, full = await bench.place("empty"), await bench.place("well_used")
     await ways.fill(full, bench.kept)
@@ -300,7 +317,7 @@ GOALS: Mapping[str, Sequence[Callable[[Bench], Awaitable[None]]]] = {
     "10": [units_of_work],
     "11": [relay],
     "12": [whole_way],
-    "13": [latency, one_key_fails, idle, kept_rows],
+    "13": [latency, one_key_fails, one_process_dies, idle, kept_rows],
 }
 
 

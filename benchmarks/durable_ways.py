@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ from cauce.retention import Keep
 from cauce.retry import Retry
 from cauce.stores.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, lane_of
+from cauce.transport import LANES, Lane, lane_of
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -47,6 +47,7 @@ __all__ = [
     "idle",
     "missing",
     "one_key_fails",
+    "one_process_dies",
     "produce",
     "relays",
     "send_to_stream",
@@ -635,6 +636,7 @@ class Hearing:
         self._service = producer(producing)
         self._committed: dict[str, float] = {}
         self._applied: dict[str, float] = {}
+        self._lanes: dict[str, Lane] = {}
         self._order: dict[str, list[int]] = {}
         self._number = 0
 
@@ -678,6 +680,7 @@ class Hearing:
             async with self._service.transaction() as tx:
                 envelope = await tx.publish(KeyedRenamed(user_id=user_id, text=str(self._number)))
             self._committed[envelope.id] = time.perf_counter()
+            self._lanes[envelope.id] = lane_of(envelope)
             commits.append(self._committed[envelope.id] - began)
             if user_id != self.bad:
                 ids.append(envelope.id)
@@ -689,6 +692,19 @@ class Hearing:
         """From the commit of the change to the commit of its effect: the median."""
         await until(lambda: all(one in self._applied for one in ids))
         return median(self._applied[one] - self._committed[one] for one in ids) * 1000
+
+    def lanes(self) -> Collection[Lane]:
+        """Those of the process that hears here."""
+        durable = self._consumer._durable  # pyright: ignore[reportPrivateUsage]
+        return durable.ownership.epochs().keys() if durable is not None else ()
+
+    def of_lanes(self, ids: Sequence[str], lanes: Collection[Lane]) -> Sequence[str]:
+        return [one for one in ids if self._lanes[one] in lanes]
+
+    async def slowest_s(self, ids: Sequence[str]) -> float:
+        """From the commit of the change to the commit of its effect, of the one that took longest."""
+        await until(lambda: all(one in self._applied for one in ids))
+        return max(self._applied[one] - self._committed[one] for one in ids)
 
     async def everything_applied(self) -> None:
         await until(lambda: len(self._applied) == len(self._committed))
@@ -716,6 +732,26 @@ async def one_key_fails(hearing: Hearing, window_s: float, *, bad: str) -> Faili
     began = time.perf_counter()
     await hearing.everything_applied()
     return Failing(failing_ms / well_ms, count - len(others), time.perf_counter() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    slower: float
+    """How many times as long the median of the lanes of the living is, after another process was killed."""
+    delayed_s: float
+    """The longest that an event of the dead one's lanes was under way."""
+
+
+async def one_process_dies(hearing: Hearing, window_s: float, *, kill: Callable[[], None]) -> Died:
+    """Half of the lanes are another process's, which is killed in the middle. 100 events a second."""
+    await until(lambda: len(hearing.lanes()) == LANES // 2)
+    ours, count = set(hearing.lanes()), int(window_s * 100)
+    before, _ = await hearing.at_pace(count, 0.01, keys=KEYS)
+    before_ms = await hearing.typical_ms(hearing.of_lanes(before, ours))
+    kill()
+    after, _ = await hearing.at_pace(count, 0.01, keys=KEYS)
+    after_ms = await hearing.typical_ms(hearing.of_lanes(after, ours))
+    return Died(after_ms / before_ms, await hearing.slowest_s(after))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from program import prepare
 from shop import LEDGER, Counted, listener
 
 _QUICK = scenarios.HASTY
-_LIVES = 50 if scenarios.PROVE else 6
+_LIVES = 50 if scenarios.PROVE else 4
 
 
 @pytest.mark.parametrize("point", ["before_commit", "commit_sent", "before_ack", "after_ack"])

@@ -14,7 +14,7 @@ from checker import problems
 from databases import query
 from harness import Running, World, eventually
 
-_LIVES = 20 if scenarios.PROVE else 6
+_LIVES = 20 if scenarios.PROVE else 4
 _SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")
 
 
@@ -69,11 +69,11 @@ def test_h02_an_event_that_was_written_first_and_committed_last_is_not_skipped(w
 def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_the_order_of_every_key(
     world: World,
 ) -> None:
-    scenarios.many_writers(world, events=4800 if scenarios.PROVE else 900)
+    scenarios.many_writers(world, events=4800 if scenarios.PROVE else 600)
 
 
 def test_h03_transactions_over_several_keys_never_wait_for_each_other_crosswise(world: World) -> None:
-    scenarios.crosswise(world, transactions=2000 if scenarios.PROVE else 150)
+    scenarios.crosswise(world, transactions=2000 if scenarios.PROVE else 100)
 
 
 def test_h04_relays_that_freeze_with_rows_in_their_hands_and_wake_as_zombies_keep_the_order_of_every_key(

@@ -105,7 +105,7 @@ def test_kill_9_delays_the_lanes_of_the_dead_by_lease_and_two_seconds_at_most_an
 def test_h08_rolling_restarts_of_three_instances_whose_listener_is_slower_than_the_lease_repeat_nothing(
     world: World,
 ) -> None:
-    plan = [(None, "sleep:2") for _ in range(40)]
+    plan = [(None, "sleep:1.5") for _ in range(40)]
     instances = [world.consumer(pace=_HASTY) for _ in range(3)]
     world.producer(plan)
     world.written(len(plan))

@@ -298,7 +298,8 @@ async def test_cancelled_anywhere_a_transaction_is_whole_or_not_there(url: str, 
         await until(nothing_open)
         assert at > 3, "it waits at more places than that"
         assert expected[-1] == at
-        assert len(expected) >= 2 or again, "one cancelled during the commit is committed all the same"
+        # A connection is not always made in as many steps, so that the one step of a commit may be missed.
+        assert len(expected) >= 2 or again or fresh, "one cancelled during the commit is committed all the same"
 
 
 async def test_a_thousand_cancelled_at_random_leave_no_transaction_open_and_no_connection_away(
