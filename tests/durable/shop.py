@@ -37,6 +37,7 @@ class Counted(IntegrationEvent, name="shop.counted", version=1, key="key", sourc
     reject        fails for good                      sleep:S   sleeps so many seconds, its row written
     exit          ends the process without a word     crash:N   the same, the first N times only
     leave         raises SystemExit                   cancel    awaits something that was cancelled
+    caused        fails as long as there is a file with the name of the history and `.cause`
 
     `NAME@` before one of them: only in the listener of that name.
     """
@@ -139,6 +140,9 @@ async def _do(act: str, event: Counted | Noted, context: Context) -> None:
         case "fail":
             if context.attempt <= int(number):
                 raise ValueError(f"no {event.no} does not work yet")
+        case "caused":
+            if _there_is_a_cause():
+                raise ValueError(f"no {event.no} has a cause")
         case "reject":
             raise Reject(f"no {event.no} is not wanted")
         case "sleep":
@@ -157,6 +161,10 @@ async def _do(act: str, event: Counted | Noted, context: Context) -> None:
             await gone
         case _:
             raise AssertionError(f"unknown act {act!r}")
+
+
+def _there_is_a_cause() -> bool:
+    return os.path.exists(os.environ["HISTORY"] + ".cause")
 
 
 def _die(event: Counted | Noted) -> None:
