@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from cauce.dev.system import DevSystem
 from cauce.transport import LANES, Lane
 from cauce.transports.redis_stream_keys import FIELD, StreamKeys
 from databases import query
+from patience import eventually
 from redis import Redis
 
 __all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
@@ -230,16 +230,3 @@ def live_system(folder: Path, *, twice: Collection[str] = (), **settings: str) -
         thread.join(60)
     if isinstance(outcome[-1], BaseException):
         raise outcome[-1]
-
-
-def eventually(condition: Callable[[], T | None], *, within_s: float = 15.0, what: str = "") -> T:
-    """The first true answer of `condition`; fails with the last one after `within_s`. For other processes' doings."""
-    deadline = time.monotonic() + within_s
-    pause_s = 0.01
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
-        time.sleep(pause_s)
-        pause_s = min(0.1, pause_s * 1.3)

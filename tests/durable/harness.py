@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,26 +20,13 @@ import psycopg
 import redis
 from checker import Applied, Final, problems
 from databases import query
+from patience import eventually
 from program import Settings
 from shop import LEDGER
 
 __all__ = ["Nursery", "Running", "World", "eventually"]
 
 T = TypeVar("T")
-
-
-def eventually(condition: Callable[[], T | None], *, within_s: float = 60.0, what: str = "") -> T:
-    """The first true answer; fails with the last one after `within_s`, which is no promise but the end of patience: a
-    busy machine takes its time."""
-    deadline = time.monotonic() + within_s
-    pause_s = 0.01
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
-        time.sleep(pause_s)
-        pause_s = min(0.15, pause_s * 1.3)  # to ask a database costs more than what is waited for
 
 
 class Nursery:
