@@ -396,7 +396,11 @@ async def test_entries_that_a_process_took_in_our_name_and_did_not_handle_are_fo
         await acknowledged(broker)
 
 
-async def test_what_a_process_took_in_our_name_is_delivered_before_what_came_after_it(broker: RedisUnderTest) -> None:
+@pytest.mark.parametrize("expected", [True, False], ids=["asked with the read", "asked after it"])
+async def test_what_a_process_took_in_our_name_is_delivered_before_what_came_after_it(
+    broker: RedisUnderTest, monkeypatch: pytest.MonkeyPatch, expected: bool
+) -> None:
+    monkeypatch.setattr(redis_stream_group, "_LIVELY_S", 60.0 if expected else 0.0)
     stream = broker.keys.stream(TOPIC, LANE)
     async with hearing(broker) as heard, publishing(broker) as transport:
         await transport.append(TOPIC, LANE, [message(0)])

@@ -8,6 +8,7 @@ age, nobody is reaped. What could go wrong with that:
   owner finds pending. So the new owner waits until such a read must have ended (`_READ_ENDS_S`), then reads.
 - A process that was frozen just before it sent its read may be given entries when it wakes. So before a portion is
   handed over, the server is asked whether anything pending lies between it and what was read before: that comes first.
+  Of a stream that is expected to bring something it is asked together with the read, which spares a trip.
   And every `_LOOK_EVERY_S` the number of pending entries is compared with what we hold, in case nothing follows.
 """
 
@@ -45,12 +46,16 @@ _RETRY_FIRST_S = 0.1
 _RETRY_CAP_S = 2.0
 _STEADY_S = 5.0
 _ACK_AFTER_S = 0.003
+_LIVELY_S = 1.0
+"""A stream that brought something so lately, and of which no more than `_FEW` are held, is asked about together with the
+read: more often would cost an idle service commands, and a busy one answers."""
+_FEW = 8
 
 
 class _Stream:
     """One lane of one topic, as this process sees it over all its connections."""
 
-    __slots__ = ("held", "key", "lane", "missing_since", "seen", "tenure", "topic")
+    __slots__ = ("held", "key", "lane", "lively_until", "missing_since", "seen", "tenure", "topic")
 
     def __init__(self, key: str, topic: str, lane: Lane) -> None:
         self.key = key
@@ -62,6 +67,7 @@ class _Stream:
         """Of the lane, when its reading began."""
         self.seen = False
         self.missing_since: float | None = None
+        self.lively_until = 0.0
 
 
 class _Entry:
@@ -398,7 +404,7 @@ class _Connected:
         """Deliver what these lanes were given before and is not acknowledged, except what we hold."""
         after = dict.fromkeys(streams, b"0-0")
         while after:
-            answer = await self._read(list(after), list(after.values()), max(1, _AT_ONCE // len(after)))
+            answer, _ = await self._read(list(after), list(after.values()), max(1, _AT_ONCE // len(after)))
             if answer is None:
                 return
             by_key = {stream.key.encode(): stream for stream in after}
@@ -440,53 +446,64 @@ class _Connected:
     async def _read_portions(self, streams: Sequence[_Stream], patience_s: float | None) -> Sequence[_Stream]:
         """Deliver one portion of each; which of them were full."""
         count = max(1, _AT_ONCE // len(streams))
-        answer = await self._read(streams, [b">"] * len(streams), count, patience_s)
+        began = time.monotonic()
+        expected = [one for one in streams if began < one.lively_until and len(one.held) <= _FEW]
+        answer, told = await self._read(
+            streams, [b">"] * len(streams), count, patience_s, and_then=[self._given(one, b"+") for one in expected]
+        )
         by_key = {stream.key.encode(): stream for stream in streams}
         portions = [(by_key[key], entries) for key, entries in answer or ()]
-        passed_over = await self._passed_over(portions)
+        passed_over = await self._passed_over(portions, dict(zip(expected, told, strict=False)))
         for stream, entries in portions:
+            stream.lively_until = time.monotonic() + _LIVELY_S
             if stream not in passed_over and await self._reading.hand_over(stream, entries, redelivered=False):
                 self._recovered[stream] = entries[-1][0]
             else:
                 self._recovered.pop(stream, None)
         return [stream for stream, entries in portions if len(entries) >= count and stream in self._recovered]
 
-    async def _passed_over(self, portions: Sequence[tuple[_Stream, Sequence[Any]]]) -> Collection[_Stream]:
-        """Streams of which somebody else was given entries that come before these; all that is pending is read again."""
-        group = self._reading.group
-        answers = await self._pipeline.ask(
-            *(
-                (
-                    "XPENDING",
-                    stream.key,
-                    group,
-                    b"(" + self._recovered[stream],
-                    b"(" + entries[0][0],
-                    str(len(stream.held) + 1),
-                )
-                for stream, entries in portions
-            )
-        )
+    async def _passed_over(
+        self, portions: Sequence[tuple[_Stream, Sequence[Any]]], told: Mapping[_Stream, Any]
+    ) -> Collection[_Stream]:
+        """Streams of which somebody else was given entries that come before these; all that is pending is read again.
+
+        `told`: what was asked together with the read.
+        """
+        others = [(stream, entries) for stream, entries in portions if stream not in told]
+        answers = await self._pipeline.ask(*(self._given(stream, b"(" + entries[0][0]) for stream, entries in others))
+        given = {**told, **dict(zip((stream for stream, _ in others), answers, strict=True))}
         return {
             stream
-            for (stream, _), answer in zip(portions, answers, strict=True)
-            if not isinstance(answer, RedisRefusal) and any(entry[0] not in stream.held for entry in answer)
-        }  # a refusal here is one of the next read too
+            for stream, entries in portions
+            if not isinstance(given[stream], RedisRefusal)  # it is one of the next read too
+            and _first_of_others(given[stream], stream.held, entries[0][0]) != entries[0][0]
+        }
+
+    def _given(self, stream: _Stream, to: bytes) -> Command:
+        """The question for what was given out in our name after what we read, up to one that we do not hold."""
+        after, count = b"(" + self._recovered[stream], str(len(stream.held) + 1)
+        return ("XPENDING", stream.key, self._reading.group, after, to, count)
 
     async def _read(
-        self, streams: Sequence[_Stream], after: Sequence[bytes], count: int, patience_s: float | None = None
-    ) -> Sequence[tuple[bytes, Sequence[Any]]] | None:
-        """None if a group or a stream was missing."""
+        self,
+        streams: Sequence[_Stream],
+        after: Sequence[bytes],
+        count: int,
+        patience_s: float | None = None,
+        and_then: Sequence[Command] = (),
+    ) -> tuple[Sequence[tuple[bytes, Sequence[Any]]] | None, Sequence[Any]]:
+        """What was read, by stream, or None if a group or a stream was missing; then the answers to what was asked
+        `and_then`, which the server does as soon as it has read."""
         block = ("BLOCK", str(max(1, int(patience_s * 1000)))) if patience_s else ()
         command = ("XREADGROUP", "GROUP", self._reading.group, _CONSUMER, "COUNT", str(count), *block, "STREAMS")
-        (answer,) = await self._pipeline.ask(
-            (*command, *(stream.key for stream in streams), *after), patience_s=patience_s or 0.0
+        answer, *others = await self._pipeline.ask(
+            (*command, *(stream.key for stream in streams), *after), *and_then, patience_s=patience_s or 0.0
         )
         if not isinstance(answer, RedisRefusal):
-            return entries_by_stream(answer)
+            return entries_by_stream(answer), others
         if answer.code in ("NOGROUP", "UNBLOCKED"):
             self._prepare_again()
-            return None
+            return None, ()
         raise self._reading.refused(answer)
 
     def _accept(self, answers: Iterable[Any]) -> None:
@@ -512,6 +529,10 @@ def _read_ends_in_s(consumers: Iterable[Any]) -> float:
     states = [named(consumer) for consumer in consumers]
     idle_s = [int(state["idle"]) / 1000 if "inactive" in state else 0.0 for state in states]
     return max(0.0, _READ_ENDS_S - min(idle_s, default=0.0))
+
+
+def _first_of_others(pending: Iterable[Any], held: Collection[bytes], ours: bytes) -> bytes:
+    return next((entry_id for entry_id, *_ in pending if entry_id not in held), ours)
 
 
 def _held_between(held: Collection[bytes], first: Any, last: Any) -> int:
