@@ -176,7 +176,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class UnitOfWork:
-    """All four ways in one process, on one engine; a relay elsewhere has the lanes."""
+    """All ways in one process, on one engine; a relay elsewhere has the lanes."""
 
     def __init__(self, place: Place, driver: str) -> None:
         self._place = place
@@ -186,6 +186,7 @@ class UnitOfWork:
         self._number = 0
         self.ways: dict[str, Callable[[], Awaitable[None]]] = {
             "business insert alone": self.business,
+            "with an outbox row by hand": self.by_hand,
             "Cauce, un-keyed": self.unkeyed,
             "Cauce, keyed": self.keyed,
         }
@@ -216,6 +217,13 @@ class UnitOfWork:
     async def business(self) -> None:
         async with self._sessions() as session, session.begin():
             await session.execute(self._row())
+
+    async def by_hand(self) -> None:
+        """The least that a unit of work with an event can do."""
+        async with self._sessions() as session, session.begin():
+            await session.execute(self._row())
+            message = to_json(Envelope.of(event_of(self._number, keyed=False)))
+            await session.execute(insert(hand_outbox).values(key=None, message=message).inline())
 
     async def unkeyed(self) -> None:
         async with self._service.transaction() as tx:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -15,16 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from cauce.dev.ports import choose_port
 from redis import Redis
 
 USER_ID = "12345678-1234-1234-1234-123456789abc"
 LEGACY_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 FAVORITES_NAME = "com.clonespotify.discovery.user-music-catalog.integration.favorites-updated"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @dataclass
@@ -52,7 +47,7 @@ class Process:
 
 @contextmanager
 def music_discovery(folder: Path, **environ: str) -> Generator[Process]:
-    port, health_port = free_port(), free_port()
+    port, health_port = choose_port(), choose_port()
     given = {
         **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
         "CAUCE_ENV_FILE": "",

@@ -11,21 +11,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cauce.dev.ports import choose_port
 
 PROGRAM = Path(__file__).parent / "hosted_service.py"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        return int(door.getsockname()[1])
 
 
 class Hosted:
     """The process, its ports and its output so far."""
 
     def __init__(self, scenario: str, folder: Path, *, http_port: int | None = None, **environment: str) -> None:
-        self.http = f"http://127.0.0.1:{http_port or free_port()}"
-        self.health = f"http://127.0.0.1:{free_port()}"
+        self.http = f"http://127.0.0.1:{http_port or choose_port()}"
+        self.health = f"http://127.0.0.1:{choose_port()}"
         self._out = folder / "out.txt"
         self._err = folder / "err.txt"
         with self._out.open("w") as out, self._err.open("w") as err:

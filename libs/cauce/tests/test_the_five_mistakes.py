@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import httpx
 import pytest
 from cauce import Bus, DomainEvent, IntegrationEvent, PublishError, Service, on
 from cauce.cloudevents import from_json
+from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.stores.outbox import Outbox
 from cauce.stores.schema import create_tables
@@ -36,11 +36,6 @@ SOURCE = Path(__file__).with_name("letters_service.py")
 
 def line_of(text: str) -> int:
     return 1 + next(number for number, line in enumerate(SOURCE.read_text().splitlines()) if text in line)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        return int(door.getsockname()[1])
 
 
 class Letters:
@@ -89,7 +84,7 @@ def letters(tmp_path: Path) -> Generator[Callable[..., Letters]]:
     made: list[Letters] = []
 
     def start(**environment: str) -> Letters:
-        made.append(Letters(tmp_path, {"LETTERS_HEALTH_PORT": str(free_port()), **environment}))
+        made.append(Letters(tmp_path, {"LETTERS_HEALTH_PORT": str(choose_port()), **environment}))
         return made[-1]
 
     yield start

@@ -2,13 +2,13 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.retention import Keep
 from shop_and_mail import Command, Project
@@ -149,7 +149,7 @@ async def test_a_service_runs_without_its_door_until_a_signal(
 ) -> None:
     (project.folder / "shop_apart.py").write_text(SHOP)
     command = [sys.executable, "-c", "import sys; from cauce.cli import main; sys.exit(main())"]
-    port = _free_port()
+    port = choose_port()
     with subprocess.Popen(  # noqa: ASYNC220  # it runs beside this loop, which waits for nothing meanwhile
         [*command, "run", "shop_apart:build", "--health-port", str(port)],
         cwd=project.folder,
@@ -194,11 +194,6 @@ async def test_what_is_no_service_is_answered_in_one_line(
     sys.modules.pop("shop_apart", None)
     assert said.code == 2
     assert said.err == f"cauce run: {answer}\n"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _get(url: str, *, within_s: float) -> bytes:

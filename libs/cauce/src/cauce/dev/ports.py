@@ -1,9 +1,12 @@
 """TCP ports on 127.0.0.1: which are free, and who holds the others."""
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from cauce.dev.errors import DevError
@@ -30,13 +33,38 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def choose_port(preferred: int | None = None) -> int:
-    """`preferred` if it is free, else a free one. Another process may take it before it is used."""
+    """`preferred` if it is free, else a free one that was chosen by nobody who still runs, neither in this process nor
+    in another one of this user. Whoever does not ask here may take it before it is used."""
     if preferred is not None and is_free(preferred):
+        _reserve(preferred)
         return preferred
     for port in random.sample(_CHOICE, 200):
-        if is_free(port):
+        if is_free(port) and _reserve(port):
             return port
     raise DevError(f"None of 200 ports tried between {_CHOICE.start} and {_CHOICE.stop} on 127.0.0.1 is free.")
+
+
+_chosen: set[int] = set()
+
+
+def _reserve(port: int) -> bool:
+    """Between choosing a port and listening on it whole seconds may go by: this byte of a file is locked meanwhile."""
+    if port in _chosen:
+        return False
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except BlockingIOError:
+        return False
+    except OSError:  # no place for such a file: then without it
+        pass
+    _chosen.add(port)
+    return True
+
+
+@cache
+def _reservations() -> int:
+    path = Path(tempfile.gettempdir()) / f"cauce-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def holder_of(port: int) -> str | None:
