@@ -9,6 +9,7 @@ for `cauce --help`. What a command needs is imported in its `run`.
 """
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         send_to_nowhere(sys.stdout)
         return 0
+    finally:
+        if arguments is None:
+            gc.freeze()  # the process ends; looking for garbage before it does takes a fifth of the time of most commands
 
 
 def _build() -> Parser:
