@@ -50,8 +50,8 @@ test: $(READY) ## All tests, on real servers which the tests start themselves
 	@scripts/redis7.sh .cauce/redis7
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
-prove: $(READY) ## The durable tests in their long form: as many kills as their hazards name
-	@PROVE=1 $(BIN)/python -m pytest tests/durable
+prove: $(READY) ## The tests of whole systems in their long form: as many kills as their hazards name, on every database
+	@PROVE=1 $(BIN)/python -m pytest tests
 
 check: $(READY) ## Format, lint, types, layers
 	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import pytest
 from cauce.transport import Lane
 from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from forms import PROVE
 from live import SERVICES, LiveSystem, eventually, live_system
 
 CANARY = "cAnary-9f3b-password"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres"] if PROVE else ["postgres"])
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSystem]:
     settings = {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json", "EVENTS_TRANSPORT": "redis-streams", "NEST_BRIDGE": "on"}
     if request.param == "sqlite":

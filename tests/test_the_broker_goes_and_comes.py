@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from forms import PROVE
 from live import LiveSystem, eventually, live_system
 
 SERVICES = ("accounts", "mailing", "music-discovery")
@@ -29,7 +30,7 @@ def _user(name: str) -> dict[str, str]:
 # --- on Streams ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres"] if PROVE else ["postgres"])
 def test_on_streams_a_sign_up_during_the_outage_is_answered_at_once_and_has_its_mail_and_catalog_after_it(
     live: Live, store: str
 ) -> None:

@@ -14,6 +14,7 @@ from cauce.envelope import Envelope
 from cauce.transport import Lane, lane_of
 from cauce.transports.redis_stream_keys import FIELD, StreamKeys
 from contracts.accounts import UserCreated, UserUpdated
+from forms import PROVE
 from live import LiveSystem, eventually, live_system
 
 CREATED = "com.clonespotify.accounts.users.integration.user-created"
@@ -21,7 +22,7 @@ ARTICLES_NAME = b"com.clonespotify.accounts.users.integration.user-updated"
 LISTENERS = ("mailing", "music-discovery")
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(scope="module", params=["sqlite", "postgres"] if PROVE else ["postgres"])
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSystem]:
     settings = {"EVENTS_TRANSPORT": "redis-streams"} | ({"STORE": "sqlite"} if request.param == "sqlite" else {})
     with live_system(tmp_path_factory.mktemp("welcome"), twice=LISTENERS, **settings) as system:

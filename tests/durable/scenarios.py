@@ -3,7 +3,6 @@
 Every scenario ends in the checker, and says if its own fault did not happen.
 """
 
-import os
 import random
 import shutil
 import signal
@@ -18,7 +17,6 @@ from harness import Running, World, eventually
 
 __all__ = [
     "HASTY",
-    "PROVE",
     "QUICK",
     "a_cause",
     "a_failing_head",
@@ -39,9 +37,6 @@ __all__ = [
     "woken_with_lanes_of_others",
     "written_first_committed_last",
 ]
-
-PROVE = bool(os.environ.get("PROVE"))
-"""The long form: as many repetitions as the hazards' rows name."""
 
 QUICK = (1.5, 0.4, 60.0, 30.0)
 HASTY = (0.6, 0.2, 60.0, 30.0)

@@ -16,12 +16,13 @@ from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transport import LANES, Lane
 from cauce.transports.redis_streams import RedisStreams
 from databases import query
+from forms import PROVE
 from harness import World, eventually
 from program import prepare
 from shop import LEDGER, Counted, listener
 
 _QUICK = scenarios.HASTY
-_LIVES = 50 if scenarios.PROVE else 4
+_LIVES = 50 if PROVE else 4
 
 
 @pytest.mark.parametrize("point", ["before_commit", "commit_sent", "before_ack", "after_ack"])

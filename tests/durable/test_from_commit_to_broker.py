@@ -12,9 +12,10 @@ from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from checker import problems
 from databases import query
+from forms import PROVE
 from harness import Running, World, eventually
 
-_LIVES = 20 if scenarios.PROVE else 4
+_LIVES = 20 if PROVE else 4
 _SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")
 
 
@@ -69,11 +70,11 @@ def test_h02_an_event_that_was_written_first_and_committed_last_is_not_skipped(w
 def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_the_order_of_every_key(
     world: World,
 ) -> None:
-    scenarios.many_writers(world, events=4800 if scenarios.PROVE else 600)
+    scenarios.many_writers(world, events=4800 if PROVE else 600)
 
 
 def test_h03_transactions_over_several_keys_never_wait_for_each_other_crosswise(world: World) -> None:
-    scenarios.crosswise(world, transactions=2000 if scenarios.PROVE else 100)
+    scenarios.crosswise(world, transactions=2000 if PROVE else 100)
 
 
 def test_h04_relays_that_freeze_with_rows_in_their_hands_and_wake_as_zombies_keep_the_order_of_every_key(
@@ -90,7 +91,7 @@ def test_h04_three_relays_that_are_frozen_at_random_keep_the_order_of_a_key(worl
     world.written(1)
     relays = [writer, *(world.producer(pace=scenarios.HASTY) for _ in range(2))]
 
-    for turn in range(20 if scenarios.PROVE else 4):
+    for turn in range(20 if PROVE else 4):
         owner = _relay_of_the_key(world, relays)
         if owner is None or owner is writer:
             owner = relays[1 + turn % 2]

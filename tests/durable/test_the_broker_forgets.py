@@ -10,6 +10,7 @@ import redis
 import scenarios
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
 from databases import query
+from forms import PROVE
 from harness import World, eventually
 
 _QUICK = scenarios.QUICK
@@ -106,7 +107,7 @@ def test_h19_the_streams_are_deleted_five_times_while_events_flow(world: World) 
 
 
 def test_h21_a_worker_killed_again_and_again_leaves_nothing_pending(world: World) -> None:
-    kills = 50 if scenarios.PROVE else 8
+    kills = 50 if PROVE else 8
     world.producer([(f"k{no % 9}" if no % 2 else None, "") for no in range(60 * kills)], every_s=0.004)
     for _ in range(kills):
         seen = world.applied()
@@ -144,7 +145,7 @@ def test_h22_an_entry_whose_content_was_deleted_while_pending_is_counted_and_com
 
 
 def test_h23_scaling_from_five_to_one_and_back_under_load_loses_nothing(world: World) -> None:
-    scenarios.scaled_up_and_down(world, events=2400 if scenarios.PROVE else 400)
+    scenarios.scaled_up_and_down(world, events=2400 if PROVE else 400)
 
 
 def test_h16_trimming_takes_nothing_from_a_paused_consumer_nor_from_a_group_that_never_read(world: World) -> None:

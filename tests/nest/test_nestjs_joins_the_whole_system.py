@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cauce.dev.servers import ValkeyServer
+from forms import PROVE
 from live import SERVICES, LiveSystem, eventually, live_system
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
@@ -27,6 +28,7 @@ def _nothing_pending(live: LiveSystem) -> bool:
     )
 
 
+@pytest.mark.parametrize("nest_process", ["10", "11", "12"] if PROVE else ["11"], indirect=True, ids="nest{}".format)
 async def test_a_nestjs_sign_up_is_welcomed_once_and_one_of_ours_is_heard_by_nestjs_once(
     nest: Any, until: Any, live: LiveSystem
 ) -> None:
