@@ -46,9 +46,10 @@ def run(
 
     `app` is an ASGI application whose lifespan is the service's; without one the service runs alone. A port in use is
     a configuration mistake: one line that names it. `grace_s` bounds the whole drain.
+
+    The process is taken to be the service's: what is loaded when this is called is exempted from garbage collection
+    (`gc.freeze`), which would cost pauses meanwhile, and half a second of processor at the end.
     """
-    # What is loaded now stays to the end. Looking through it for garbage again and again would cost pauses, and at the
-    # end several times what stopping takes.
     gc.freeze()
     if not logging.getLogger().handlers:
         # A program that configured no logging still hears what its service has to say.
