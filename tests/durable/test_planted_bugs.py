@@ -7,6 +7,7 @@ in place in the test's own processes; the scenario is the one that the guarantee
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import scenarios
@@ -25,12 +26,9 @@ class _Exam:
     play: Callable[[World], object]
 
 
+_consumers_killed = partial(scenarios.consumers_killed_around_their_commit, point="before_commit", lives=3)
 _EXAMS = (
-    _Exam(
-        "acknowledged_before_it_is_done",
-        "lost",
-        lambda world: scenarios.consumers_killed_around_their_commit(world, "before_commit", lives=3),
-    ),
+    _Exam("acknowledged_before_it_is_done", "lost", _consumers_killed),
     _Exam("no_parking", "was applied out of order", scenarios.a_failing_head),
     _Exam("no_crash_marks", "kills one process after the other", scenarios.deadly_events),
     _Exam("infrastructure_costs_attempts", "innocents are dead letters", scenarios.connections_ended_by_the_database),
@@ -43,11 +41,7 @@ _EXAMS = (
     ),
 )
 _LONGER_EXAMS = (
-    _Exam(
-        "inbox_apart",
-        "lost",
-        lambda world: scenarios.consumers_killed_around_their_commit(world, "before_commit", lives=3),
-    ),
+    _Exam("inbox_apart", "lost", _consumers_killed),
     _Exam("rows_claimed", "innocents are dead letters", scenarios.frozen_between_reading_and_sending),
     _Exam("group_at_the_end", "lost", lambda world: scenarios.deleted_streams(world, times=2)),
 )
