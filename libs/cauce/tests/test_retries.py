@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from cauce import DomainEvent, Reject, Retry, RetryAfter, Service, on
@@ -17,6 +17,7 @@ class Asked(DomainEvent, name="retries.asked", version=1, key="of"):
     of: str
 
 
+Listening = Callable[[Asked], Awaitable[None]]
 FAILED = ValueError("no")
 
 
@@ -67,14 +68,17 @@ class Desk:
         await asyncio.sleep(answer)
 
 
-async def test_a_listener_that_asks_for_time_is_not_called_before_it_is_over_and_then_goes_on() -> None:
-    desk = Desk(RetryAfter(0.4, "the counter opens soon"), 0.0)
-
-    @on(Asked, when="durable", name="desk", retry=Retry(attempts=2, base=0.0, cap=0.0))
+def front(desk: Desk, *, retry: Retry, limit_s: float = 30.0) -> tuple[Service, Listening]:
+    @on(Asked, when="durable", name="desk", retry=retry, limit_s=limit_s)
     async def listen(event: Asked) -> None:
         await desk(event)
 
-    service = Service("front", modules=[listen], store=MemoryStore())
+    return Service("front", modules=[listen], store=MemoryStore()), listen
+
+
+async def test_a_listener_that_asks_for_time_is_not_called_before_it_is_over_and_then_goes_on() -> None:
+    desk = Desk(RetryAfter(0.4, "the counter opens soon"), 0.0)
+    service, listen = front(desk, retry=Retry(attempts=2, base=0.0, cap=0.0))
     async with story(service, limit_s=20) as s:
         await s.publish(Asked(of="ana"))
         assert isinstance(await s.failed(listen), RetryAfter)
@@ -85,18 +89,13 @@ async def test_a_listener_that_asks_for_time_is_not_called_before_it_is_over_and
 
 async def test_what_is_rejected_is_a_dead_letter_at_once_with_what_was_said() -> None:
     desk = Desk(Reject("there is no such counter"))
-
-    @on(Asked, when="durable", name="desk", retry=Retry(attempts=8))
-    async def listen(event: Asked) -> None:
-        await desk(event)
-
-    store = MemoryStore()
-    service = Service("front", modules=[listen], store=store)
+    service, listen = front(desk, retry=Retry(attempts=8))
     async with story(service, limit_s=20) as s:
         await s.publish(Asked(of="ana"))
         assert isinstance(await s.failed(listen), Reject)
         await s.until(lambda: service.counters["dead"] == 1)
-        [dead] = await store.journal().dead()
+        assert isinstance(service.store, MemoryStore)
+        [dead] = await service.store.journal().dead()
 
     assert (dead.reason, dead.attempts, dead.error) == ("rejected", 1, "Reject: there is no such counter")
     assert len(desk.asked_at) == 1
@@ -104,12 +103,7 @@ async def test_what_is_rejected_is_a_dead_letter_at_once_with_what_was_said() ->
 
 async def test_a_listener_that_takes_longer_than_its_limit_has_failed_once_and_is_tried_again() -> None:
     desk = Desk(60.0, 0.0)
-
-    @on(Asked, when="durable", name="desk", limit_s=0.1, retry=Retry(attempts=2, base=0.0, cap=0.0))
-    async def listen(event: Asked) -> None:
-        await desk(event)
-
-    service = Service("front", modules=[listen], store=MemoryStore())
+    service, listen = front(desk, retry=Retry(attempts=2, base=0.0, cap=0.0), limit_s=0.1)
     async with story(service, limit_s=20) as s:
         await s.publish(Asked(of="ana"))
         assert isinstance(await s.failed(listen), TimeoutError)
