@@ -23,14 +23,11 @@ import asyncpg
 import msgspec
 import redis
 import redis.asyncio
-from cauce import IntegrationEvent, Service, Transaction, on
-from cauce.cloudevents import to_json
-from cauce.envelope import Envelope
-from cauce.retention import Keep
-from cauce.retry import Retry
-from cauce.stores.schema import create_tables
+from cauce import Envelope, IntegrationEvent, Keep, Retry, Service, Transaction, on
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import LANES, Lane, lane_of
+from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, Lane, lane_of
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 import msgspec
-from cauce.cloudevents import to_json
-from cauce.envelope import Envelope
-from cauce.transport import Delivery, Lane, Subscription
+from cauce import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import Delivery, Lane, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio import Redis
 

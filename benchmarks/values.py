@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import msgspec
 from cauce import Envelope, IntegrationEvent
-from cauce.consumer import decode
-from cauce.transports import nest_wire
+from cauce.delivery.volatile.consumer import decode
+from cauce.formats import nestjs as nest_wire
 from rounds import Way
 
 __all__ = ["codec_ways", "creation_ways", "nest_ways"]

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from cauce.dev.project import Project
+from cauce.settings.project import Project
 
 from demo.story import Story
 from demo.telling import tell

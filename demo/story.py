@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import httpx
 from cauce.dev.system import DevSystem
-from cauce.transport import LANES, Lane
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.ports.transport import LANES, Lane
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from redis.asyncio import Redis
 
 from demo.telling import Seen, Telling

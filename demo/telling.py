@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from cauce.dev.errors import DevError
-from cauce.dev.project import Project
 from cauce.dev.system import DevSystem
 from cauce.errors import ConfigurationError
+from cauce.settings.project import Project
 
 __all__ = ["Seen", "Telling", "tell"]
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import httpx
 from cauce.dev.ports import choose_port
-from cauce.dev.project import Project
 from cauce.dev.system import DevSystem
-from cauce.transport import LANES, Lane
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.ports.transport import LANES, Lane
+from cauce.settings.project import Project
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from databases import query
 from patience import eventually
 from redis import Redis

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cauce.dev.project import Project
 from cauce.dev.servers import ValkeyServer
+from cauce.settings.project import Project
 from documents import ROOT, Block, blocks, documents, pattern_of, shown, squeezed
 
 EVERY = documents()

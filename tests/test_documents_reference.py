@@ -23,21 +23,16 @@ import msgspec
 import pytest
 from accounts import main as accounts
 from accounts.settings import Settings as AccountsSettings
-from cauce import DomainEvent, IntegrationEvent, Service, errors
-from cauce.alarms import Alarms
-from cauce.applying import Outcome
-from cauce.catalog import in_order
+from cauce import Alarms, DomainEvent, IntegrationEvent, Keep, Pace, Retry, Service, errors, on
+from cauce.delivery.inbox.attempts import Outcome
 from cauce.dev.servers import ValkeyServer
-from cauce.events import describe
+from cauce.events.event import describe
+from cauce.events.names import matches
 from cauce.health import health_app
-from cauce.listeners import on
-from cauce.names import matches
-from cauce.pace import Pace
-from cauce.retention import Keep
-from cauce.retry import Retry
+from cauce.listeners.catalog import in_order
 from cauce.settings import inspect as effective
 from cauce.settings import load
-from cauce.stores import tables
+from cauce.stores.sql import tables
 from contracts import accounts as accounts_contracts
 from contracts import music_discovery as discovery_contracts
 from documents import ROOT, blocks, pattern_of, shown, squeezed
@@ -201,7 +196,7 @@ def test_the_domain_events(services: list[Service]) -> None:
 
 
 def test_every_counter_is_in_the_table_and_no_other() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "libs/cauce/src/cauce").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "libs/cauce/src/cauce").rglob("*.py"))
     calls = "\n".join(re.findall(r"\b_?count\(([^)]*)\)", sources))
     counted = set(re.findall(r'"(\w+)"', calls)) | set(typing.get_args(Outcome))
     table = (REFERENCE / "health-port.md").read_text().partition("## Counters")[2]
@@ -234,7 +229,7 @@ def test_every_argument_of_on_is_in_the_table() -> None:
 
 
 def test_every_keyword_of_an_event_class_is_in_the_table() -> None:
-    from cauce.events import EventMeta
+    from cauce.events.event import EventMeta
 
     table = (REFERENCE / "event-classes.md").read_text().partition("## Keywords")[2].partition("##")[0]
     parameters = inspect.signature(EventMeta.__new__).parameters.values()

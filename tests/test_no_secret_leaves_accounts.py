@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from cauce.transport import Lane
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.ports.transport import Lane
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from forms import PROVE
 from live import SERVICES, LiveSystem, eventually, live_system
 

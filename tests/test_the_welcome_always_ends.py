@@ -9,10 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from cauce.cloudevents import to_json
-from cauce.envelope import Envelope
-from cauce.transport import Lane, lane_of
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import Lane, lane_of
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from contracts.accounts import UserCreated, UserUpdated
 from forms import PROVE
 from live import LiveSystem, eventually, live_system

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from cauce.dev.ports import choose_port
-from cauce.dev.project import Project
+from cauce.settings.project import Project
 
 from demo.crash.story import Outage
 from demo.telling import tell

@@ -5,9 +5,8 @@ import sys
 from os import environ
 from pathlib import Path
 
-from cauce import Service, on
+from cauce import Reject, Retry, Service, on
 from cauce.hosting import run
-from cauce.retry import Reject, Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import text

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from cauce.cloudevents import from_json
+from cauce import Envelope
 from cauce.dev.system import DevSystem
-from cauce.envelope import Envelope
+from cauce.formats.cloudevents import from_json
+from cauce.ports.transport import LANES, Lane
 from cauce.stores.sqlalchemy import create_engine
-from cauce.transport import LANES, Lane
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from msgspec import Raw
 from redis.asyncio import Redis
 from sqlalchemy import text

@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from cauce.journal import Journal, Outgoing
-from cauce.lanes import Epoch, MemberId
-from cauce.levels import Levels
-from cauce.store import Outbound
-from cauce.stores.sql_journal import SqlJournal
+from cauce.delivery.lanes.lane_keeper import Epoch, MemberId
+from cauce.ports.message_store import Journal, Outgoing
+from cauce.ports.savepoints import Levels
+from cauce.ports.store import Outbound
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription
+from cauce.stores.sql.outbox import SqlJournal
 from cauce.stores.sqlalchemy import SqlAlchemyStore
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from history import happened
 from msgspec.structs import replace

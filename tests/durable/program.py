@@ -11,13 +11,10 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
-from cauce import Service, Transaction
+from cauce import Keep, Pace, Retry, Service, Transaction
 from cauce.errors import CommitUnknownError
 from cauce.fastapi import Tx
 from cauce.hosting import run
-from cauce.pace import Pace
-from cauce.retention import Keep
-from cauce.retry import Retry
 from cauce.stores.sqlalchemy import create_engine
 from fastapi import FastAPI
 from faults import FaultyStore, FaultyStreams, reached, watch

@@ -9,8 +9,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from cauce import Context, DomainEvent, Envelope, IntegrationEvent, on
-from cauce.retry import Reject, Retry
+from cauce import Context, DomainEvent, Envelope, IntegrationEvent, Reject, Retry, on
 from history import happened, read
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

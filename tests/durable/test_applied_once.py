@@ -6,14 +6,13 @@ import signal
 
 import pytest
 import scenarios
-from cauce import Envelope, Service
-from cauce.applying import Applying
-from cauce.cloudevents import from_json
-from cauce.durable import _typed
-from cauce.envelope import Emission
-from cauce.retry import Retry
+from cauce import Envelope, Retry, Service
+from cauce.delivery.durable import _typed
+from cauce.delivery.inbox.attempts import Applying
+from cauce.events.envelope import Emission
+from cauce.formats.cloudevents import from_json
+from cauce.ports.transport import LANES, Lane
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, Lane
 from cauce.transports.redis_streams import RedisStreams
 from databases import query
 from forms import PROVE

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cauce import ConfigurationError, Context, IntegrationEvent, Service, on
-from cauce.bridge import NestBridge
+from cauce import ConfigurationError, Context, IntegrationEvent, NestBridge, Pace, Service, on
 from cauce.dev.servers import PostgresServer, ValkeyServer
-from cauce.pace import Pace
+from cauce.ports.transport import LANES, Lane
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, Lane
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_pubsub import RedisPubSub
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted, UserUpdated
 from redis.asyncio import Redis

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cauce import Context, IntegrationEvent, Service, on
+from cauce import Context, Envelope, IntegrationEvent, Service, on
 from cauce.dev.servers import ValkeyServer
-from cauce.envelope import Envelope
-from cauce.transport import Lane
-from cauce.transports.nest_wire import Pattern, channel_of, encode
+from cauce.formats.nestjs import Pattern, channel_of, encode
+from cauce.ports.transport import Lane
 from cauce.transports.redis_pubsub import NestNames, RedisPubSub
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted
 from redis.asyncio import Redis

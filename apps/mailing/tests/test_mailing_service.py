@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from aiosmtpd.smtp import Envelope as SmtpEnvelope
-from cauce import ConfigurationError, Envelope, Service
+from cauce import ConfigurationError, EffectNotDoneError, Envelope, Service
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import MailSinkServer, ValkeyServer
-from cauce.effects import EffectNotDoneError
+from cauce.ports.transport import lane_of
 from cauce.settings import load
 from cauce.testing import story
-from cauce.transport import lane_of
 from cauce.transports.memory import MemoryTransport
 from contracts.accounts import UserCreated
 from mailing.main import MIGRATIONS, build

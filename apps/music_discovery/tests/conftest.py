@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from cauce import Envelope, IntegrationEvent, Service
+from cauce.ports.transport import lane_of
 from cauce.service import Happening
 from cauce.settings import load
-from cauce.transport import lane_of
 from cauce.transports.memory import MemoryTransport
 from music_discovery.main import MIGRATIONS, build
 from music_discovery.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 from cauce import ConfigurationError, DomainEvent, IntegrationEvent, Service, on
 from cauce.fastapi import Tx
 from cauce.hosting import run
+from cauce.ports.transport import Deliver, Status, Subscription
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import Deliver, Status, Subscription
 from cauce.transports.memory import MemoryTransport
 from fastapi import FastAPI
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cauce import ConfigurationError, IntegrationEvent, Service, on
 from cauce.hosting import EXIT_CONFIGURATION, run
-from cauce.retry import Retry
+from cauce.listeners.retry import Retry
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory import MemoryTransport

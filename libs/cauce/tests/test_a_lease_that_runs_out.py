@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
+from cauce.delivery.pace import Pace
 from cauce.dev.servers import ValkeyServer
-from cauce.pace import Pace
-from cauce.stores.sql_journal import SqlJournal
+from cauce.stores.sql.outbox import SqlJournal
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from cauce import Envelope, IntegrationEvent
-from cauce.bridge import ADOPTED, Inward, NestBridge
-from cauce.cloudevents import MAX_MESSAGE_BYTES
-from cauce.effects import AtLeastOnce
+from cauce.delivery.nestjs_bridge import ADOPTED, Inward, NestBridge
 from cauce.errors import PublishError, TransportUnavailableError
-from cauce.listeners import listeners_in
-from cauce.retry import Reject
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
-from cauce.transports.nest_wire import encode, read
+from cauce.formats.cloudevents import MAX_MESSAGE_BYTES
+from cauce.formats.nestjs import encode, read
+from cauce.listeners.effects import AtLeastOnce
+from cauce.listeners.on import listeners_in
+from cauce.listeners.retry import Reject
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
 
 
 class OrderPaid(

@@ -18,7 +18,7 @@ from cauce import (
     PublishError,
     on,
 )
-from cauce.bus import _MAX_PLANS  # pyright: ignore[reportPrivateUsage]  # the bound itself is what is tested
+from cauce.publishing.bus import _MAX_PLANS  # pyright: ignore[reportPrivateUsage]  # the bound itself is what is tested
 
 
 class Played(DomainEvent, name="bus.song.played"):
@@ -375,10 +375,10 @@ def test_what_is_remembered_per_event_class_is_bounded() -> None:
 
 
 def test_a_pattern_is_compared_once_per_event_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cauce.names
+    from cauce.events import names
 
     compared: list[str] = []
-    original = cauce.names.matches
+    original = names.matches
 
     def counting(pattern: str, name: str) -> bool:
         compared.append(name)
@@ -388,7 +388,7 @@ def test_a_pattern_is_compared_once_per_event_class(monkeypatch: pytest.MonkeyPa
     def hear(event: DomainEvent) -> None: ...
 
     bus = Bus([hear])
-    monkeypatch.setattr(cauce.names, "matches", counting)
+    monkeypatch.setattr(names, "matches", counting)
     for _ in range(5):
         bus.emit(Played())
     assert compared == ["bus.song.played"]

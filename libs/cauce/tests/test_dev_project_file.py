@@ -5,8 +5,8 @@ from textwrap import dedent
 
 import pytest
 from cauce.dev.plan import make_plan
-from cauce.dev.project import Project, expand
 from cauce.errors import ConfigurationError
+from cauce.settings.project import Project, expand
 
 WHOLE = """\
     [project]

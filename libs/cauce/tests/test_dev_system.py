@@ -20,11 +20,11 @@ import pytest
 import redis
 from cauce.dev.errors import AlreadyRunningError, DevError, PortInUseError, ProcessDiedError
 from cauce.dev.ports import choose_port
-from cauce.dev.project import Project
 from cauce.dev.servers import PostgresServer
 from cauce.dev.state_file import StateFile
 from cauce.dev.system import DevSystem
 from cauce.errors import ConfigurationError
+from cauce.settings.project import Project
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

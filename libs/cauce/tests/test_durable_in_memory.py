@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from cauce import ConfigurationError, Context, DomainEvent, IntegrationEvent, Service, Transaction, on
-from cauce.retry import Retry
-from cauce.store import Store
+from cauce.listeners.retry import Retry
+from cauce.ports.store import Store
 from cauce.stores.memory import MemoryStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import story

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cauce import Bus, Context, DomainEvent, Envelope, IntegrationEvent, Service, Transaction, current_envelope, on
-from cauce.envelope import MAX_ID_LENGTH, Emission, current_emission
+from cauce.events.envelope import MAX_ID_LENGTH, Emission, current_emission
 from cauce.testing import story
 from cauce.transports.memory import MemoryTransport
 from hypothesis import given

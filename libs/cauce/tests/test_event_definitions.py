@@ -19,8 +19,8 @@ from cauce import (
     Transaction,
     on,
 )
-from cauce.events import describe
-from cauce.immutable import secret_looking
+from cauce.events.event import describe
+from cauce.events.immutable import secret_looking
 from cauce.transports.memory import MemoryTransport
 
 PREAMBLE = """

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from cauce.envelope import Envelope
-from cauce.gaps import Gaps
+from cauce.delivery.inbox.gaps import Gaps
+from cauce.events.envelope import Envelope
 from msgspec import Raw
 
 NOW, LATER = 1, 2

@@ -15,7 +15,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 from cauce import IntegrationEvent, Service, on
-from cauce.cloudevents import (
+from cauce.dev.servers import ValkeyServer
+from cauce.errors import DecodeError, PublishError
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import (
     MAX_DEPTH,
     MAX_KEY_LENGTH,
     MAX_MESSAGE_BYTES,
@@ -24,12 +27,9 @@ from cauce.cloudevents import (
     read_of_topic,
     to_json,
 )
-from cauce.dev.servers import ValkeyServer
-from cauce.envelope import Envelope
-from cauce.errors import DecodeError, PublishError
+from cauce.ports.transport import LANES, Lane, lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, Lane, lane_of
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio import Redis
 

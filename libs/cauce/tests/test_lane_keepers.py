@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from cauce.lanes import Epoch, LaneKeeper, LaneRow, MemberId
-from cauce.transport import LANES, Lane
+from cauce.delivery.lanes.lane_keeper import Epoch, LaneKeeper, LaneRow, MemberId
+from cauce.ports.transport import LANES, Lane
 
 LEASE_S = 10.0
 

@@ -555,5 +555,5 @@ def test_everything_wrong_is_said_in_one_message() -> None:
 
 
 def test_importing_a_module_registers_nothing() -> None:
-    assert not hasattr(sys.modules["cauce.listeners"], "registry")
+    assert not hasattr(sys.modules["cauce.listeners.on"], "registry")
     Bus().emit(Played())

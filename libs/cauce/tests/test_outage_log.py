@@ -5,7 +5,7 @@ import logging
 import re
 
 import pytest
-from cauce.outage import DatabaseTrouble, Kept, Line, Outage, OutageLog
+from cauce.telemetry.connectivity import DatabaseTrouble, Kept, Line, Outage, OutageLog
 
 REFUSED = "no Redis at 127.0.0.1:6379 (refused) → is it running? make infra"
 

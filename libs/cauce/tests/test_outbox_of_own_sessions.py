@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from cauce import ConfigurationError, IntegrationEvent, PublishError
-from cauce.cloudevents import from_json
 from cauce.dev.servers import ScratchDatabases
-from cauce.journal import OutboxRow
+from cauce.formats.cloudevents import from_json
+from cauce.ports.message_store import OutboxRow
+from cauce.ports.transport import LANES, Lane
 from cauce.stores.outbox import Outbox
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import LANES, Lane
 from sqlalchemy import create_engine as create_plain_engine
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

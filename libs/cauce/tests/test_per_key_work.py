@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 
-from cauce.per_key import PerKey
+from cauce.concurrency.keyed_workers import PerKey
 
 Job = tuple[str, int]
 

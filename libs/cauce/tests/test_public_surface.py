@@ -9,6 +9,7 @@ import cauce
 import pytest
 
 PUBLIC = [
+    "Alarms",
     "AtLeastOnce",
     "AtMostOnce",
     "Bus",
@@ -21,11 +22,15 @@ PUBLIC = [
     "DefinitionError",
     "DomainEvent",
     "DomainEventBus",
+    "EffectNotDoneError",
     "Envelope",
     "IntegrationEvent",
     "IntegrationEventBus",
+    "Keep",
     "ListenersFailedError",
+    "NestBridge",
     "OutboxFullError",
+    "Pace",
     "PublishError",
     "Reject",
     "Retry",
@@ -34,7 +39,9 @@ PUBLIC = [
     "Transaction",
     "TransportUnavailableError",
     "current_envelope",
+    "new_id",
     "on",
+    "utc_now",
 ]
 
 

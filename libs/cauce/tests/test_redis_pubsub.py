@@ -12,11 +12,11 @@ import pytest
 import trustme
 from cauce import IntegrationEvent
 from cauce.dev.servers import ValkeyServer
-from cauce.envelope import Envelope
 from cauce.errors import ConfigurationError, PublishError, TransportUnavailableError
-from cauce.names import matches
-from cauce.transport import Delivery, Lane, Subscription
-from cauce.transports.redis_connection import RedisServer
+from cauce.events.envelope import Envelope
+from cauce.events.names import matches
+from cauce.ports.transport import Delivery, Lane, Subscription
+from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis_pubsub import RedisPubSub, glob_of
 from hypothesis import given
 from hypothesis import strategies as st

@@ -24,12 +24,12 @@ from cauce import (
     TransportUnavailableError,
     on,
 )
-from cauce.after_commit import AfterCommitQueue
-from cauce.envelope import Emission
+from cauce.delivery.volatile.queue import AfterCommitQueue
+from cauce.events.envelope import Emission
+from cauce.ports.transport import LANES, BrokerId, Deliver, Delivery, Lane, Status, Subscription, lane_of
+from cauce.publishing.transaction import AfterCommit
 from cauce.service import Happening
 from cauce.stores.memory import MemoryStore
-from cauce.transaction import AfterCommit
-from cauce.transport import LANES, BrokerId, Deliver, Delivery, Lane, Status, Subscription, lane_of
 from cauce.transports.memory import MemoryTransport
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -179,7 +179,7 @@ async def test_a_service_starts_without_its_broker_and_its_readiness_says_so() -
 
 
 async def test_a_silent_broker_does_not_hold_up_the_start_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cauce.service._FIRST_ANSWER_S", 0.05)
+    monkeypatch.setattr("cauce.service.service._FIRST_ANSWER_S", 0.05)
 
     @on(Opened)
     async def hear(event: Opened) -> None: ...

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cauce.cli import config
+from cauce.cli.commands import config
 from cauce.errors import ConfigurationError
 from cauce.settings import load, project_settings, resolve
 

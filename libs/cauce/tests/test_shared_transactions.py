@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, Transaction, on
-from cauce.cloudevents import to_json
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from cauce.effects import AtLeastOnce
-from cauce.envelope import Envelope
 from cauce.errors import DefinitionError
-from cauce.retry import Retry
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.listeners.effects import AtLeastOnce
+from cauce.listeners.retry import Retry
+from cauce.ports.transport import lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import lane_of
 from cauce.transports.redis_streams import RedisStreams
 from msgspec.structs import replace
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import pytest
 from cauce import Context, DomainEvent, Envelope, IntegrationEvent, PublishError, Service, Transaction, on
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from cauce.retry import Retry
+from cauce.listeners.retry import Retry
+from cauce.ports.transport import Transport
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import StoryError, story
-from cauce.transport import Transport
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_pubsub import RedisPubSub
 from sqlalchemy import text

@@ -18,13 +18,13 @@ from typing import Any, cast
 import httpx
 import pytest
 from cauce import Bus, DomainEvent, IntegrationEvent, PublishError, Service, on
-from cauce.cloudevents import from_json
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
+from cauce.formats.cloudevents import from_json
+from cauce.ports.transport import lane_of
 from cauce.stores.outbox import Outbox
-from cauce.stores.schema import create_tables
+from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import create_engine
-from cauce.transport import lane_of
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_streams import RedisStreams
 from redis import Redis

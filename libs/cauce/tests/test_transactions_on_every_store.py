@@ -24,7 +24,7 @@ from cauce import (
     on,
 )
 from cauce.dev.servers import PostgresServer, ScratchDatabases
-from cauce.store import Store
+from cauce.ports.store import Store
 from cauce.stores.memory import MemoryStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory import MemoryTransport

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import redis
 from cauce import IntegrationEvent, Service, on
-from cauce.cloudevents import to_json
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from cauce.envelope import Envelope
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import Lane, lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.transport import Lane, lane_of
-from cauce.transports.redis_stream_keys import FIELD, StreamKeys
+from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from msgspec.structs import replace
 

@@ -1,7 +1,7 @@
 """An entry is acknowledged when it is taken from the broker, before the listener has run."""
 
-from cauce.durable import DurableDelivery
-from cauce.transport import Delivery
+from cauce.delivery.durable import DurableDelivery
+from cauce.ports.transport import Delivery
 from msgspec.structs import replace
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cauce.ownership import Ownership
+from cauce.delivery.lanes.ownership import Ownership
 
 
 def plant() -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cauce.journal import OutboxRow
-from cauce.stores.sql_journal import SqlJournal
+from cauce.ports.message_store import OutboxRow
+from cauce.stores.sql.outbox import SqlJournal
 
 
 def plant() -> None:

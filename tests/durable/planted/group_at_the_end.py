@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cauce.transports.redis_pipeline import Command, RedisPipeline
+from cauce.transports.redis.pipeline import Command, RedisPipeline
 
 
 def plant() -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from cauce.applying import Applying, Outcome, consumer_name
-from cauce.envelope import Emission
-from cauce.listeners import Listener
+from cauce.delivery.inbox.attempts import Applying, Outcome, consumer_name
+from cauce.events.envelope import Emission
+from cauce.listeners.on import Listener
 
 
 def plant() -> None:

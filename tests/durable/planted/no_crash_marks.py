@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cauce.applying import Applying
+from cauce.delivery.inbox.attempts import Applying
 
 
 def plant() -> None:

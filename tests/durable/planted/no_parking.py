@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from cauce.applying import Applying, Outcome
-from cauce.journal import Arrival
+from cauce.delivery.inbox.attempts import Applying, Outcome
+from cauce.ports.message_store import Arrival
 
 
 def plant() -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cauce.journal import OutboxRow
-from cauce.lanes import Epoch, LaneKeeper
-from cauce.stores.sql_journal import SqlJournal
-from cauce.transport import LANES, Lane
+from cauce.delivery.lanes.lane_keeper import Epoch, LaneKeeper
+from cauce.ports.message_store import OutboxRow
+from cauce.ports.transport import LANES, Lane
+from cauce.stores.sql.outbox import SqlJournal
 
 
 def plant() -> None:

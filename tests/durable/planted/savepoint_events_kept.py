@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 
-from cauce.levels import Levels
+from cauce.ports.savepoints import Levels
 
 
 def plant() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cauce.stores.sql_journal import SqlJournal
+from cauce.stores.sql.outbox import SqlJournal
 
 
 def plant() -> None:

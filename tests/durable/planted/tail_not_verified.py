@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cauce.transport import BrokerId, Lane, Tail
+from cauce.ports.transport import BrokerId, Lane, Tail
 from cauce.transports.redis_streams import RedisStreams
 
 

@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
 
-from cauce import CauceError, Service
-from cauce.envelope import new_id, utc_now
+from cauce import CauceError, Service, new_id, utc_now
 from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore

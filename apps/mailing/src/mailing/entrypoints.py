@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Awaitable, Callable
 
-from cauce import Context, on
-from cauce.effects import Effect, EffectNotDoneError
-from cauce.retry import Reject, Retry
+from cauce import Context, EffectNotDoneError, Reject, Retry, on
+from cauce.listeners.effects import Effect
 from contracts.accounts import UserCreated
 
 from mailing.application import MailImpossibleError, MailNotSentError, MailUncertainError, WelcomeMail

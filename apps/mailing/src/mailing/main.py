@@ -6,9 +6,7 @@ from email.headerregistry import Address, AddressHeader
 from importlib.metadata import version
 from typing import Final, cast
 
-from cauce import CauceError, Service
-from cauce.effects import AtLeastOnce, AtMostOnce
-from cauce.envelope import utc_now
+from cauce import AtLeastOnce, AtMostOnce, CauceError, Service, utc_now
 from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore

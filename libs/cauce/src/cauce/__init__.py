@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cauce.bus import Bus, DomainEventBus, IntegrationEventBus
-    from cauce.context import Context
-    from cauce.effects import AtLeastOnce, AtMostOnce
-    from cauce.envelope import Envelope, current_envelope
+    from cauce.delivery.nestjs_bridge import NestBridge
+    from cauce.delivery.outbox.alarms import Alarms
+    from cauce.delivery.pace import Pace
+    from cauce.delivery.retention import Keep
     from cauce.errors import (
         CauceError,
         CommitUnknownError,
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
         PublishError,
         TransportUnavailableError,
     )
-    from cauce.events import DomainEvent, IntegrationEvent
-    from cauce.listeners import on
-    from cauce.retry import Reject, Retry, RetryAfter
-    from cauce.service import Service
-    from cauce.transaction import Transaction
+    from cauce.events.envelope import Envelope, current_envelope, new_id, utc_now
+    from cauce.events.event import DomainEvent, IntegrationEvent
+    from cauce.listeners.context import Context
+    from cauce.listeners.effects import AtLeastOnce, AtMostOnce, EffectNotDoneError
+    from cauce.listeners.on import on
+    from cauce.listeners.retry import Reject, Retry, RetryAfter
+    from cauce.publishing.bus import Bus, DomainEventBus, IntegrationEventBus
+    from cauce.publishing.transaction import Transaction
+    from cauce.service.service import Service
 
 __all__ = [
+    "Alarms",
     "AtLeastOnce",
     "AtMostOnce",
     "Bus",
@@ -39,11 +44,15 @@ __all__ = [
     "DefinitionError",
     "DomainEvent",
     "DomainEventBus",
+    "EffectNotDoneError",
     "Envelope",
     "IntegrationEvent",
     "IntegrationEventBus",
+    "Keep",
     "ListenersFailedError",
+    "NestBridge",
     "OutboxFullError",
+    "Pace",
     "PublishError",
     "Reject",
     "Retry",
@@ -52,19 +61,17 @@ __all__ = [
     "Transaction",
     "TransportUnavailableError",
     "current_envelope",
+    "new_id",
     "on",
+    "utc_now",
 ]
 
 # Looked up on first use, so that what needs one part (the command line, a contract) does not wait for all.
 _HOME = {
-    "Bus": "cauce.bus",
-    "DomainEventBus": "cauce.bus",
-    "IntegrationEventBus": "cauce.bus",
-    "Context": "cauce.context",
-    "Envelope": "cauce.envelope",
-    "current_envelope": "cauce.envelope",
-    "AtLeastOnce": "cauce.effects",
-    "AtMostOnce": "cauce.effects",
+    "NestBridge": "cauce.delivery.nestjs_bridge",
+    "Alarms": "cauce.delivery.outbox.alarms",
+    "Pace": "cauce.delivery.pace",
+    "Keep": "cauce.delivery.retention",
     "CauceError": "cauce.errors",
     "CommitUnknownError": "cauce.errors",
     "ConcurrentUseError": "cauce.errors",
@@ -75,14 +82,25 @@ _HOME = {
     "OutboxFullError": "cauce.errors",
     "PublishError": "cauce.errors",
     "TransportUnavailableError": "cauce.errors",
-    "DomainEvent": "cauce.events",
-    "IntegrationEvent": "cauce.events",
-    "on": "cauce.listeners",
-    "Reject": "cauce.retry",
-    "Retry": "cauce.retry",
-    "RetryAfter": "cauce.retry",
-    "Service": "cauce.service",
-    "Transaction": "cauce.transaction",
+    "Envelope": "cauce.events.envelope",
+    "current_envelope": "cauce.events.envelope",
+    "new_id": "cauce.events.envelope",
+    "utc_now": "cauce.events.envelope",
+    "DomainEvent": "cauce.events.event",
+    "IntegrationEvent": "cauce.events.event",
+    "Context": "cauce.listeners.context",
+    "AtLeastOnce": "cauce.listeners.effects",
+    "AtMostOnce": "cauce.listeners.effects",
+    "EffectNotDoneError": "cauce.listeners.effects",
+    "on": "cauce.listeners.on",
+    "Reject": "cauce.listeners.retry",
+    "Retry": "cauce.listeners.retry",
+    "RetryAfter": "cauce.listeners.retry",
+    "Bus": "cauce.publishing.bus",
+    "DomainEventBus": "cauce.publishing.bus",
+    "IntegrationEventBus": "cauce.publishing.bus",
+    "Transaction": "cauce.publishing.transaction",
+    "Service": "cauce.service.service",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for granted

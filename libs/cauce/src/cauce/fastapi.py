@@ -12,8 +12,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from cauce.errors import CauceError
-from cauce.service import Service
-from cauce.transaction import Transaction
+from cauce.publishing.transaction import Transaction
+from cauce.service.service import Service
 
 __all__ = ["ReadTx", "Tx", "service_of"]
 

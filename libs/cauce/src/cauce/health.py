@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cauce.errors import CauceError
-from cauce.service import Service
-from cauce.store import Figured
+from cauce.ports.store import Figured
+from cauce.service.service import Service
 
 __all__ = ["ASGIApp", "health_app"]
 

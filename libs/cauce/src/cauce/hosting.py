@@ -18,10 +18,10 @@ from typing import Any, cast
 import uvicorn
 
 from cauce.errors import ConfigurationError
-from cauce.events import describe
+from cauce.events.event import describe
 from cauce.health import health_app
-from cauce.service import Service
-from cauce.transport import DurableTransport
+from cauce.ports.transport import DurableTransport
+from cauce.service.service import Service
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_CRASHED", "EXIT_OK", "run"]
 

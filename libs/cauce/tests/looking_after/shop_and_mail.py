@@ -12,15 +12,15 @@ from typing import Any
 from uuid import UUID
 
 from cauce import Context, DomainEvent, IntegrationEvent, Service, Transaction, on
-from cauce.admin.figures import Figures
 from cauce.cli import main
-from cauce.effects import AtLeastOnce
-from cauce.pace import Pace
-from cauce.retention import Keep
-from cauce.retry import Reject, Retry
-from cauce.store import Figured
-from cauce.stores.dialect import Dialect
-from cauce.stores.schema import create_tables
+from cauce.delivery.pace import Pace
+from cauce.delivery.retention import Keep
+from cauce.listeners.effects import AtLeastOnce
+from cauce.listeners.retry import Reject, Retry
+from cauce.ports.store import Figured
+from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.figures import Figures
+from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import text

@@ -7,7 +7,7 @@ import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import CauceError
-from cauce.retry import Retry
+from cauce.listeners.retry import Retry
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, cloud_event, figures_of, publish, until
 
 
@@ -71,8 +71,8 @@ async def test_replayed_by_several_people_at_once_it_is_handled_once(
     project: Project, broker: ValkeyServer, cauce: Command, times: int
 ) -> None:
     from cauce.admin.database import looking, open_engine
-    from cauce.admin.dead_letters import Wanted, replay, select
     from cauce.admin.targets import find_targets
+    from cauce.stores.sql.dead_letters import Wanted, replay, select
 
     world = World(broken={"Bob", "Cy", "tick 1", "tick 2", "index of Bob"})
     async with project.running(broker.url, world) as (shop, mail):
@@ -253,7 +253,7 @@ async def test_an_id_of_the_one_database_does_not_wait_for_the_other(
 
 def test_the_errors_of_this_package_are_cauces() -> None:
     from cauce.admin.database import DatabaseUnavailableError
-    from cauce.admin.dead_letters import NoSuchListenerError
-    from cauce.admin.figures import NoTablesError
+    from cauce.stores.sql.dead_letters import NoSuchListenerError
+    from cauce.stores.sql.figures import NoTablesError
 
     assert all(issubclass(one, CauceError) for one in (DatabaseUnavailableError, NoSuchListenerError, NoTablesError))

@@ -5,13 +5,13 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from cauce.admin.broker import open_broker
 from cauce.admin.targets import Broker
-from cauce.admin.watching import Seen, watch
-from cauce.cloudevents import to_json
 from cauce.dev.servers import ValkeyServer
-from cauce.envelope import Envelope
-from cauce.transport import Lane
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import Lane
+from cauce.transports.redis.topics import open_broker
+from cauce.transports.redis.watching import Seen, watch
 from cauce.transports.redis_streams import RedisStreams
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
 

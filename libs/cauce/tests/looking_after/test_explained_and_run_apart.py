@@ -8,9 +8,9 @@ import time
 import urllib.request
 
 import pytest
+from cauce.delivery.retention import Keep
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
-from cauce.retention import Keep
 from shop_and_mail import Command, Project
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])

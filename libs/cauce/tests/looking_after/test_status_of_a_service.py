@@ -8,7 +8,7 @@ import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.health import Message, health_app
-from cauce.stores.tables import metadata
+from cauce.stores.sql.tables import metadata
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 

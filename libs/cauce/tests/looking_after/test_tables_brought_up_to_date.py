@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from cauce import ConfigurationError
-from cauce.stores.schema import SCHEMA, create_tables, ddl, examine
+from cauce.stores.sql.schema import SCHEMA, create_tables, ddl, examine
 from cauce.stores.sqlalchemy import create_engine
 from shop_and_mail import Command, Project
 from sqlalchemy import text

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import TransportUnavailableError
+from cauce.ports.transport import LANES, BrokerId, Lane
 from cauce.testing.transport_contract import LANE, TOPIC, Hearing, message
-from cauce.transport import LANES, BrokerId, Lane
-from cauce.transports.redis_stream_keys import StreamKeys
+from cauce.transports.redis.stream_keys import StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
+from cauce.ports.transport import BrokerId, Lane
 from cauce.testing.transport_contract import TOPIC, DurableTransportContract
-from cauce.transport import BrokerId, Lane
 from cauce.transports.memory_streams import MemoryStreams
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cauce.errors import TransportUnavailableError
+from cauce.ports.transport import BrokerId, Lane
 from cauce.testing.transport_contract import (
     LANE,
     TOPIC,
@@ -20,8 +21,7 @@ from cauce.testing.transport_contract import (
     publishing,
     until,
 )
-from cauce.transport import BrokerId, Lane
-from cauce.transports import redis_stream_group
+from cauce.transports.redis import group_reading as redis_stream_group
 from redis_under_test import OtherServer, Publisher, RedisUnderTest, first_occurrences, proxy
 
 

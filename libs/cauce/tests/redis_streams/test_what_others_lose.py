@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from cauce import Context, IntegrationEvent, Service, on
+from cauce.delivery.pace import Pace
 from cauce.hosting import run
-from cauce.pace import Pace
-from cauce.retry import Retry
+from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing.transport_contract import until
 from cauce.transports.redis_streams import RedisStreams

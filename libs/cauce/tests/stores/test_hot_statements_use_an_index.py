@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cauce.delivery.lanes.lane_keeper import MemberId
 from cauce.dev.servers import ScratchDatabases
-from cauce.journal import Failure
-from cauce.lanes import MemberId
-from cauce.stores.schema import upgrade
+from cauce.ports.message_store import Failure
+from cauce.ports.transport import BrokerId, Lane
+from cauce.stores.sql.schema import upgrade
+from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.stores.tables import metadata
 from cauce.testing.store_contract import delivery, envelope, unit
-from cauce.transport import BrokerId, Lane
 from sqlalchemy import event, text
 from sqlalchemy.schema import CreateIndex, DropIndex
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
+from cauce.delivery.lanes.lane_keeper import MemberId
 from cauce.dev.servers import ScratchDatabases
-from cauce.lanes import MemberId
-from cauce.retry import Retry
+from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import story
 from cauce.transports.memory_streams import MemoryStreams

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from cauce.dev.servers import PostgresServer, ScratchDatabases
 from cauce.stores.memory import MemoryStore
-from cauce.stores.schema import fill_tables
+from cauce.stores.sql.schema import fill_tables
+from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.stores.tables import metadata
 from cauce.testing.store_contract import JournaledStore, StoreContract
 from sqlalchemy import text
 

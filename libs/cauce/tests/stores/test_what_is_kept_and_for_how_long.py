@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
+from cauce.delivery.pace import Pace
+from cauce.delivery.retention import Keep
 from cauce.dev.servers import ScratchDatabases
-from cauce.pace import Pace
-from cauce.retention import Keep
-from cauce.stores.dialect import Dialect
+from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import Story, story
 from cauce.transports.memory_streams import MemoryStreams

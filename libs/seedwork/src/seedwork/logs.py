@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TextIO, cast
 
 import structlog
-from cauce.envelope import current_envelope
+from cauce import current_envelope
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from seedwork.settings import LogSettings

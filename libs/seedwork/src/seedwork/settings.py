@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import quote
 
-from cauce.bridge import NestBridge
-from cauce.events import IntegrationEvent
-from cauce.transport import DurableTransport, Transport
+from cauce import IntegrationEvent, NestBridge
+from cauce.ports.transport import DurableTransport, Transport
 from cauce.transports.memory import MemoryTransport
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings

@@ -11,10 +11,10 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from cauce.admin.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
 from cauce.admin.targets import Target
 from cauce.errors import CauceError
-from cauce.stores.schema import examine
+from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
+from cauce.stores.sql.schema import examine
 from cauce.stores.sqlalchemy import create_engine
 
 __all__ = ["DatabaseUnavailableError", "looking", "open_engine"]

@@ -6,10 +6,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.admin.database import DatabaseUnavailableError, looking
-from cauce.admin.figures import NoTablesError
 from cauce.admin.targets import Target, find_targets
-from cauce.description import Description, read_description
 from cauce.errors import ConfigurationError
+from cauce.service.description import Description, read_description
+from cauce.stores.sql.figures import NoTablesError
 
 __all__ = ["description_of", "known_events", "read_descriptions"]
 

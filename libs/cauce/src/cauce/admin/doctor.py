@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.admin.broker import BrokerView, Group
 from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.descriptions import description_of
-from cauce.admin.figures import Figures, ListenerFigures, NoTablesError, read_figures
 from cauce.admin.targets import Target
-from cauce.description import Description
-from cauce.stores.dialect import Dialect
-from cauce.stores.schema import SCHEMA, Found, examine
-from cauce.transports.redis_pipeline import RedisRefusal
-from cauce.transports.redis_replies import text
+from cauce.service.description import Description
+from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.figures import Figures, ListenerFigures, NoTablesError, read_figures
+from cauce.stores.sql.schema import SCHEMA, Found, examine
+from cauce.transports.redis.pipeline import RedisRefusal
+from cauce.transports.redis.replies import text
+from cauce.transports.redis.topics import BrokerView, Group
 from cauce.verdict import Verdict
 
 __all__ = ["Examined", "examine_broker", "examine_service", "worst"]

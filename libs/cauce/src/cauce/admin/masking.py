@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, cast
 
-from cauce.immutable import secret_looking
+from cauce.events.immutable import secret_looking
 
 __all__ = ["MASK", "masked", "masked_text"]
 

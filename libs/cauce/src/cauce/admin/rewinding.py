@@ -5,10 +5,10 @@ from uuid import uuid4
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.admin.audit import write_audit
-from cauce.admin.broker import BrokerView
-from cauce.description import Description
-from cauce.stores.dialect import Dialect
+from cauce.service.description import Description
+from cauce.stores.sql.audit import write_audit
+from cauce.stores.sql.dialect import Dialect
+from cauce.transports.redis.topics import BrokerView
 
 __all__ = ["Heard", "Published", "Restored", "renew", "rewind_heard", "rewind_published"]
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from cauce.dev.project import Project, ServiceSpec, expand
 from cauce.errors import ConfigurationError, did_you_mean
-from cauce.settings import project_settings, resolve, value_of
+from cauce.settings.loading import project_settings, resolve, value_of
+from cauce.settings.project import Project, ServiceSpec, expand
 
 __all__ = ["Broker", "Target", "broker_of_project", "find_targets"]
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
-from cauce.cli import config, db, dead, dev, doctor, explain, outbox, rewind, run, status, tail, topic
+from cauce.cli.commands import config, db, dead, dev, doctor, explain, outbox, rewind, run, status, tail, topic
 from cauce.cli.parsing import Parser, refuse_unknown_words
 
 __all__ = ["main"]

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from cauce.admin.database import DatabaseUnavailableError
-from cauce.admin.figures import NoTablesError
 from cauce.admin.targets import Target
 from cauce.cli.screen import complain
 from cauce.errors import CauceError, ConfigurationError, TransportUnavailableError
-from cauce.transports.redis_connection import RedisTroubleError
+from cauce.stores.sql.figures import NoTablesError
+from cauce.transports.redis.connection import RedisTroubleError
 
 __all__ = ["DONE", "NOT_DONE", "UNREACHABLE", "WRONG", "carry_out", "each"]
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from cauce.dev.errors import PortInUseError
 from cauce.dev.ports import choose_port, holder_of, is_free
-from cauce.dev.project import Project, expand
 from cauce.errors import ConfigurationError, did_you_mean
+from cauce.settings.project import Project, expand
 
 __all__ = ["Plan", "make_plan", "require_free_ports"]
 

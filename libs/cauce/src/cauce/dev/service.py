@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cauce.dev.errors import DevError, ProcessDiedError
 from cauce.dev.process import Process, describe_exit
-from cauce.dev.project import ServiceSpec, expand
+from cauce.settings.project import ServiceSpec, expand
 
 __all__ = ["DevService"]
 

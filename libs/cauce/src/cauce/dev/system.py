@@ -13,10 +13,10 @@ from cauce.dev.errors import DevError, ProcessDiedError
 from cauce.dev.lock import FileLock
 from cauce.dev.plan import Plan, make_plan, require_free_ports
 from cauce.dev.process import describe_exit
-from cauce.dev.project import Project, expand
 from cauce.dev.servers import EmbeddedServer, MailSinkServer, PostgresServer, ValkeyServer
 from cauce.dev.service import DevService
 from cauce.dev.state_file import StateFile
+from cauce.settings.project import Project, expand
 
 __all__ = ["DevSystem", "Report", "Silence"]
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from cauce.envelope import Clock, Envelope, NewId, current_envelope, new_id, utc_now
 from cauce.errors import ConfigurationError, PublishError, did_you_mean
-from cauce.events import IntegrationEvent, check_fields, describe
-from cauce.journal import Outgoing
-from cauce.levels import Levels
-from cauce.stores.sessions import follow
+from cauce.events.envelope import Clock, Envelope, NewId, current_envelope, new_id, utc_now
+from cauce.events.event import IntegrationEvent, check_fields, describe
+from cauce.ports.message_store import Outgoing
+from cauce.ports.savepoints import Levels
+from cauce.stores.sql.sessions import follow
 
 __all__ = ["Outbox"]
 

@@ -24,15 +24,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import CommitUnknownError, ConfigurationError
-from cauce.levels import Levels
-from cauce.store import Outbound, UnitOfWork
-from cauce.stores.connected import connected
-from cauce.stores.schema import create_tables
-from cauce.stores.sessions import FollowedSession, follow, joins_an_outer_transaction
-from cauce.stores.sql_journal import SqlInbox, SqlJournal
+from cauce.ports.savepoints import Levels
+from cauce.ports.store import Outbound, UnitOfWork
+from cauce.stores.sql.connections import connected
+from cauce.stores.sql.outbox import SqlInbox, SqlJournal
+from cauce.stores.sql.schema import create_tables
+from cauce.stores.sql.sessions import FollowedSession, follow, joins_an_outer_transaction
 
 if TYPE_CHECKING:
-    from cauce.admin.figures import Figures
+    from cauce.stores.sql.figures import Figures
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
@@ -307,7 +307,7 @@ class SqlAlchemyStore:
         return isinstance(error, OperationalError)
 
     async def figures(self) -> "Figures":
-        from cauce.admin.figures import figures_of
+        from cauce.stores.sql.figures import figures_of
 
         return await figures_of(self.engine)
 

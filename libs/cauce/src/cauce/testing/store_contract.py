@@ -25,15 +25,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from cauce.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
-from cauce.envelope import Envelope
+from cauce.delivery.inbox.decision_table import Position
+from cauce.delivery.lanes.lane_keeper import Epoch, MemberId
 from cauce.errors import ConfigurationError, PublishError
-from cauce.inbox import Position
-from cauce.journal import Backlog, Failure, Inbox, OutboxRow, Outgoing, Waiting
-from cauce.lanes import Epoch, MemberId
-from cauce.levels import Levels
-from cauce.store import Journaled, Store, UnitOfWork
-from cauce.transport import LANES, BrokerId, Lane, lane_of
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
+from cauce.ports.message_store import Backlog, Failure, Inbox, OutboxRow, Outgoing, Waiting
+from cauce.ports.savepoints import Levels
+from cauce.ports.store import Journaled, Store, UnitOfWork
+from cauce.ports.transport import LANES, BrokerId, Lane, lane_of
 
 __all__ = ["JournaledStore", "StoreContract", "Unit", "envelope", "unit"]
 

@@ -17,12 +17,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from cauce.cloudevents import to_json
-from cauce.envelope import Envelope
 from cauce.errors import did_you_mean
-from cauce.events import DomainEvent, Event, IntegrationEvent, describe
-from cauce.service import Happening, Service
-from cauce.transport import DurableTransport, lane_of
+from cauce.events.envelope import Envelope
+from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
+from cauce.formats.cloudevents import to_json
+from cauce.ports.transport import DurableTransport, lane_of
+from cauce.service.service import Happening, Service
 
 __all__ = ["Story", "StoryError", "story"]
 

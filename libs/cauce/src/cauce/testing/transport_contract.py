@@ -22,10 +22,10 @@ from typing import Protocol, cast
 
 import msgspec
 
-from cauce.cloudevents import MAX_MESSAGE_BYTES, to_json
-from cauce.envelope import Envelope
 from cauce.errors import PublishError, TransportUnavailableError
-from cauce.transport import LANES, BrokerId, Delivery, DurableTransport, Lane, Subscription
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, to_json
+from cauce.ports.transport import LANES, BrokerId, Delivery, DurableTransport, Lane, Subscription
 
 __all__ = [
     "LANE",

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cauce.envelope import Envelope
-from cauce.names import matches
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.events.envelope import Envelope
+from cauce.events.names import matches
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
 
 __all__ = ["MemoryTransport"]
 

@@ -10,9 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cauce.cloudevents import CONTENT_GONE, MAX_MESSAGE_BYTES, read_of_topic
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription, Tail
+from cauce.formats.cloudevents import CONTENT_GONE, MAX_MESSAGE_BYTES, read_of_topic
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription, Tail
 
 __all__ = ["MemoryStreams"]
 

@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from cauce.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.errors import ConfigurationError, TransportUnavailableError
-from cauce.events import EventType, IntegrationEvent, describe
-from cauce.names import matches
-from cauce.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
-from cauce.transports import nest_wire
-from cauce.transports.nest_wire import REPLY_SUFFIX, Pattern
-from cauce.transports.redis_connection import RedisConnection, RedisServer, RedisTroubleError, url_from_environment
+from cauce.events.envelope import Clock, Envelope, NewId, new_id, utc_now
+from cauce.events.event import EventType, IntegrationEvent, describe
+from cauce.events.names import matches
+from cauce.formats import nestjs as nest_wire
+from cauce.formats.nestjs import REPLY_SUFFIX, Pattern
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.transports.redis.connection import RedisConnection, RedisServer, RedisTroubleError, url_from_environment
 
 __all__ = ["NestNames", "RedisPubSub", "glob_of"]
 

@@ -1,0 +1,196 @@
+"""`cauce dead`: what listeners gave up, and what becomes of it."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from cauce.cli.options import add_json, add_services, count
+from cauce.cli.parsing import add_action, add_actions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cauce.admin.targets import Target
+    from cauce.cli.parsing import Subparsers
+    from cauce.stores.sql.dead_letters import DeadLetter
+
+__all__ = ["register"]
+
+_LIST = """\
+Dead letters of the project's services, newest first, those of the same cause together: deliveries that a
+listener failed on every attempt, or rejected, or that could not be read. They stay until a person replays or discards them; if the event has a
+key, the later events of that key wait behind it.
+
+exit code: 0, also when there are some; 3 if a database cannot be reached.
+"""
+_SHOW = """\
+All that is known of one dead letter: the error and its place in the code, every attempt with its time, the
+producer, the payload, and how many others died of the same. Fields that look like secrets are not shown;
+--raw writes the bytes exactly as they came.
+
+exit code: 0; 1 if there is none with that id; 3 if a database cannot be reached.
+"""
+_REPLAY = """\
+Hands dead letters to their listener again, and to no other: same event id, attempts counted from 1,
+`context.replayed` is true. The running service takes them within a second and removes the dead letter in the
+listener's own transaction. Leaves an audit row. Doing it twice does no harm.
+
+    cauce dead replay 3f2a91c0                     one (any beginning of an id that is not ambiguous)
+    cauce dead replay --listener welcome           those of one listener
+    cauce dead replay --name 'shop.**' --reason exhausted --since 2h --dry-run
+    cauce dead replay --all --rate 5               all of them, five a second
+
+exit code: 0 all were replayed; 1 some were not (and with --wait: or were not handled); 2 it is not clear which
+are meant; 3 if a database cannot be reached.
+"""
+_DISCARD = """\
+Gives dead letters up for good. The next event of the same key is then due. --because is kept in the audit row
+with your name; the event is not counted among the handled.
+
+exit code: 0 all were discarded; 1 some were not; 2 it is not clear which are meant; 3 if a database cannot be
+reached.
+"""
+
+
+def register(subparsers: "Subparsers") -> None:
+    """Add the command and its actions."""
+    parser = subparsers.add_parser("dead", help="list, show, replay and discard dead letters", allow_abbrev=False)
+    actions = add_actions(parser)
+
+    listing = add_action(actions, "list", "dead letters, newest first", _LIST)
+    add_services(listing)
+    _add_filters(listing)
+    listing.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many of one cause (10)")
+    add_json(listing)
+    listing.set_defaults(run=run_list)
+
+    show = add_action(actions, "show", "everything about one", _SHOW)
+    show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
+    add_services(show, positional=False)
+    show.add_argument("--raw", action="store_true", help="only the message, byte for byte")
+    add_json(show, "JSON instead of text; with --raw, the bytes are in it as base64")
+    show.set_defaults(run=run_show)
+
+    replay = add_action(actions, "replay", "hand them to their listener again", _REPLAY)
+    _add_ids_and_filters(replay)
+    replay.add_argument("--rate", type=float, metavar="N", help="at most N a second")
+    replay.add_argument("--because", metavar="WHY", help="for the audit row")
+    wait = "wait so long (30) and say what became of them"
+    replay.add_argument("--wait", type=float, nargs="?", const=30.0, metavar="SECONDS", help=wait)
+    replay.set_defaults(run=run_replay)
+
+    discard = add_action(actions, "discard", "give them up for good, with a reason", _DISCARD)
+    _add_ids_and_filters(discard)
+    discard.add_argument("--because", metavar="WHY", required=True, help="why; for the audit row")
+    discard.set_defaults(run=run_discard)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listener", metavar="NAME", help="only of this listener (the last word of it will do)")
+    parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
+    reasons = "exhausted, rejected, 'crash loop', undecodable, late, 'too old to dedupe' or uncertain"
+    parser.add_argument("--reason", metavar="REASON", help=f"only these: {reasons}")
+    parser.add_argument("--since", metavar="WHEN", help="died since then: 2h, or 2026-11-24T08:05")
+
+
+def _add_ids_and_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="ids, or beginnings of them")
+    _add_filters(parser)
+    parser.add_argument("--all", action="store_true", help="all there are")
+    parser.add_argument("--dry-run", action="store_true", help="only say which")
+    add_services(parser, positional=False)
+    add_json(parser)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """0, or 3 if a database could not be asked."""
+    from cauce.cli.running import carry_out
+
+    return carry_out(_list(arguments))
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """0, 1 if there is no such letter, 2 if the id begins several."""
+    from cauce.cli.running import carry_out
+
+    return carry_out(_show(arguments))
+
+
+def run_replay(arguments: argparse.Namespace) -> int:
+    """0 if all were replayed."""
+    from cauce.cli.commands.dead_deeds import replay_chosen
+    from cauce.cli.running import carry_out
+
+    return carry_out(replay_chosen(arguments))
+
+
+def run_discard(arguments: argparse.Namespace) -> int:
+    """0 if all were discarded."""
+    from cauce.cli.commands.dead_deeds import discard_chosen
+    from cauce.cli.running import carry_out
+
+    return carry_out(discard_chosen(arguments))
+
+
+async def _list(arguments: argparse.Namespace) -> int:
+    from cauce.admin.database import looking
+    from cauce.cli.commands.dead_deeds import narrowed, wanted
+    from cauce.cli.commands.dead_pages import as_json, list_lines
+    from cauce.cli.options import targets_of
+    from cauce.cli.running import WRONG, each
+    from cauce.cli.screen import complain, say, say_json
+    from cauce.stores.sql.dead_letters import NoSuchListenerError, select, short_ids
+
+    filters = wanted(arguments)
+    strangers: list[str] = []
+
+    async def look(target: "Target") -> "tuple[Sequence[DeadLetter], dict[str, str]]":
+        async with looking(target) as connection:
+            try:
+                return await select(connection, filters), await short_ids(connection)
+            except NoSuchListenerError as error:
+                strangers.append(f"{target.name}: {error}")
+                return [], {}
+
+    found, code = await each(targets_of(arguments), look)
+    if strangers and len(strangers) == len(found):
+        complain("\n".join(strangers))
+        return WRONG
+    if arguments.json:
+        say_json({name: [as_json(letter) for letter in letters] for name, (letters, _) in found.items()})
+        return code
+    blocks = [list_lines(name, letters, shown, arguments.limit) for name, (letters, shown) in found.items() if letters]
+    if blocks:
+        say("\n\n".join("\n".join(lines) for lines in blocks))
+    elif found:
+        say("No dead letters" + (" like that." if narrowed(arguments) else "."))
+    return code
+
+
+async def _show(arguments: argparse.Namespace) -> int:
+    from base64 import b64encode
+
+    from cauce.admin.database import looking
+    from cauce.cli.commands.dead_deeds import by_ids
+    from cauce.cli.commands.dead_pages import as_json, show_lines
+    from cauce.cli.options import targets_of
+    from cauce.cli.running import DONE
+    from cauce.cli.screen import say, say_json
+    from cauce.stores.sql.dead_letters import siblings
+
+    found = await by_ids(targets_of(arguments), [arguments.id])
+    if isinstance(found, int):
+        return found
+    target, letter, short = found[0].target, found[0].letter, found[0].short
+    if arguments.raw and not arguments.json:
+        sys.stdout.buffer.write(letter.message)
+        sys.stdout.buffer.flush()
+        return DONE
+    async with looking(target) as connection:
+        alike = await siblings(connection, letter)
+    if arguments.json:
+        raw = {"raw_base64": b64encode(letter.message).decode()} if arguments.raw else {}
+        say_json({"service": target.name, **as_json(letter), "stack": letter.stack, "like_this": alike, **raw})
+    else:
+        say("\n".join(show_lines(target, letter, alike, short)))
+    return DONE

@@ -1,0 +1,189 @@
+"""What is printed of dead letters: the list, and everything about one."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cauce.admin.masking import masked, masked_text
+from cauce.admin.targets import Target
+from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped
+from cauce.cli.when import iso, stamp
+from cauce.one_line import one_line
+from cauce.stores.sql.dead_letters import DeadLetter
+
+__all__ = ["as_json", "list_lines", "show_lines"]
+
+
+def list_lines(service: str, letters: Sequence[DeadLetter], shown: Mapping[str, str], limit: int) -> Iterator[str]:
+    """Those of one service, those of the same cause together; of each cause at most `limit`."""
+    causes: dict[tuple[str, ...], list[DeadLetter]] = {}
+    for letter in letters:
+        causes.setdefault((letter.consumer, letter.name, letter.reason, letter.error), []).append(letter)
+    several = f" of {len(causes)} causes" if len(causes) > 1 else " of one cause" if len(letters) > 1 else ""
+    yield f"{bold(service)}  {plural(len(letters), 'dead letter')}{several}"
+    for alike in causes.values():
+        first = alike[0]
+        yield ""
+        told = (f"{first.name} → {first.listener}", f"{_how(first)}: {first.error}{_at_place(first)}")
+        for text in told:
+            yield from (f"  {line}" for line in wrapped(text, width() - 2))
+        for letter in alike[:limit]:
+            yield f"    {red(shown.get(letter.id, letter.id))}  {stamp(letter.last_at)}{_waits(letter)}".rstrip()
+        if len(alike) > limit:
+            yield f"    … and {len(alike) - limit:,} more like this: --limit {len(alike)}"
+    first_id = shown.get(letters[0].id, letters[0].id)
+    yield ""
+    yield dim(f"  cauce dead show {first_id}")
+
+
+def _how(letter: DeadLetter) -> str:
+    return (
+        f"{letter.reason} after {plural(letter.attempts, 'attempt')}" if letter.reason == "exhausted" else letter.reason
+    )
+
+
+def _at_place(letter: DeadLetter) -> str:
+    return f" · {letter.place}" if letter.place else ""
+
+
+def _waits(letter: DeadLetter) -> str:
+    if letter.state == "being_replayed":
+        return "  being replayed"
+    return f"  {plural(letter.behind, 'later event')} of its key waiting" if letter.behind else ""
+
+
+def show_lines(target: Target, letter: DeadLetter, alike: int, short: str) -> Iterator[str]:
+    """Everything about one. `alike`: how many others died of the same; `short`: its id, as short as it may be."""
+    envelope = letter.envelope
+    yield f"{bold('dead letter ' + short)}  {dim(target.name)}"
+    yield ""
+    version = f", version {envelope.version}" if envelope else ""
+    rows = [
+        ("event", f"{letter.name}{version}"),
+        ("event id", letter.event_id),
+        ("listener", letter.listener if letter.reached_a_listener else "none: it was refused on arrival"),
+        ("reason", f"{letter.reason}{_meaning(letter)}"),
+        ("error", red(letter.error)),
+    ]
+    if letter.place:
+        rows.append(("place", letter.place))
+    if letter.key is not None:
+        behind = f" · {plural(letter.behind, 'later event')} of this key waiting" if letter.behind else ""
+        rows.append(("key", f"{letter.key}{behind}"))
+    rows.append(("from", _producer(letter)))
+    if envelope is not None:
+        rows.append(("occurred", stamp(envelope.occurred_on.timestamp())))
+        if envelope.correlation_id != letter.event_id:
+            rows.append(("conversation", envelope.correlation_id))
+        if envelope.causation_id:
+            rows.append(("caused by", envelope.causation_id))
+    rows.append(("came by", letter.channel or "this service's own database"))
+    rows.append(("worker", f"{letter.worker}, version {letter.version}" if letter.version else letter.worker))
+    if letter.state == "being_replayed":
+        rows.append(("now", "due again: its listener has been asked to take it"))
+    if alike:
+        others = f"{alike + 1:,} like this (same listener, event and error)"
+        rows.append(("cause", others))
+    yield from headed(rows)
+    yield ""
+    yield from _attempt_lines(letter)
+    yield from _message_lines(letter)
+    if letter.stack:
+        yield ""
+        yield dim("  stack")
+        yield from (f"  {line}" for line in letter.stack.rstrip().splitlines())
+    yield ""
+    if letter.envelope is not None and letter.reached_a_listener:
+        yield f"  cauce dead replay {short}"
+        if alike:
+            yield f"  cauce dead replay --listener {letter.listener} --name {letter.name}"
+    yield f"  cauce dead discard {short} --because '…'"
+
+
+def _meaning(letter: DeadLetter) -> str:
+    match letter.reason:
+        case "exhausted":
+            return f": failed {plural(letter.attempts, 'time')}, the last one it was allowed"
+        case "rejected":
+            return ": the listener said it would never work"
+        case "crash loop":
+            return ": its process died of it, again and again"
+        case "too old to dedupe":
+            return ": delivered again later than the inbox remembers; nobody knows whether it was handled"
+        case "undecodable":
+            return ": it does not fit its type, so it was never tried"
+        case "late":
+            return ": a later event of its key had been handled before it came"
+        case "uncertain":
+            return ": its effect may have happened, and must not happen twice"
+        case _:
+            return ""
+
+
+def _producer(letter: DeadLetter) -> str:
+    if not letter.source:
+        return "nobody knows: it is no event"
+    version = letter.envelope.source_version if letter.envelope else None
+    return f"{letter.source} {version}" if version else f"{letter.source} (it does not say its version)"
+
+
+def _attempt_lines(letter: DeadLetter) -> Iterator[str]:
+    if not letter.tried:
+        return
+    yield dim("  attempts")
+    for number, attempt in enumerate(letter.tried, start=1):
+        head = f"    {number:>3}  {stamp(attempt.at)}  "
+        first, *rest = wrapped(attempt.error, width() - len(head))
+        yield f"{head}{first}"
+        yield from (f"{' ' * len(head)}{line}" for line in rest)
+
+
+def _message_lines(letter: DeadLetter) -> Iterator[str]:
+
+    yield ""
+    envelope = letter.envelope
+    size = plural(len(letter.message), "byte")
+    if envelope is not None:
+        yield dim("  payload")
+        payload = json.dumps(masked(letter.payload), indent=2, ensure_ascii=False)
+        yield from (f"    {line}" for line in payload.splitlines())
+        yield dim(f"    in a message of {size}: --raw writes it as it came")
+        return
+    yield dim(f"  message, {size}: --raw writes them as they came")
+    text = one_line(masked_text(letter.message))
+    room = 76
+    for at in range(0, min(len(text), 8 * room), room):
+        yield f"    {text[at : at + room]}"
+    if len(text) > 8 * room:
+        yield "    …"
+
+
+def as_json(letter: DeadLetter) -> dict[str, Any]:
+    """The same for programs; the payload with secrets masked."""
+
+    envelope = letter.envelope
+    return {
+        "id": letter.id,
+        "event": letter.name,
+        "event_id": letter.event_id,
+        "source": letter.source,
+        "source_version": envelope.source_version if envelope else None,
+        "version": envelope.version if envelope else None,
+        "listener": letter.listener,
+        "consumer": letter.consumer,
+        "reason": letter.reason,
+        "error": letter.error,
+        "place": letter.place,
+        "key": letter.key,
+        "state": letter.state,
+        "behind": letter.behind,
+        "attempts": letter.attempts,
+        "tried": [{"at": iso(one.at), "error": one.error} for one in letter.tried],
+        "first_at": iso(letter.first_at),
+        "last_at": iso(letter.last_at),
+        "worker": letter.worker,
+        "worker_version": letter.version,
+        "channel": letter.channel,
+        "bytes": len(letter.message),
+        "payload": masked(letter.payload),
+    }

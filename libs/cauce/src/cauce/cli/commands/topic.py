@@ -1,0 +1,164 @@
+"""`cauce topic`: what the broker holds, who hears it, and how to let go of a service that will never come back."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cauce.cli.options import add_broker, add_json
+from cauce.cli.parsing import add_action, add_actions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cauce.cli.parsing import Subparsers
+    from cauce.transports.redis.topics import BrokerView, Group, Topic
+
+__all__ = ["register"]
+
+_LIST = """\
+Every topic on the broker (one for each publishing service), how much of it is held, and the services that hear
+it: `lag` counts entries a service was never given, `pending` those it was given and has not acknowledged.
+
+exit code: 0; 3 if the broker cannot be reached.
+"""
+_FORGET = """\
+Takes a retired service off the topics it heard, so that they can be trimmed again: as long as a registered
+group has not acknowledged an entry, the entry stays. Refused while the service still has something to hear,
+unless --force says that it never will. A service of that name that still runs comes back by itself.
+
+exit code: 0; 1 if it was refused; 2 if no topic knows that group; 3 if the broker cannot be reached.
+"""
+
+
+def register(subparsers: "Subparsers") -> None:
+    """Add the command and its actions."""
+    parser = subparsers.add_parser("topic", help="list topics and who hears them; forget a service", allow_abbrev=False)
+    actions = add_actions(parser)
+
+    listing = add_action(actions, "list", "topics, groups, lag", _LIST)
+    _add_common(listing)
+    listing.set_defaults(run=run_list)
+
+    forget = add_action(actions, "forget", "a service that will never come back", _FORGET)
+    forget.add_argument("group", metavar="GROUP", help="the service's own name, as in: cauce topic list")
+    forget.add_argument("--topic", metavar="SERVICE", help="only from this topic")
+    forget.add_argument("--force", action="store_true", help="also if entries wait for it; they are lost for it")
+    forget.add_argument("--dry-run", action="store_true", help="only say what would be forgotten")
+    _add_common(forget)
+    forget.set_defaults(run=run_forget)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", default="cauce", metavar="NAME", help="of the streams (cauce)")
+    add_broker(parser)
+    add_json(parser)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """0, or 3 without a broker."""
+    from cauce.cli.running import carry_out
+
+    return carry_out(_list(arguments))
+
+
+def run_forget(arguments: argparse.Namespace) -> int:
+    """0 if it is forgotten."""
+    from cauce.cli.running import carry_out
+
+    return carry_out(_forget(arguments))
+
+
+async def _topics(view: "BrokerView") -> "list[Topic]":
+    return [await view.topic(name) for name in await view.topic_names()]
+
+
+async def _list(arguments: argparse.Namespace) -> int:
+    from cauce.admin.targets import broker_of_project
+    from cauce.cli.running import DONE
+    from cauce.cli.screen import say, say_json
+    from cauce.transports.redis.topics import open_broker
+
+    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as view:
+        topics = await _topics(view)
+        if arguments.json:
+            say_json({topic.name: topic for topic in topics})
+        elif topics:
+            say("\n\n".join("\n".join(_lines(topic)) for topic in topics))
+        else:
+            say(
+                f"No topics on {view.address} under the prefix {arguments.prefix!r}: nobody has published or heard yet."
+            )
+    return DONE
+
+
+def _lines(topic: "Topic") -> "Iterator[str]":
+    from cauce.cli.screen import Column, bold, dim, plural, table, yellow
+    from cauce.cli.when import short
+
+    held = plural(topic.entries, "entry").replace("entrys", "entries")
+    if topic.entries:
+        held += f", the oldest {short(topic.oldest_s)} old, the newest {short(topic.newest_s)}"
+    yield f"{bold(topic.name)}  {held}"
+    yield ""
+    if not topic.groups:
+        yield dim("  heard by nobody")
+        return
+    columns = [Column("heard by"), Column("lag", "right"), Column("pending", "right"), Column("oldest", "right")]
+    rows = ([one.name, f"{one.lag:,}", f"{one.pending:,}", short(one.oldest_waiting_s)] for one in topic.groups)
+    yield from table(columns, rows)
+    for group in topic.groups:
+        if remark := _remark(topic, group):
+            yield f"  {yellow(remark)}"
+
+
+def _remark(topic: "Topic", group: "Group") -> str | None:
+    if group.registered and group.lanes < topic.streams:
+        return (
+            f"{group.name} is registered and has not come for {topic.streams - group.lanes} lanes: they are not trimmed"
+        )
+    if not group.registered:
+        return f"{group.name} is not registered: it is no service of ours"
+    return None
+
+
+async def _forget(arguments: argparse.Namespace) -> int:
+    from cauce.admin.targets import broker_of_project
+    from cauce.cli.running import DONE, NOT_DONE, WRONG
+    from cauce.cli.screen import complain, plural, say, say_json
+    from cauce.errors import did_you_mean
+    from cauce.transports.redis.topics import open_broker
+
+    name: str = arguments.group
+    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as view:
+        topics = await _topics(view)
+        known = {group.name for topic in topics for group in topic.groups}
+        of_that_name = {
+            topic.name: group
+            for topic in topics
+            if arguments.topic in (None, topic.name)
+            for group in topic.groups
+            if group.name == name
+        }
+        if not of_that_name:
+            if arguments.topic is not None and arguments.topic not in {topic.name for topic in topics}:
+                complain(f"No topic {arguments.topic!r}.{did_you_mean(arguments.topic, [one.name for one in topics])}")
+            else:
+                heard = f" There is {', '.join(sorted(known))}." if known else ""
+                complain(f"No topic is heard by {name!r}.{did_you_mean(name, known)}{heard}")
+            return WRONG
+        waiting = sum(group.lag + group.pending for group in of_that_name.values())
+        if waiting and not (arguments.force or arguments.dry_run):
+            complain(
+                f"{plural(waiting, 'event')} in {', '.join(of_that_name)} still wait for {name}. If it will never come "
+                "back: --force"
+            )
+            return NOT_DONE
+        if not arguments.dry_run:
+            for topic in of_that_name:
+                await view.forget(topic, name)
+    if arguments.json:
+        say_json({"forgotten": name, "topics": sorted(of_that_name), "unheard": waiting, "dry_run": arguments.dry_run})
+    else:
+        done = "would be forgotten" if arguments.dry_run else "is forgotten"
+        unheard = f", with {plural(waiting, 'event')} it never handled" if waiting else ""
+        say(f"{name} {done} in {', '.join(sorted(of_that_name))}{unheard}.")
+    return DONE

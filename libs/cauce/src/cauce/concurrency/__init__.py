@@ -1,0 +1,1 @@
+"""asyncio, and nothing of events."""

@@ -1,0 +1,1 @@
+"""From the broker, or the waiting room, to a committed outcome."""

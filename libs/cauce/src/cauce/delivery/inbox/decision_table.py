@@ -1,0 +1,70 @@
+"""What a delivery means to a listener that may have seen it before: the decision table. Sans-I/O.
+
+arrives                                        means                        does
+─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
+id known                                       duplicate                    acknowledge
+no key                                         first time                   run
+no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
+  inbox's retention
+same incarnation, seq > last                   next of what is heard here   run, remember seq
+same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
+  the inbox's retention
+same incarnation, seq ≤ last, older            duplicate from long ago      acknowledge
+another incarnation                            the producer began anew      run, position starts again
+
+A number that this listener has not seen before it says nothing: it may be of an event it does not hear. Whether one is
+missing is asked where all of them go by (gaps.py).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cauce.events.envelope import Envelope
+
+__all__ = ["Decision", "Position", "decide", "sequence_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last event of one key that a listener has handled."""
+
+    last_seq: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    do: Literal["run", "acknowledge", "dead_letter"]
+    why: Literal["first", "next", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
+
+
+def decide(
+    *,
+    id_known: bool,
+    key_seq: int | None,
+    incarnation: str | None,
+    position: Position | None,
+    age_s: float,
+    retention_s: float,
+    repeated: bool = False,
+) -> Decision:
+    """Apply the table. `age_s`: how old the event is; `retention_s`: how long the inbox remembers ids; `repeated`: it
+    was delivered to a process of this service before."""
+    if id_known:
+        return Decision("acknowledge", "duplicate")
+    if key_seq is None or incarnation is None:
+        return Decision("dead_letter", "too_old") if repeated and age_s >= retention_s else Decision("run", "first")
+    if position is None:
+        return Decision("run", "first")
+    if incarnation != position.incarnation:
+        return Decision("run", "new_incarnation")
+    if key_seq > position.last_seq:
+        return Decision("run", "next")
+    if age_s < retention_s:
+        return Decision("dead_letter", "late")
+    return Decision("acknowledge", "old_duplicate")
+
+
+def sequence_of(envelope: Envelope) -> int | None:
+    """Its number among those of its key; None if it has none that could be compared."""
+    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq

@@ -1,0 +1,118 @@
+"""The shell around LaneKeeper: beats against the database until cancelled, and says which lanes are ours."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from cauce.delivery.lanes.lane_keeper import BEAT_EVERY_S, LEASE_S, Epoch, LaneKeeper, MemberId
+from cauce.ports.message_store import Journal
+from cauce.ports.transport import Lane
+from cauce.telemetry.connectivity import DatabaseTrouble
+
+__all__ = ["Ownership"]
+
+_BUSY_LANES_S = 0.2
+_AFTER_A_LEASE_S = 0.05
+_LEASES_UNTIL_NOT_READY = 2
+
+
+class Ownership:
+    """Which lanes this process may work on. `lanes` is what loops ask before every step."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        me: MemberId,
+        *,
+        busy: Callable[[Collection[Lane]], bool],
+        trouble: DatabaseTrouble,
+        lease_s: float = LEASE_S,
+        beat_every_s: float = BEAT_EVERY_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`busy`: whether deliveries of these lanes are still being handled; they are given back when not."""
+        self.me = me
+        self._journal = journal
+        self._keeper = LaneKeeper(me, lease_s=lease_s)
+        self._busy = busy
+        self._trouble = trouble
+        self._lease_s = lease_s
+        self._beat_every_s = beat_every_s
+        self._now = monotonic
+        self._leaving: frozenset[Lane] = frozenset()
+        self._orphans: frozenset[Lane] = frozenset()
+        self._renewed_at: float | None = None
+        self._ownerless: dict[Lane, float] = {}
+        """Lanes that nobody owned at the last beat, and since when that was seen."""
+
+    def lanes(self) -> Mapping[Lane, Epoch]:
+        """Lanes to begin new work on, with their epochs."""
+        return {lane: epoch for lane, epoch in self._keeper.owned(self._now()).items() if lane not in self._leaving}
+
+    def epochs(self) -> Mapping[Lane, Epoch]:
+        """Lanes that are still ours, those being given back among them: for finishing what runs."""
+        return self._keeper.owned(self._now())
+
+    def drop(self, lane: Lane) -> None:
+        """Let go of a lane whose order we could not keep: it is taken anew at the next beat, and read from the start."""
+        self._keeper.gave_back([lane])
+
+    def left_by_the_dead(self, lane: Lane) -> bool:
+        """Whether we have this lane from somebody who did not give it back."""
+        return lane in self._orphans
+
+    def problem(self) -> str | None:
+        """Why there are lanes that nobody works on, for longer than two leases; None while there are not."""
+        limit_s = self._lease_s * _LEASES_UNTIL_NOT_READY
+        unrenewed_s = 0.0 if self._renewed_at is None else self._now() - self._renewed_at
+        if unrenewed_s > limit_s:
+            return f"this process could not renew its lease for {unrenewed_s:.0f} s"
+        waiting = sorted(lane for lane, since in self._ownerless.items() if self._now() - since > limit_s)
+        if not waiting:
+            return None
+        named = ", ".join(map(str, waiting))
+        return f"no process owns lane {named}: others hold a lease and take no lanes → cauce doctor"
+
+    async def run(self) -> None:
+        """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
+        self._renewed_at = self._now()
+        while True:
+            pause_s = self._beat_every_s
+            try:
+                async with asyncio.timeout(self._lease_s):
+                    pause_s = await self._beat()
+                self._trouble.over()
+            except Exception as error:  # the outage of the database is reported by readiness too
+                self._trouble.seen(error, retry_in_s=pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def leave(self) -> None:
+        """Give everything back, so that others need not wait for the lease to end."""
+        async with asyncio.timeout(5):
+            await self._journal.leave(self.me)
+
+    async def _beat(self) -> float:
+        """One beat; returns how long to wait for the next."""
+        asked = self._now()
+        rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
+        self._keeper.renewed(requested_at=asked, now=self._now())
+        self._renewed_at = asked
+        beat = self._keeper.beat(rows, members=members)
+        taken: Mapping[Lane, Epoch] = {}
+        if beat.take:
+            taken = await self._journal.take(self.me, beat.take)
+            self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
+            for lane, epoch in taken.items():
+                self._keeper.took(lane, epoch)
+        self._ownerless = {lane: self._ownerless.get(lane, asked) for lane in beat.ownerless - taken.keys()}
+        self._leaving = beat.give_back
+        done = [lane for lane in beat.give_back if not self._busy([lane])]
+        if done:
+            await self._journal.give_back(self.me, done)
+            self._keeper.gave_back(done)
+            self._leaving -= frozenset(done)
+        if self._leaving:
+            return min(self._beat_every_s, _BUSY_LANES_S)
+        ends_s = beat.next_lease_ends_in_s
+        # A lease that is not renewed is noticed when it ends, not up to a beat later.
+        return self._beat_every_s if ends_s is None else min(self._beat_every_s, ends_s + _AFTER_A_LEASE_S)

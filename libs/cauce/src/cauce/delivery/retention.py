@@ -1,0 +1,105 @@
+"""How long Cauce's own rows are kept, and the loop that lets them go: in small batches, oldest first."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from cauce.delivery.lanes.ownership import Ownership
+from cauce.errors import TransportUnavailableError
+from cauce.ports.message_store import Journal
+from cauce.ports.transport import DurableTransport
+from cauce.telemetry.connectivity import DatabaseTrouble
+
+__all__ = ["BATCH", "Keep", "Pruning"]
+
+log = logging.getLogger("cauce.retention")
+
+_EVERY_S = 30.0
+BATCH = 1000
+"""How many rows are removed at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What is kept for how long, in seconds, rows and bytes.
+
+    Sent rows are what a broker that lost its data is fed from; the inbox is what recognises a repeat. Both cost disk.
+    """
+
+    sent_s: float = 24 * 3600.0
+    sent_rows: int = 1_000_000
+    sent_bytes: int = 1024 * 1024 * 1024
+    inbox_s: float = 7 * 24 * 3600.0
+    broker_s: float = 24 * 3600.0
+
+
+class Pruning:
+    """Deletes what is older than `keep` says. Only the process that owns lane 0 does it, so that one does."""
+
+    def __init__(
+        self,
+        *,
+        topics: Sequence[str],
+        journal: Journal,
+        transport: DurableTransport | None,
+        ownership: Ownership,
+        keep: Keep,
+        trouble: DatabaseTrouble,
+        count: Callable[[str, int], None],
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._topics = topics
+        self._journal = journal
+        self._transport = transport
+        self._ownership = ownership
+        self._keep = keep
+        self._trouble = trouble
+        self._count = count
+        self._every_s = every_s
+        self._capped = False
+
+    async def run(self) -> None:
+        """Prune until cancelled. Trouble is said and tried again; nothing depends on it being soon."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._round()
+            except TransportUnavailableError:
+                continue  # the relay reports it
+            except Exception as error:
+                self._trouble.seen(error, retry_in_s=self._every_s)
+
+    async def _round(self) -> None:
+        lanes = self._ownership.lanes()
+        if 0 in lanes:
+            keep = self._keep
+            while await self._journal.prune_inbox(older_than_s=keep.inbox_s, limit=BATCH) == BATCH:
+                await asyncio.sleep(0)
+            while (await self._journal.prune_sent(older_than_s=keep.sent_s, limit=BATCH)) == BATCH:
+                await asyncio.sleep(0)
+            await self._enforce_caps()
+        if self._transport is not None:
+            for topic, lane in product(self._topics, lanes):
+                trimmed = await self._transport.trim(topic, lane, older_than_s=self._keep.broker_s)
+                if trimmed:
+                    self._count("trimmed", trimmed)
+
+    async def _enforce_caps(self) -> None:
+        """By rows and bytes: the window gets shorter than promised, so it is said."""
+        capped = False
+        while await self._journal.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
+            if not await self._journal.prune_sent(older_than_s=0.0, limit=BATCH):
+                break
+            capped = True
+            await asyncio.sleep(0)
+        if capped:
+            self._count("window_shortened", 1)
+        if capped and not self._capped:
+            log.error(
+                "more events are sent than kept rows allow (%d rows, %d bytes): a broker that loses its data can be fed "
+                "less than %.0f h back",
+                self._keep.sent_rows, self._keep.sent_bytes, self._keep.sent_s / 3600,
+            )  # fmt: skip
+        self._capped = capped

@@ -1,0 +1,1 @@
+"""At most once: in memory after the commit, and Pub/Sub."""

@@ -1,0 +1,190 @@
+"""From a delivery to the listeners: decoded once, in order per key, every listener in a transaction of its own.
+
+Sixteen lanes run side by side; a lane handles one delivery after the other. The key decides the lane, so two events
+of one key never overtake each other, and a slow listener delays a sixteenth of the keys at most.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from cauce.errors import DecodeError
+from cauce.events.envelope import Emission, Envelope, current_emission, key_of
+from cauce.events.event import Event, IntegrationEvent, describe
+from cauce.listeners.on import Listener
+from cauce.one_line import one_line
+from cauce.ports.transport import LANES, Delivery, lane_of
+from cauce.telemetry.log_text import place_of
+
+E = TypeVar("E", bound=Event)
+
+__all__ = ["Consumer", "decode", "log_failure"]
+
+log = logging.getLogger("cauce.consumer")
+
+_QUEUE_PER_LANE = 256
+
+Handle = Callable[[Listener, Emission, Delivery], Awaitable[None]]
+"""Run one listener; raises what it raises."""
+
+
+def decode(raw: bytes | msgspec.Raw, event_type: type[E]) -> E:
+    """The typed event. DecodeError says where in the payload it does not fit, never what stands there."""
+    name = describe(event_type).name
+    try:
+        return msgspec.json.decode(raw, type=event_type)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at ")
+        raise DecodeError(name, path=path.strip("`") or "$", expectation=_without_values(text)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(name, path="$", expectation=f"not JSON ({type(error).__name__})") from None
+
+
+def _without_values(text: str) -> str:
+    """msgspec names types, and for enums and tags the value, which may be somebody's data."""
+    text = re.sub(r"^(Invalid enum value|Invalid value) .*", r"\1", text, flags=re.DOTALL)
+    return (text[:1].lower() + text[1:])[:200].replace("`", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A delivery that is an event somebody here hears."""
+
+    event_type: type[IntegrationEvent]
+    emission: Emission
+    delivery: Delivery
+
+
+class Consumer:
+    """The lanes between a transport and the listeners of integration events."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        types: Mapping[str, type[IntegrationEvent]],
+        listeners: Mapping[type[IntegrationEvent], Sequence[Listener]],
+        handle: Handle,
+        count: Callable[[str], None],
+    ) -> None:
+        """`types`: event classes by every name they are accepted under."""
+        self._service = service
+        self._types = types
+        self._listeners = listeners
+        self._handle = handle
+        self._count = count
+        self._lanes: list[asyncio.Queue[_Job]] = [asyncio.Queue(_QUEUE_PER_LANE) for _ in range(LANES)]
+        self._unfinished = 0
+        self._closed = False
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Accept a delivery; waits while its lane is full. What is no event of ours is said, counted and done with."""
+        if self._closed:
+            return
+        self._count("received")
+        job = self._understand(delivery)
+        if job is None:
+            await _acknowledge(delivery)
+            return
+        self._unfinished += 1
+        try:
+            await self._lanes[lane_of(job.emission.envelope)].put(job)
+        except BaseException:
+            self._unfinished -= 1  # not accepted: the transport is being stopped
+            raise
+
+    async def run(self) -> None:
+        """Work the lanes until cancelled. What was not handled then is forgotten, and nobody waits for room."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for lane in self._lanes:
+                    tasks.create_task(self._work(lane))
+        finally:
+            self._closed = True
+            for lane in self._lanes:
+                while not lane.empty():
+                    lane.get_nowait()
+
+    @property
+    def unfinished(self) -> int:
+        """How many deliveries were accepted and are not handled yet."""
+        return self._unfinished
+
+    def _understand(self, delivery: Delivery) -> _Job | None:
+        envelope = delivery.envelope
+        if envelope is None:
+            self._refuse(delivery, delivery.problem or "not an event")
+            return None
+        event_type = self._types.get(envelope.name)
+        if event_type is None:
+            self._count("unheard")
+            return None
+        try:
+            event = envelope.payload if isinstance(envelope.payload, Event) else decode(envelope.payload, event_type)
+        except DecodeError as error:
+            self._refuse(delivery, f"{error.path}: {error.expectation}", event_type)
+            return None
+        described = describe(event_type)
+        # Whatever name it came under, from here on it has its own.
+        known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key_of(event, described))
+        return _Job(event_type, Emission(event, None, known.source, known), delivery)
+
+    async def _work(self, lane: "asyncio.Queue[_Job]") -> None:
+        while True:
+            job = await lane.get()
+            try:
+                await self._tell(job)
+                await _acknowledge(job.delivery)
+            finally:
+                self._unfinished -= 1
+
+    async def _tell(self, job: _Job) -> None:
+        """Every listener once. Whatever goes wrong with one is said and counted; the others and the lane go on."""
+        token = current_emission.set(job.emission)
+        try:
+            for listener in self._listeners.get(job.event_type, ()):
+                try:
+                    await self._handle(listener, job.emission, job.delivery)
+                except Exception as error:  # one listener's error is not the others'
+                    self._count("failed")
+                    log_failure(log, self._service, listener, job.emission.envelope, error)
+                else:
+                    self._count("handled")
+        finally:
+            current_emission.reset(token)
+
+    def _refuse(self, delivery: Delivery, problem: str, event_type: type[IntegrationEvent] | None = None) -> None:
+        """One line: what, where it does not fit, who sent it, what to do. Never the value: it may be a secret."""
+        self._count("refused")
+        envelope = delivery.envelope
+        if envelope is None or event_type is None:
+            what, sender, fix = f"a message on {delivery.channel}", "", " → correct whoever publishes it there"
+        else:
+            what, sender = f"{envelope.name} {envelope.id}", f" · from {envelope.source or 'unknown'}"
+            home = f"{event_type.__module__}.{event_type.__qualname__}"
+            fix = f" → correct the sender, or {home}"
+        line = f"{self._service} refused {what} · {problem}{sender} · {len(delivery.raw)} bytes, not kept{fix}"
+        log.error("%s", one_line(line))
+
+
+async def _acknowledge(delivery: Delivery) -> None:
+    try:
+        await delivery.ack()
+    except Exception as error:  # the broker's trouble is reported by the transport
+        log.warning("%s", one_line(f"{delivery.channel}: could not be acknowledged: {error}"))
+
+
+def log_failure(log: logging.Logger, service: str, listener: Listener, envelope: Envelope, error: Exception) -> None:
+    """One line with who, what, why and where, and the traceback beneath it."""
+    text = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    place = place_of(error)
+    line = (
+        f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{f' · {place}' if place else ''}"
+    )
+    log.error("%s", one_line(f"{line} · not tried again"), exc_info=error)

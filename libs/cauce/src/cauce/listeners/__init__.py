@@ -1,0 +1,1 @@
+"""Who hears an event, and how they are called."""

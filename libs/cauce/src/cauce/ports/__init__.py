@@ -1,0 +1,1 @@
+"""What Cauce needs from outside: values and Protocols, no work."""

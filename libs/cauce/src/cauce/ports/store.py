@@ -1,0 +1,115 @@
+"""The port to a service's own database: one unit of work at a time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from cauce.ports.message_store import Inbox, Journal, Outgoing
+from cauce.ports.savepoints import Levels
+
+if TYPE_CHECKING:
+    from cauce.stores.sql.figures import Figures
+
+__all__ = ["Figured", "Journaled", "Outbound", "Store", "UnitOfWork"]
+
+
+class UnitOfWork(Protocol):
+    """One database transaction, begun by its first statement.
+
+    Whoever ends it sees to it that `commit` and `rollback` are not cancelled halfway.
+    """
+
+    @property
+    def session(self) -> object:
+        """What the user's code writes through (an AsyncSession for SQLAlchemy); raises CauceError if there is none."""
+        ...
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a part of a transaction somebody else will end: then nothing is known to be committed."""
+        ...
+
+    def take_part(self) -> None:
+        """An event is published in it now, so it has begun: from here on a rollback by the user's code is noticed."""
+        ...
+
+    async def commit(self) -> None:
+        """Commit, unless the user's code ended the transaction already.
+
+        Raises CommitUnknownError if the connection broke meanwhile, and the database's own error if it refused;
+        then nothing is committed.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Undo and give the connection back. Safe in any state."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """A part that can be undone alone: an exception leaving it undoes it, and the events published in it."""
+        ...
+
+
+Outbound = Callable[[Sequence[Any]], Sequence[Outgoing]]
+"""From what was published in a transaction to the rows that have to be written in it."""
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A store that can keep what durable delivery needs, beside the service's own tables."""
+
+    async def prepare(self) -> None:
+        """Make sure Cauce's tables are there. Raises ConfigurationError if they are of another version."""
+        ...
+
+    async def prepared(self) -> bool:
+        """Whether Cauce's tables are there already. Bounded in time; False if the database does not tell."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is committed outlives the process."""
+        ...
+
+    def journal(self) -> Journal: ...
+    def inbox(self, work: UnitOfWork) -> Inbox:
+        """The inbox inside a unit of work that this store has begun."""
+        ...
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""
+        ...
+
+
+@runtime_checkable
+class Figured(Protocol):
+    """A store that can tell what a service has done, what waits and what is dead, over all restarts and processes."""
+
+    async def figures(self) -> "Figures":
+        """The numbers of now. Raises NoTablesError where there is nothing to count, and the database's own errors."""
+        ...
+
+
+class Store(Protocol):
+    """Where a service keeps its state."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def session_type(self) -> type | None:
+        """The type under which listeners may ask for the session."""
+        ...
+
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
+        """A fresh unit of work. It tells `levels` whenever a savepoint begins or ends, so that events follow it.
+
+        Just before every commit, what `outgoing` says of the surviving events is written with the change.
+        """
+        ...
+
+    async def problem(self) -> str | None:
+        """Why the database cannot be used now, or None. Bounded in time."""
+        ...
+
+    async def close(self) -> None: ...

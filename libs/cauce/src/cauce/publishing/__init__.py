@@ -1,0 +1,1 @@
+"""Saying that something happened."""

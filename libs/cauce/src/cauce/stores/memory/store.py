@@ -1,0 +1,158 @@
+"""No database: transactions in memory, and with them, if it is asked for, everything durable delivery writes down."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from cauce.errors import CauceError
+from cauce.ports.savepoints import Levels
+from cauce.ports.store import Outbound, UnitOfWork
+from cauce.stores.memory.message_store import MemoryInbox, MemoryJournal, Tables, write_outgoing
+
+__all__ = ["MemoryStore"]
+
+_TURN_LIMIT_S = 30.0
+
+
+class _TurnNotHadError(CauceError):
+    """Another transaction in memory did not end in time."""
+
+    def __init__(self) -> None:
+        super().__init__(f"another listener's transaction in memory did not end within {_TURN_LIMIT_S:g} s")
+
+
+class MemoryStore:
+    """For services without state, and for tests. A transaction has no session; its events still follow its fate.
+
+    What durable delivery keeps is gone with the process. So it has to be asked for, by `store=MemoryStore()`, and is
+    refused beside a broker that outlives the process. Transactions of listeners take turns. For one event loop at a
+    time.
+    """
+
+    name = "memory"
+    durable = False
+    session_type = None
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._rows = Tables()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+        turn = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        written = None if read_only or outgoing is None else _Written(self._rows.over(), turn, outgoing, self._clock)
+        return _Work(levels, written)
+
+    async def prepare(self) -> None:
+        return None
+
+    async def prepared(self) -> bool:
+        return True
+
+    def journal(self) -> MemoryJournal:
+        return MemoryJournal(self._rows, self._clock)
+
+    def inbox(self, work: UnitOfWork) -> MemoryInbox:
+        return MemoryInbox(cast("_Work", work).in_turn, self._clock)
+
+    def is_infrastructure(self, error: BaseException) -> bool:
+        return isinstance(error, _TurnNotHadError)
+
+    async def problem(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+class _Written:
+    """What a transaction writes down."""
+
+    def __init__(self, rows: Tables, turn: asyncio.Lock, outgoing: Outbound, clock: Callable[[], float]) -> None:
+        self._rows = rows
+        self._turn = turn
+        self._has_turn = False
+        self._outgoing = outgoing
+        self._clock = clock
+
+    async def in_turn(self) -> Tables:
+        """The rows as this transaction sees them, once the listeners' transactions before it have ended."""
+        if not self._has_turn:
+            try:
+                async with asyncio.timeout(_TURN_LIMIT_S):
+                    self._has_turn = await self._turn.acquire()
+            except TimeoutError:
+                raise _TurnNotHadError from None
+        return self._rows
+
+    def commit(self, published: Sequence[Any]) -> None:
+        write_outgoing(self._rows, self._outgoing(published), self._clock())
+        self._rows.merge()
+
+    def end(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
+
+    @contextmanager
+    def savepoint(self) -> Generator[None]:
+        outside = self._rows
+        self._rows = outside.over()
+        try:
+            yield
+            self._rows.merge()
+        finally:
+            self._rows = outside
+
+
+class _Work:
+    def __init__(self, levels: Levels[Any], written: _Written | None) -> None:
+        self._levels = levels
+        self._written = written
+
+    @property
+    def session(self) -> object:
+        raise CauceError("This service has no database, so there is no session. Give it one: store=SqlAlchemyStore(…)")
+
+    @property
+    def joined(self) -> bool:
+        return False
+
+    def take_part(self) -> None:
+        return None
+
+    async def in_turn(self) -> Tables:
+        if self._written is None:
+            raise CauceError("this transaction was begun without a journal; nothing can be written down in it")
+        return await self._written.in_turn()
+
+    async def commit(self) -> None:
+        if self._written is not None:
+            self._written.commit(self._levels.surviving())
+        self._end(committed=True)
+
+    async def rollback(self) -> None:
+        self._end(committed=False)
+
+    def _end(self, *, committed: bool) -> None:
+        if self._written is not None:
+            self._written.end()
+        self._levels.transaction_ended(committed=committed)
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        return self._savepoint()
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncGenerator[None]:
+        mark = object()
+        self._levels.opened(mark)
+        kept = False
+        try:
+            with self._written.savepoint() if self._written is not None else nullcontext():
+                yield
+            kept = True
+        finally:
+            self._levels.ended(mark, kept=kept)

@@ -1,0 +1,1 @@
+"""All SQL on Cauce's own tables."""

@@ -1,0 +1,370 @@
+"""Dead letters: found, told apart, replayed, discarded.
+
+A replay makes the delivery due in the waiting room of its listener, and nothing else: the running service takes it from
+there, and removes the dead letter in the transaction in which the listener succeeds. Whoever replays twice, or while
+somebody else does, gets it handled once.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import msgspec
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from cauce.admin.short_ids import shortest_beginnings
+from cauce.errors import CauceError, DecodeError, did_you_mean
+from cauce.events.envelope import Envelope
+from cauce.events.names import matches
+from cauce.formats.cloudevents import from_json
+from cauce.stores.sql.audit import write_audit
+from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.figures import listener_of
+from cauce.telemetry.log_text import place_in
+
+__all__ = [
+    "Attempt",
+    "DeadLetter",
+    "Deed",
+    "NoSuchListenerError",
+    "Wanted",
+    "by_prefix",
+    "discard",
+    "history_of",
+    "outcomes",
+    "replay",
+    "resolve_listener",
+    "select",
+    "short_ids",
+    "siblings",
+]
+
+_TRIES = 4
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    at: float
+    error: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery that was given up, and where it stands now. Times are seconds since the epoch, by the database."""
+
+    id: str
+    consumer: str
+    source: str
+    event_id: str
+    name: str
+    lane: int
+    key: str | None
+    channel: str
+    message: bytes
+    reason: str
+    error: str
+    stack: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+    worker: str
+    version: str | None
+    """Of the code that failed, if its service tells."""
+    tried: tuple[Attempt, ...]
+    state: Literal["dead", "being_replayed"]
+    behind: int
+    """Later events of its key that wait for it."""
+
+    @property
+    def listener(self) -> str:
+        return listener_of(self.consumer)
+
+    @property
+    def reached_a_listener(self) -> bool:
+        return "/" in self.consumer
+
+    @property
+    def place(self) -> str | None:
+        """`mail.py:12 in send`: the innermost line of the traceback that is not some library's."""
+        return place_in(self.stack or "")
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """What the bytes say, if they are an event at all."""
+        try:
+            return from_json(self.message)
+        except DecodeError:
+            return None
+
+    @property
+    def payload(self) -> Any:
+        """The decoded payload; None if the bytes are no event."""
+        envelope = self.envelope
+        return None if envelope is None else msgspec.json.decode(cast("msgspec.Raw", envelope.payload))
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters; everything that is said must hold. `name` may be a pattern; `since_s` is an age."""
+
+    listener: str | None = None
+    name: str | None = None
+    reason: str | None = None
+    since_s: float | None = None
+
+
+class NoSuchListenerError(CauceError):
+    """No listener of this service is called that; the message names the nearest."""
+
+
+_COLUMNS = (
+    "d.*, w.position AS waits, w.next_at AS due_at, (SELECT count(*) FROM cauce_waiting b WHERE b.consumer = d.consumer "
+    "AND b.source = d.source AND b.key = d.key AND b.event_id <> d.event_id) AS behind "
+    "FROM cauce_dead_letter d LEFT JOIN cauce_waiting w "
+    "ON w.consumer = d.consumer AND w.source = d.source AND w.event_id = d.event_id"
+)
+
+
+async def select(connection: AsyncConnection, wanted: Wanted, *, limit: int | None = None) -> Sequence[DeadLetter]:
+    """The newest `limit` of them, newest first. Raises NoSuchListenerError."""
+    values: dict[str, Any] = {}
+    conditions = ["1 = 1"]
+    if wanted.listener is not None:
+        conditions.append("d.consumer = :consumer")
+        values["consumer"] = await resolve_listener(connection, wanted.listener)
+    if wanted.reason is not None:
+        conditions.append("d.reason = :reason")
+        values["reason"] = wanted.reason
+    if wanted.since_s is not None:
+        conditions.append("d.last_at >= :NOW - :since")
+        values["since"] = wanted.since_s
+    if wanted.name is not None:
+        names = [str(row.name) for row in await _ask(connection, "SELECT DISTINCT name FROM cauce_dead_letter")]
+        meant = {f"name{number}": name for number, name in enumerate(names) if matches(wanted.name, name)}
+        conditions.append(f"d.name IN ({', '.join(f':{one}' for one in meant)})" if meant else "1 = 0")
+        values |= meant
+    statement = (
+        f"SELECT {_COLUMNS} WHERE {' AND '.join(conditions)} ORDER BY d.last_at DESC, d.id"  # conditions of ours
+    )
+    if limit is not None:
+        statement += " LIMIT :limit"
+        values["limit"] = limit
+    return [_letter(row) for row in await _ask(connection, statement, **values)]
+
+
+async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLetter]:
+    """Those whose id begins so, at most twenty. The whole id means one."""
+    if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
+        return []
+    statement = f"SELECT {_COLUMNS} WHERE d.id LIKE :prefix ORDER BY d.last_at DESC LIMIT 20"  # constants
+    return [_letter(row) for row in await _ask(connection, statement, prefix=f"{prefix}%")]
+
+
+async def short_ids(connection: AsyncConnection) -> dict[str, str]:
+    """For every dead letter here the shortest beginning of its id that means no other."""
+    return shortest_beginnings(str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter"))
+
+
+async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
+    """How many others died of the same: listener, event, reason and the first line of the error."""
+    found = await _ask(
+        connection,
+        "SELECT count(*) AS n FROM cauce_dead_letter WHERE consumer = :consumer AND name = :name AND reason = :reason "
+        "AND error = :error AND id <> :id",
+        consumer=letter.consumer,
+        name=letter.name,
+        reason=letter.reason,
+        error=letter.error,
+        id=letter.id,
+    )
+    return int(found[0].n)
+
+
+async def resolve_listener(connection: AsyncConnection, said: str) -> str:
+    """The consumer a person means: by its whole name, or by the last words of it if no other has them."""
+    rows = await _ask(
+        connection, "SELECT consumer FROM cauce_listener UNION SELECT DISTINCT consumer FROM cauce_dead_letter"
+    )
+    names = {listener_of(str(row.consumer)): str(row.consumer) for row in rows}
+    consumers = set(names.values())
+    if said in consumers:
+        return said
+    if said in names:
+        return names[said]
+    ending = [name for name in names if name.endswith(f".{said}")]
+    if len(ending) == 1:
+        return names[ending[0]]
+    if ending:
+        raise NoSuchListenerError(f"{said!r} is several listeners: {', '.join(sorted(ending))}")
+    nearest = did_you_mean(said, names) or did_you_mean(said, [name.rpartition(".")[2] for name in names])
+    raise NoSuchListenerError(f"no listener {said!r} here.{nearest} There is {', '.join(sorted(names)) or 'none'}.")
+
+
+class Deed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to a dead letter by hand."""
+
+    at: float
+    who: str
+    what: str
+    why: str | None
+
+
+async def history_of(connection: AsyncConnection, prefix: str) -> Sequence[Deed]:
+    """What was done to the letter whose id begins so, oldest first: for one that is there no more."""
+    if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):
+        return []
+    rows = await _ask(
+        connection,
+        "SELECT at, who, what, why FROM cauce_audit WHERE detail LIKE :beginning ORDER BY position",
+        beginning=f'{{"id":"{prefix}%',
+    )
+    return [Deed(at=float(row.at), who=str(row.who), what=str(row.what), why=row.why) for row in rows]
+
+
+async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) -> dict[str, str]:
+    """By id, what became of letters after their replay: `handled`, `dead again`, or how it stands."""
+    found: dict[str, str] = {}
+    for letter in replayed:
+        (row,) = await _ask(
+            connection,
+            "SELECT (SELECT d.last_at FROM cauce_dead_letter d WHERE d.consumer = :consumer AND d.source = :source "
+            "AND d.event_id = :event_id) AS died_at, w.attempts AS attempts, w.position AS position, w.error AS error "
+            "FROM (SELECT 1 AS one) x LEFT JOIN cauce_waiting w "
+            "ON w.consumer = :consumer AND w.source = :source AND w.event_id = :event_id",
+            **_of(letter),
+        )
+        if row.died_at is not None and float(row.died_at) > letter.last_at:
+            found[letter.id] = "dead again"
+        elif row.position is None:
+            found[letter.id] = "handled" if row.died_at is None else "dead again"
+        elif row.attempts:
+            found[letter.id] = f"failed again {row.attempts} times, and will be tried further: {row.error}"
+        else:
+            found[letter.id] = "nobody has taken it yet"
+    return found
+
+
+async def replay(engine: AsyncEngine, letter: DeadLetter, *, why: str | None) -> bool:
+    """Make it due now for its listener, with all attempts before it. False if it is gone: handled, or discarded."""
+    return await _in_one_transaction(engine, letter, "replay", why)
+
+
+async def discard(engine: AsyncEngine, letter: DeadLetter, *, why: str) -> bool:
+    """Give it up for good; the next event of its key is due. False if it is gone."""
+    return await _in_one_transaction(engine, letter, "discard", why)
+
+
+async def _in_one_transaction(
+    engine: AsyncEngine, letter: DeadLetter, what: Literal["replay", "discard"], why: str | None
+) -> bool:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            async with engine.begin() as connection:
+                done = await (_replay if what == "replay" else _discard)(connection, letter)
+                if done:
+                    told = {"id": letter.id, "name": letter.name, "key": letter.key, "error": letter.error}
+                    await write_audit(connection, what, why=why, detail=told, **_of(letter))
+                return done
+        except DBAPIError as error:
+            # The running service was handling this very delivery: one of us had to give way.
+            if getattr(error.orig, "sqlstate", None) != "40P01" or not tries_left:
+                raise
+    return False
+
+
+async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
+    # The waiting row first, then the dead letter: the order in which a listener's transaction takes them.
+    due = await _change(
+        connection,
+        "UPDATE cauce_waiting SET next_at = :NOW, attempts = 0, tried = :tried "
+        "WHERE consumer = :consumer AND source = :source AND event_id = :event_id "
+        "AND EXISTS (SELECT 1 FROM cauce_dead_letter WHERE id = :id)",
+        **_of(letter),
+        id=letter.id,
+        tried=_lines(letter.tried),
+    )
+    if due:
+        return True
+    # Not keyed, or refused before its listener saw it. Locked, so that it cannot be handled in between and come back.
+    added = await _change(
+        connection,
+        "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
+        "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, lane, key, channel, message, 0, "
+        ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
+        # Somebody else replays it at this moment, and was faster.
+        "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, attempts = 0",
+        id=letter.id,
+    )
+    return bool(added)
+
+
+async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
+    await _change(
+        connection,
+        "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+        **_of(letter),
+    )
+    if not await _change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
+        await connection.rollback()
+        return False
+    if letter.key is not None:
+        await _change(
+            connection,
+            "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
+            "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+            consumer=letter.consumer,
+            source=letter.source,
+            key=letter.key,
+        )
+    return True
+
+
+def _of(letter: DeadLetter) -> dict[str, str]:
+    return {"consumer": letter.consumer, "source": letter.source, "event_id": letter.event_id}
+
+
+def _lines(tried: Sequence[Attempt]) -> str:
+    return "".join(f"{one.at} {one.error}\n" for one in tried)
+
+
+def _attempts(lines: str | None) -> tuple[Attempt, ...]:
+    found: list[Attempt] = []
+    for line in (lines or "").splitlines():
+        at, _, error = line.partition(" ")
+        try:
+            found.append(Attempt(float(at), error))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def _letter(row: Any) -> DeadLetter:
+    return DeadLetter(
+        id=str(row.id),
+        consumer=str(row.consumer),
+        source=str(row.source),
+        event_id=str(row.event_id),
+        name=str(row.name),
+        lane=int(row.lane),
+        key=row.key,
+        channel=str(row.channel),
+        message=bytes(row.message),
+        reason=str(row.reason),
+        error=str(row.error),
+        stack=row.stack,
+        attempts=int(row.attempts),
+        first_at=float(row.first_at),
+        last_at=float(row.last_at),
+        worker=str(row.worker),
+        version=row.version,
+        tried=_attempts(row.tried),
+        state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
+        behind=int(row.behind),
+    )
+
+
+async def _ask(connection: AsyncConnection, statement: str, **values: Any) -> list[Any]:
+    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement), values))
+
+
+async def _change(connection: AsyncConnection, statement: str, **values: Any) -> int:
+    done = await connection.execute(Dialect(connection.dialect.name).sql(statement), values)
+    return int(done.rowcount)

@@ -1,0 +1,264 @@
+"""The numbers of one service, from its database: one question asked once, for the command, the health port and tests.
+
+They survive restarts, because nothing here is counted in memory. `handled` is what the inbox remembers, so it goes back
+as far as the inbox is kept and no further; `counted_since_s` says how far that is.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from cauce.errors import CauceError
+from cauce.service.description import Description, read_description
+from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.outbox import UNSENT_BY_NAME
+
+__all__ = [
+    "SNAPSHOT_ON_POSTGRESQL",
+    "Figures",
+    "ListenerFigures",
+    "MemberFigures",
+    "NoTablesError",
+    "OutboxFigures",
+    "figures_of",
+    "is_about_tables",
+    "listener_of",
+    "read_figures",
+]
+
+SNAPSHOT = {"cauce_read_only": True}
+"""Execution options for a look: on PostgreSQL all numbers are of one moment; on SQLite every transaction is so."""
+SNAPSHOT_ON_POSTGRESQL = {**SNAPSHOT, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+class NoTablesError(CauceError):
+    """The database answers, and Cauce's tables are not there or not as this version knows them."""
+
+
+class ListenerFigures(Struct, frozen=True, kw_only=True):
+    """One listener. Every delivery it was given is `handled`, waits, is `dead` or was `discarded`, and never two."""
+
+    listener: str
+    handled: int
+    failing: int
+    """Failed at least once, and will be tried again."""
+    next_try_in_s: float | None
+    waiting: int
+    """In the waiting room: failing, due, or behind an earlier event of the same key."""
+    oldest_waiting_s: float | None
+    parked_keys: int
+    """Keys whose events wait for an earlier one that failed."""
+    dead: int
+    discarded: int
+    known_for_s: float | None
+    """Since the listener was first seen in a running service; None if it never was."""
+    in_code: bool
+    """Whether the service had it when it was started last."""
+
+
+class OutboxFigures(Struct, frozen=True, kw_only=True):
+    """Events on their way to the broker, and those kept in case it forgets them. Each unsent one is `waiting`,
+    `set_aside` or `behind`, and never two."""
+
+    waiting: int
+    """To be sent as soon as the broker takes them."""
+    oldest_waiting_s: float | None
+    set_aside: int
+    """The broker will never take them: a person has to release or to discard them."""
+    behind: int
+    """Later events of a key of which one was set aside."""
+    sent_kept: int
+    oldest_sent_s: float | None
+    kept_bytes: int
+    """An estimate, from the size of the newest hundred."""
+
+
+class MemberFigures(Struct, frozen=True, kw_only=True):
+    """A process of the service that has a lease."""
+
+    member: str
+    lanes: int
+    lease_ends_in_s: float
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """A service at one moment of its database. Ages are seconds by the database's clock."""
+
+    service: str
+    database: str
+    durable: bool | None
+    """Whether the transport with which it was started last remembers events; None if it has none, or never said."""
+    at: float
+    incarnation: str
+    listeners: tuple[ListenerFigures, ...]
+    outbox: OutboxFigures
+    lanes: int
+    lanes_owned: int
+    members: tuple[MemberFigures, ...]
+    counted_since_s: float | None
+    """How long ago the oldest delivery arrived that the inbox remembers."""
+
+    @property
+    def dead(self) -> int:
+        return sum(one.dead for one in self.listeners)
+
+
+async def figures_of(engine: AsyncEngine) -> Figures:
+    """The figures of the service whose database this is. Raises NoTablesError, and the driver's own errors."""
+    options = SNAPSHOT_ON_POSTGRESQL if engine.dialect.name == "postgresql" else SNAPSHOT
+    async with engine.connect() as connection:
+        await connection.execution_options(**options)
+        return await read_figures(connection)
+
+
+async def read_figures(connection: AsyncConnection) -> Figures:
+    """The same, on a connection of the caller's that reads one snapshot."""
+    reading = _Reading(connection)
+    try:
+        return await reading.all()
+    except (ProgrammingError, OperationalError) as error:
+        if is_about_tables(error):
+            raise NoTablesError("Cauce's tables are not there, or not as this version knows them") from None
+        raise
+
+
+def is_about_tables(error: SQLAlchemyError) -> bool:
+    """Whether the statement, not the server, is the trouble: a table or column is missing."""
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlstate", None) in ("42P01", "42703") or any(
+        text in str(cause) for text in ("no such table", "no such column", "has no column")
+    )
+
+
+class _Reading:
+    """The questions, each one statement."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._dialect = Dialect(connection.dialect.name)
+
+    async def all(self) -> Figures:
+        meta = {str(row.name): str(row.value) for row in await self._ask("SELECT name, value FROM cauce_meta")}
+        at = float((await self._ask("SELECT :NOW AS now"))[0].now)
+        description = read_description(meta.get("description", ""))
+        lanes = await self._ask(
+            "SELECT count(*) AS lanes, count(m.id) AS owned FROM cauce_lane l "
+            "LEFT JOIN cauce_member m ON m.id = l.member AND m.lease_until >= :NOW"
+        )
+        oldest = await self._ask("SELECT min(received_at) AS at FROM cauce_inbox")
+        return Figures(
+            service=meta.get("service", "?"),
+            database=self._connection.dialect.name,
+            durable=description.transport.durable if description and description.transport else None,
+            at=at,
+            incarnation=meta.get("incarnation", ""),
+            listeners=await self._listeners(description, at),
+            outbox=await self._outbox(at),
+            lanes=int(lanes[0].lanes),
+            lanes_owned=int(lanes[0].owned),
+            members=await self._members(),
+            counted_since_s=_age(oldest[0].at, at),
+        )
+
+    async def _listeners(self, description: Description | None, at: float) -> tuple[ListenerFigures, ...]:
+        known = {row.consumer: row for row in await self._ask("SELECT consumer, first_seen_at FROM cauce_listener")}
+        in_code = {one.consumer for one in description.listeners} if description else set[str]()
+        received = await self._by_consumer(
+            "SELECT consumer, count(*) AS n FROM cauce_inbox WHERE state IS NULL GROUP BY consumer"
+        )
+        # What the inbox remembers and is not settled: it waits, or a person has to decide, or has decided.
+        unsettled = await self._by_consumer(
+            "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
+            "SELECT consumer, source, event_id FROM cauce_waiting "
+            "UNION SELECT consumer, source, event_id FROM cauce_dead_letter "
+            "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what = 'discard') o "
+            "ON o.consumer = i.consumer AND o.source = i.source AND o.event_id = i.event_id "
+            "WHERE i.state IS NULL GROUP BY i.consumer"
+        )
+        waiting = {
+            row.consumer: row
+            for row in await self._ask(
+                "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
+                "sum(CASE WHEN w.attempts > 0 AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
+                "min(CASE WHEN w.attempts > 0 THEN w.next_at END) AS next_at "
+                "FROM cauce_waiting w LEFT JOIN cauce_dead_letter d "
+                "ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
+                "WHERE d.id IS NULL GROUP BY w.consumer"
+            )
+        }
+        parked = await self._by_consumer(
+            "SELECT consumer, count(*) AS n FROM (SELECT DISTINCT consumer, source, key FROM cauce_waiting "
+            "WHERE key IS NOT NULL AND (attempts > 0 OR next_at IS NULL)) k GROUP BY consumer"
+        )
+        dead = await self._by_consumer("SELECT consumer, count(*) AS n FROM cauce_dead_letter GROUP BY consumer")
+        discarded = await self._by_consumer(
+            "SELECT consumer, count(*) AS n FROM cauce_audit WHERE what = 'discard' GROUP BY consumer"
+        )
+        everyone = sorted({*known, *received, *waiting, *dead})
+        return tuple(
+            ListenerFigures(
+                listener=listener_of(consumer),
+                handled=received.get(consumer, 0) - unsettled.get(consumer, 0),
+                failing=int(waiting[consumer].failing) if consumer in waiting else 0,
+                next_try_in_s=_until(waiting[consumer].next_at, at) if consumer in waiting else None,
+                waiting=int(waiting[consumer].n) if consumer in waiting else 0,
+                oldest_waiting_s=_age(waiting[consumer].oldest, at) if consumer in waiting else None,
+                parked_keys=parked.get(consumer, 0),
+                dead=dead.get(consumer, 0),
+                discarded=discarded.get(consumer, 0),
+                known_for_s=_age(known[consumer].first_seen_at, at) if consumer in known else None,
+                in_code=consumer in in_code,
+            )
+            for consumer in everyone
+        )
+
+    async def _outbox(self, at: float) -> OutboxFigures:
+        unsent = await self._ask(UNSENT_BY_NAME)
+        (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_outbox WHERE sent_at IS NOT NULL")
+        oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at LIMIT 1")
+        (size,) = await self._ask(
+            "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s"
+        )
+        return OutboxFigures(
+            waiting=sum(int(row.waiting) for row in unsent),
+            oldest_waiting_s=_age(min((row.oldest_waiting for row in unsent if row.waiting), default=None), at),
+            set_aside=sum(int(row.set_aside) for row in unsent),
+            behind=sum(int(row.behind) for row in unsent),
+            sent_kept=int(sent.n),
+            oldest_sent_s=_age(oldest[0].sent_at, at) if oldest else None,
+            kept_bytes=int(float(size.one or 0) * int(sent.n)),
+        )
+
+    async def _members(self) -> tuple[MemberFigures, ...]:
+        rows = await self._ask(
+            "SELECT m.id, m.lease_until - :NOW AS rest, count(l.lane) AS lanes FROM cauce_member m "
+            "LEFT JOIN cauce_lane l ON l.member = m.id WHERE m.lease_until >= :NOW "
+            "GROUP BY m.id, m.lease_until ORDER BY m.id"
+        )
+        return tuple(
+            MemberFigures(member=str(row.id), lanes=int(row.lanes), lease_ends_in_s=round(float(row.rest), 3))
+            for row in rows
+        )
+
+    async def _by_consumer(self, statement: str) -> Mapping[str, int]:
+        return {str(row.consumer): int(row.n) for row in await self._ask(statement)}
+
+    async def _ask(self, statement: str) -> list[Any]:
+        return list(await self._connection.execute(self._dialect.sql(statement)))
+
+
+def listener_of(consumer: str) -> str:
+    """The listener's own name in `service/listener`; what reached no listener has only the service's."""
+    service, slash, listener = consumer.partition("/")
+    return listener if slash else service
+
+
+def _age(then: Any, now: float) -> float | None:
+    return None if then is None else round(max(0.0, now - float(then)), 3)
+
+
+def _until(then: Any, now: float) -> float | None:
+    return None if then is None else round(max(0.0, float(then) - now), 3)

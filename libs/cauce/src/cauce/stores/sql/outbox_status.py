@@ -1,0 +1,91 @@
+"""What stands in an outbox: events on their way by name, and how far back a broker could be fed again."""
+
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cauce.delivery.retention import BATCH
+from cauce.service.description import read_description
+from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.figures import Figures, OutboxFigures, read_figures
+from cauce.stores.sql.outbox import UNSENT_BY_NAME
+from cauce.stores.sql.set_aside import SetAside, select_set_aside
+
+__all__ = ["Kept", "OnTheirWay", "OutboxStatus", "read_outbox"]
+
+
+class OnTheirWay(Struct, frozen=True, kw_only=True):
+    """Unsent events of one name, counted as in OutboxFigures. `oldest_s` is the age of the oldest of them all."""
+
+    name: str
+    waiting: int
+    oldest_s: float
+    behind: int
+    set_aside: int
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """How much of what was sent may be kept, as the service was started last; None if it never said."""
+
+    seconds: float
+    rows: int
+    bytes: int
+
+
+class OutboxStatus(Struct, frozen=True, kw_only=True):
+    service: str
+    figures: OutboxFigures
+    on_their_way: tuple[OnTheirWay, ...]
+    set_aside: tuple[SetAside, ...]
+    last_sent_s: float | None
+    keep: Kept | None
+    lanes_owned: int
+    lanes: int
+
+    @property
+    def shortened_to_s(self) -> float | None:
+        """How far back a broker could be fed again, where the bound of rows or bytes is reached; None where it is not."""
+        keep, sent = self.keep, self.figures
+        if keep is None or sent.oldest_sent_s is None or sent.oldest_sent_s >= keep.seconds:
+            return None
+        batch = 1 + BATCH / sent.sent_kept  # so much may just have been removed
+        reached = sent.sent_kept * batch > keep.rows or sent.kept_bytes * batch > keep.bytes
+        return sent.oldest_sent_s if reached else None
+
+
+async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
+    """The outbox, and the figures of the same moment. Raises NoTablesError."""
+    figures = await read_figures(connection)
+    unsent = await _ask(connection, UNSENT_BY_NAME)
+    last = await _ask(
+        connection,
+        "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1",
+    )
+    written = await _ask(connection, "SELECT value FROM cauce_meta WHERE name = 'description'")
+    description = read_description(str(written[0].value)) if written else None
+    return OutboxStatus(
+        service=figures.service,
+        figures=figures.outbox,
+        on_their_way=tuple(
+            OnTheirWay(
+                name=str(row.name),
+                waiting=int(row.waiting),
+                oldest_s=round(max(0.0, figures.at - float(row.oldest)), 3),
+                behind=int(row.behind),
+                set_aside=int(row.set_aside),
+            )
+            for row in unsent
+        ),
+        set_aside=tuple(await select_set_aside(connection)),
+        last_sent_s=round(float(last[0].age), 3) if last else None,
+        keep=None
+        if description is None
+        else Kept(seconds=description.sent_s, rows=description.sent_rows, bytes=description.sent_bytes),
+        lanes_owned=figures.lanes_owned,
+        lanes=figures.lanes,
+    ), figures
+
+
+async def _ask(connection: AsyncConnection, statement: str) -> list[Any]:
+    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement)))

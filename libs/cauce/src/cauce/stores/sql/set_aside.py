@@ -1,0 +1,82 @@
+"""Events of an outbox that the broker will never take: found, released to be tried again, discarded.
+
+Producer-side dead letters. The row itself is kept where it stood, so that the order of its key is kept too: what comes
+after it waits, and goes on when the row has been sent or is gone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from cauce.events.names import matches
+from cauce.stores.sql.audit import write_audit
+from cauce.stores.sql.dialect import Dialect
+
+__all__ = ["SetAside", "discard", "release", "select_set_aside"]
+
+
+class SetAside(Struct, frozen=True, kw_only=True):
+    """An event that was committed here and cannot be sent. `problem` is why, in the transport's words."""
+
+    position: int
+    event_id: str
+    topic: str
+    name: str
+    key: str | None
+    bytes: int
+    problem: str
+    age_s: float
+    behind: int
+    """Later events of its key, which wait."""
+
+
+async def select_set_aside(connection: AsyncConnection, *, name: str | None = None) -> Sequence[SetAside]:
+    """Those whose event's name fits (`name` may be a pattern), in the order in which they were published."""
+    rows = await connection.execute(
+        Dialect(connection.dialect.name).sql(
+            "SELECT position, event_id, topic, name, key, length(message) AS size, problem, :NOW - created_at AS age, "
+            "(SELECT count(*) FROM cauce_outbox b WHERE b.topic = o.topic AND b.key = o.key AND b.sent_at IS NULL "
+            "AND b.position > o.position AND b.problem IS NULL) AS behind "
+            "FROM cauce_outbox o WHERE problem IS NOT NULL AND sent_at IS NULL ORDER BY position"
+        )
+    )
+    return [_set_aside(row) for row in rows if name is None or matches(name, str(row.name))]
+
+
+async def release(engine: AsyncEngine, one: SetAside, *, why: str | None) -> bool:
+    """Let the relay try it again, before what waits behind it. False if it is not set aside any more."""
+    return await _done(engine, one, "release outgoing", "UPDATE cauce_outbox SET problem = NULL", why)
+
+
+async def discard(engine: AsyncEngine, one: SetAside, *, why: str) -> bool:
+    """Give it up: nobody will ever hear it, and the next event of its key is due. False if it is not there any more."""
+    return await _done(engine, one, "discard outgoing", "DELETE FROM cauce_outbox", why)
+
+
+async def _done(engine: AsyncEngine, one: SetAside, what: str, statement: str, why: str | None) -> bool:
+    sql = Dialect(engine.dialect.name).sql
+    async with engine.begin() as connection:
+        done = await connection.execute(
+            sql(f"{statement} WHERE position = :position AND problem IS NOT NULL AND sent_at IS NULL"),
+            {"position": one.position},
+        )
+        if done.rowcount:
+            detail = {"name": one.name, "key": one.key, "problem": one.problem}
+            await write_audit(connection, what, why=why, source=one.topic, event_id=one.event_id, detail=detail)
+        return bool(done.rowcount)
+
+
+def _set_aside(row: Any) -> SetAside:
+    return SetAside(
+        position=int(row.position),
+        event_id=str(row.event_id),
+        topic=str(row.topic),
+        name=str(row.name),
+        key=row.key,
+        bytes=int(row.size),
+        problem=str(row.problem),
+        age_s=round(max(0.0, float(row.age)), 3),
+        behind=int(row.behind),
+    )

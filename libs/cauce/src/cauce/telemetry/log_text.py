@@ -1,0 +1,35 @@
+"""Where in the code something went wrong, in few words: the innermost line that is not some library's."""
+
+import os
+import re
+import sysconfig
+import traceback
+
+__all__ = ["place_in", "place_of"]
+
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    os.path.dirname(os.path.dirname(__file__)),
+)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_INSTALLED = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python\d[\d.]*)[/\\]")
+
+
+def place_of(error: BaseException) -> str:
+    """`mail.py:12`; empty for an error that was never raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    if not frames:
+        return ""
+    frame = (own or frames)[-1]
+    return f"{os.path.basename(frame.filename)}:{frame.lineno}"
+
+
+def place_in(stack: str) -> str | None:
+    """`mail.py:12 in send`, from a traceback that was written down, on another machine perhaps."""
+    frames: list[tuple[str, str, str]] = _FRAME.findall(stack)
+    own = [frame for frame in frames if not _INSTALLED.search(frame[0])]
+    if not frames:
+        return None
+    file, line, function = (own or frames)[-1]
+    return f"{os.path.basename(file)}:{line} in {function}"

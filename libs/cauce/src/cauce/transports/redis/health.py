@@ -1,0 +1,83 @@
+"""Whether a Redis or Valkey server may be trusted with events: persistence, eviction, role. Best effort.
+
+It asks INFO and CONFIG, which a service's own user should not be permitted: what it may not see is `unknown`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
+from cauce.transports.redis.replies import text, texts
+from cauce.verdict import Verdict
+
+__all__ = ["look"]
+
+_NOT_PERMITTED = "this user may not ask (INFO, CONFIG GET)"
+_ASK_AN_ADMINISTRATOR = "redis-cli INFO persistence · redis-cli CONFIG GET maxmemory-policy, as an administrator"
+
+
+async def look(commands: RedisCommands) -> Sequence[Verdict]:
+    """What can be seen of the server. Raises RedisTroubleError when it does not answer at all."""
+    answers = await commands.ask(("INFO",), ("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "save"))
+    info: Mapping[str, str] = {} if isinstance(answers[0], RedisRefusal) else _sections(text(answers[0]))
+    settings: dict[str, str] = {}
+    for answer in answers[1:]:
+        if not isinstance(answer, RedisRefusal):
+            settings |= texts(answer)
+    if not info:
+        return [
+            Verdict("persistence", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
+            Verdict("eviction", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
+        ]
+    return [_version(info), _persistence(info, settings), _eviction(info), _role(info)]
+
+
+def _sections(answer: str) -> Mapping[str, str]:
+    pairs = (line.partition(":") for line in answer.splitlines() if ":" in line and not line.startswith("#"))
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def _version(info: Mapping[str, str]) -> Verdict:
+    valkey = info.get("valkey_version")
+    shown = f"Valkey {valkey}" if valkey else f"Redis {info.get('redis_version', '?')}"
+    major, minor = (int(part) for part in info.get("redis_version", "0.0").split(".")[:2])
+    if (major, minor) < (6, 2):
+        return Verdict("version", "bad", f"{shown}: too old", "Redis 6.2 or newer, or Valkey", refused=True)
+    return Verdict("version", "good", shown)
+
+
+def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Verdict:
+    if info.get("aof_enabled") == "1":
+        if info.get("aof_last_write_status", "ok") != "ok":
+            return Verdict("persistence", "bad", "the append-only file cannot be written", "look at the server's disk")
+        if settings.get("appendfsync") == "no":
+            fix = "redis-cli CONFIG SET appendfsync everysec"
+            return Verdict("persistence", "weak", "append-only file, flushed when the system likes", fix)
+        every = {"always": "at every write", "everysec": "every second"}.get(settings.get("appendfsync", ""), "")
+        return Verdict("persistence", "good", "append-only file" + (f", flushed {every}" if every else ""))
+    fix = "redis-cli CONFIG SET appendonly yes, and the same in the server's configuration file"
+    saves = settings.get("save")
+    if saves:
+        return Verdict("persistence", "weak", f"snapshots only (save {saves}): a crash loses what came since", fix)
+    if saves is None:
+        return Verdict(
+            "persistence", "weak", "no append-only file: a crash loses what came since a snapshot, if any", fix
+        )
+    return Verdict("persistence", "bad", "none: a restart of the server loses every event it holds", fix)
+
+
+def _eviction(info: Mapping[str, str]) -> Verdict:
+    policy = info.get("maxmemory_policy", "")
+    if policy == "noeviction" or policy.startswith("volatile-"):  # our keys never expire
+        return Verdict("eviction", "good", policy)
+    fix = "redis-cli CONFIG SET maxmemory-policy noeviction"
+    if not policy:
+        return Verdict("eviction", "unknown", "the server does not say", fix)
+    if info.get("maxmemory", "0") == "0":
+        return Verdict("eviction", "weak", f"{policy}: harmless only as long as maxmemory is not set", fix)
+    return Verdict("eviction", "bad", f"{policy}: a full server throws events away without a word", fix, refused=True)
+
+
+def _role(info: Mapping[str, str]) -> Verdict:
+    if info.get("role", "master") == "master":
+        return Verdict("role", "good", "takes writes")
+    return Verdict("role", "bad", "a replica, which takes no writes", "put the primary's address into the URL")
