@@ -25,7 +25,7 @@ import redis
 import redis.asyncio
 from cauce import Envelope, IntegrationEvent, Keep, Retry, Service, Transaction, on
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import LANES, Lane, lane_of
+from cauce.ports.lanes import LANES, Lane, lane_of
 from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams

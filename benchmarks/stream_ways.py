@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import msgspec
 from cauce import Envelope
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import Delivery, Lane, Subscription
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import Delivery, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio import Redis
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import msgspec
 from cauce import Envelope, IntegrationEvent
-from cauce.delivery.volatile.consumer import decode
 from cauce.formats import nestjs as nest_wire
+from cauce.formats.decoding import decode
 from rounds import Way
 
 __all__ = ["codec_ways", "creation_ways", "nest_ways"]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 from cauce.dev.system import DevSystem
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from redis.asyncio import Redis
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from cauce.dev.ports import choose_port
 from cauce.dev.system import DevSystem
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
 from cauce.settings.project import Project
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from databases import query

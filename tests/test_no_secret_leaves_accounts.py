@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from cauce.ports.transport import Lane
+from cauce.ports.lanes import Lane
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from forms import PROVE
 from live import SERVICES, LiveSystem, eventually, live_system

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from cauce import Envelope
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import Lane, lane_of
+from cauce.ports.lanes import Lane, lane_of
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from contracts.accounts import UserCreated, UserUpdated
 from forms import PROVE

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from cauce.ports.transport import LANES
+from cauce.ports.lanes import LANES
 from live import SERVICES, LiveSystem, eventually, live_system
 
 KILLS_FOR_S = float(os.environ.get("KILLS_FOR_S", "20"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from cauce.dev.ports import choose_port
 from cauce.settings.project import Project
 
-from demo.crash.story import Outage
+from demo.crash.story import BrokerStatus
 from demo.telling import tell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def an_empty_system() -> Project:
 
 if __name__ == "__main__":
     tell(
-        lambda system, telling: Outage(system, telling).play(),
+        lambda system, telling: BrokerStatus(system, telling).play(),
         "Starting real servers and two services: shop publishes orders, mail confirms them",
         an_empty_system,
         # Ports that are free; and the services are found in this repository, wherever they run.

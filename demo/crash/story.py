@@ -15,7 +15,7 @@ import httpx
 from cauce import Envelope
 from cauce.dev.system import DevSystem
 from cauce.formats.cloudevents import from_json
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
 from cauce.stores.sqlalchemy import create_engine
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from msgspec import Raw
@@ -25,7 +25,7 @@ from sqlalchemy import text
 from demo.crash.mail import MAIL_SERVER_IS_AWAY
 from demo.telling import Seen, Telling
 
-__all__ = ["Outage"]
+__all__ = ["BrokerStatus"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ FEW_LINES = 20
 """Fewer than so many log lines of both services together, from the kill to the end."""
 
 
-class Outage:
+class BrokerStatus:
     """Told in order; every claim becomes a row of the table, and the story goes on when one is wrong."""
 
     def __init__(self, system: DevSystem, telling: Telling) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from cauce.delivery.lanes.lane_keeper import Epoch, MemberId
-from cauce.ports.message_store import Journal, Outgoing
-from cauce.ports.savepoints import Levels
+from cauce.ports.lanes import Epoch, Lane, MemberId
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import Outgoing
+from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription
-from cauce.stores.sql.outbox import SqlJournal
+from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status, Subscription
+from cauce.stores.sql.outbox import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
 from history import happened
@@ -100,7 +101,7 @@ def watch(engine: AsyncEngine) -> None:
 
 
 class FaultyStore(SqlAlchemyStore):
-    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
+    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
         told: list[bool] = []
 
         def tell(pending: Sequence[Any]) -> Sequence[Outgoing]:
@@ -111,7 +112,7 @@ class FaultyStore(SqlAlchemyStore):
         work = super().begin(levels, read_only=read_only, outgoing=None if outgoing is None else tell)
         return _FaultyWork(work, told)
 
-    def journal(self) -> Any:
+    def message_store(self) -> Any:
         return _FaultyJournal(self.engine)
 
 
@@ -132,7 +133,7 @@ class _FaultyWork:
             reached("after_commit")
 
 
-class _FaultyJournal(SqlJournal):
+class _FaultyJournal(SqlMessageStore):
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
         reached("before_mark")
         marked = await super().mark_sent(owned, me, sent)
@@ -140,7 +141,7 @@ class _FaultyJournal(SqlJournal):
         return marked
 
 
-_: type[Journal] = _FaultyJournal
+_: type[MessageStore] = _FaultyJournal
 
 
 class FaultyStreams(RedisStreams):

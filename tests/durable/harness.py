@@ -168,7 +168,9 @@ class World:
             Settings(role="producer", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault
         )
 
-    def alone(self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any) -> Running:
+    def exclusive(
+        self, plan: Sequence[tuple[str | None, str]] | int = 0, *, fault: str = "", **settings: Any
+    ) -> Running:
         """A shop that writes the events of `plan` for its own durable listeners; there is no broker."""
         return self._start(
             Settings(role="alone", database=self.shop, redis=self.broker, plan=list(events(plan)), **settings), fault

@@ -7,11 +7,11 @@ import signal
 import pytest
 import scenarios
 from cauce import Envelope, Retry, Service
-from cauce.delivery.durable import _typed
 from cauce.delivery.inbox.attempts import Applying
 from cauce.events.envelope import Emission
 from cauce.formats.cloudevents import from_json
-from cauce.ports.transport import LANES, Lane
+from cauce.formats.decoding import typed
+from cauce.ports.lanes import LANES, Lane
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from databases import query
@@ -81,8 +81,8 @@ async def _eight_at_once(world: World) -> None:
     assert failed == 40
     query(world.ledger, "UPDATE cauce_waiting SET next_at = 0", write=True)
     by_name = {f"{LEDGER}/{one.name}": one for one in heard}
-    for waiting in await store.journal().due([Lane(lane) for lane in range(LANES)], limit=500):
-        emission = _typed(from_json(waiting.message), Counted)
+    for waiting in await store.message_store().due([Lane(lane) for lane in range(LANES)], limit=500):
+        emission = typed(from_json(waiting.message), Counted)
         outcomes = await asyncio.gather(*(w.again(by_name[waiting.consumer], emission, waiting) for w in workers))
         assert sorted(outcomes) == ["duplicate"] * 7 + ["handled"]
     for service in services:

@@ -58,11 +58,11 @@ def test_killed_while_the_commit_of_a_listener_is_on_its_way_the_event_is_applie
 def _killed_again_and_again(shop: World, point: str) -> None:
     plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(60)]
     for life in range(_LIVES):
-        process = shop.alone(plan, fault=f"{point}:{1 + (life * 5) % 7}", pace=_HASTY)
+        process = shop.exclusive(plan, fault=f"{point}:{1 + (life * 5) % 7}", pace=_HASTY)
         assert process.ended() == -signal.SIGKILL, process.said()
         _neither_lost_nor_twice(shop)
 
-    shop.alone(plan, pace=_HASTY)
+    shop.exclusive(plan, pace=_HASTY)
 
     shop.written(len(plan))
     final = shop.converges()
@@ -75,11 +75,11 @@ def test_killed_after_the_commit_of_one_and_in_the_middle_of_the_next_each_is_ap
 ) -> None:
     plan = [("k", ""), ("k", "crash:2"), ("k", "")]
     for _ in range(2):
-        assert shop.alone(plan, pace=_HASTY).ended() == 3
+        assert shop.exclusive(plan, pace=_HASTY).ended() == 3
         _neither_lost_nor_twice(shop)
         assert shop.applied() == 1
 
-    shop.alone(plan, pace=_HASTY)
+    shop.exclusive(plan, pace=_HASTY)
 
     shop.written(len(plan))
     final = shop.converges()
@@ -88,10 +88,10 @@ def test_killed_after_the_commit_of_one_and_in_the_middle_of_the_next_each_is_ap
 
 def test_killed_while_it_is_being_retried_the_attempts_go_on_where_they_were(shop: World) -> None:
     plan = [("k", "fail:2 crash:1"), ("k", ""), ("other", "")]
-    assert shop.alone(plan, pace=_HASTY).ended() == 3
+    assert shop.exclusive(plan, pace=_HASTY).ended() == 3
     _neither_lost_nor_twice(shop)
 
-    shop.alone(plan, pace=_HASTY)
+    shop.exclusive(plan, pace=_HASTY)
 
     shop.written(len(plan))
     final = shop.converges()
@@ -102,9 +102,9 @@ def test_killed_while_it_is_being_retried_the_attempts_go_on_where_they_were(sho
 def test_of_two_listeners_of_one_event_the_one_that_fails_runs_again_alone_also_after_a_kill(shop: World) -> None:
     shop.consumers.append("other")
     plan = [("a", "other@fail:2 other@crash:1"), ("b", "")]
-    assert shop.alone(plan, listeners=("ledger", "other"), pace=_HASTY).ended() == 3
+    assert shop.exclusive(plan, listeners=("ledger", "other"), pace=_HASTY).ended() == 3
 
-    shop.alone(plan, listeners=("ledger", "other"), pace=_HASTY)
+    shop.exclusive(plan, listeners=("ledger", "other"), pace=_HASTY)
 
     shop.written(len(plan))
     shop.converges()
@@ -114,7 +114,7 @@ def test_of_two_listeners_of_one_event_the_one_that_fails_runs_again_alone_also_
 
 def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_key_behind_it(shop: World) -> None:
     plan = [("a", "raise"), ("a", ""), ("b", ""), (None, "reject")]
-    shop.alone(plan, retry=(3, 0.05, 0.1))
+    shop.exclusive(plan, retry=(3, 0.05, 0.1))
     shop.written(len(plan))
 
     final = shop.converges(planted={1, 4}, parked={2})
@@ -124,7 +124,7 @@ def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_ke
 
 def test_what_was_published_in_a_savepoint_that_was_rolled_back_is_heard_by_nobody(shop: World) -> None:
     plan = [(f"k{no % 3}" if no % 2 else None, "") for no in range(40)]
-    shop.alone(plan, abandoned=1.0, rolled_back=0.3, per_transaction=2)
+    shop.exclusive(plan, abandoned=1.0, rolled_back=0.3, per_transaction=2)
     shop.written(len(plan))
 
     final = shop.converges()

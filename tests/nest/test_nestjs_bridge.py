@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from cauce import ConfigurationError, Context, IntegrationEvent, NestBridge, Pace, Service, on
 from cauce.dev.servers import PostgresServer, ValkeyServer
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_pubsub import RedisPubSub

@@ -12,7 +12,7 @@ import pytest
 from cauce import Context, Envelope, IntegrationEvent, Service, on
 from cauce.dev.servers import ValkeyServer
 from cauce.formats.nestjs import Pattern, channel_of, encode
-from cauce.ports.transport import Lane
+from cauce.ports.lanes import Lane
 from cauce.transports.redis_pubsub import NestNames, RedisPubSub
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted
 from redis.asyncio import Redis

@@ -130,7 +130,7 @@ HOSTILE: Final = [
 NOW: Final = datetime(2026, 11, 24, 8, 5, 41, tzinfo=UTC)
 
 
-class MemoryJournal:
+class MemoryMessageStore:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
@@ -174,7 +174,7 @@ def check(received: Received, message_id: str) -> None:
 
 async def test_hostile_names_and_addresses_are_refused_or_reach_exactly_one_recipient(sink: Sink) -> None:
     assert len(HOSTILE) >= 500
-    journal = MemoryJournal()
+    journal = MemoryMessageStore()
     welcome = WelcomeMail(
         journal=journal,
         mailer=SmtpMailer(host="127.0.0.1", port=sink.port, sender=Address(addr_spec="no-reply@clonespotify.example")),
@@ -203,7 +203,7 @@ async def test_hostile_names_and_addresses_are_refused_or_reach_exactly_one_reci
 
 
 async def test_control_characters_in_ids_are_refused_before_anything_is_written(sink: Sink) -> None:
-    journal = MemoryJournal()
+    journal = MemoryMessageStore()
     welcome = WelcomeMail(
         journal=journal,
         mailer=SmtpMailer(host="127.0.0.1", port=sink.port, sender=Address(addr_spec="a@b.example")),

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import Envelope as SmtpEnvelope
 from cauce import ConfigurationError, EffectNotDoneError, Envelope, Service
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import MailSinkServer, ValkeyServer
-from cauce.ports.transport import lane_of
+from cauce.ports.lanes import lane_of
 from cauce.settings import load
 from cauce.testing import story
 from cauce.transports.memory import MemoryTransport

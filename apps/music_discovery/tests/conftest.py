@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from cauce import Envelope, IntegrationEvent, Service
-from cauce.ports.transport import lane_of
+from cauce.ports.lanes import lane_of
 from cauce.service import Happening
 from cauce.settings import load
 from cauce.transports.memory import MemoryTransport

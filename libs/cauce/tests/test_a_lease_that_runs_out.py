@@ -9,7 +9,7 @@ import pytest
 from cauce import IntegrationEvent, Service, on
 from cauce.delivery.pace import Pace
 from cauce.dev.servers import ValkeyServer
-from cauce.stores.sql.outbox import SqlJournal
+from cauce.stores.sql.outbox import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 
@@ -26,13 +26,13 @@ def renewals(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """While it is cleared, nobody can renew a lease."""
     open_ = asyncio.Event()
     open_.set()
-    beat: Callable[..., Any] = SqlJournal.beat
+    beat: Callable[..., Any] = SqlMessageStore.beat
 
-    async def held_up(self: SqlJournal, *args: Any, **more: Any) -> Any:
+    async def held_up(self: SqlMessageStore, *args: Any, **more: Any) -> Any:
         await open_.wait()
         return await beat(self, *args, **more)
 
-    monkeypatch.setattr(SqlJournal, "beat", held_up)
+    monkeypatch.setattr(SqlMessageStore, "beat", held_up)
     return open_
 
 

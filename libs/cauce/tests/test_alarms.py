@@ -11,7 +11,7 @@ from cauce.delivery.outbox.alarms import Alarms
 from cauce.delivery.pace import Pace
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
 from cauce.errors import DefinitionError, OutboxFullError
-from cauce.ports.message_store import Backlog
+from cauce.ports.outbox import Backlog
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from sqlalchemy import text

@@ -11,10 +11,11 @@ from cauce.delivery.nestjs_bridge import ADOPTED, Inward, NestBridge
 from cauce.errors import PublishError, TransportUnavailableError
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES
 from cauce.formats.nestjs import encode, read
+from cauce.listeners.discovery import listeners_in
 from cauce.listeners.effects import AtLeastOnce
-from cauce.listeners.on import listeners_in
 from cauce.listeners.retry import Reject
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
 
 
 class OrderPaid(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from cauce import Bus, Context, DomainEvent, Envelope, on
-from cauce.listeners import on as listeners_module
+from cauce.listeners import listener as listeners_module
 
 
 class Turned(DomainEvent, name="shape.turned"):

@@ -27,7 +27,7 @@ from cauce.formats.cloudevents import (
     read_of_topic,
     to_json,
 )
-from cauce.ports.transport import LANES, Lane, lane_of
+from cauce.ports.lanes import LANES, Lane, lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
@@ -260,7 +260,7 @@ async def test_hostile_entries_of_the_streams_are_dead_letters_or_acknowledged_a
                 await asyncio.sleep(0.05)
         await mailing.idle(limit_s=30)
         assert mailing.crash is None
-        dead = await store.journal().dead(limit=2_000)
+        dead = await store.message_store().dead(limit=2_000)
     for lane in range(LANES):
         pending = await redis.xpending(keys.stream("accounts-ms", Lane(lane)), "mailing")
         assert pending["pending"] == 0

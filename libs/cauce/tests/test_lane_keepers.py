@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from cauce.delivery.lanes.lane_keeper import Epoch, LaneKeeper, LaneRow, MemberId
-from cauce.ports.transport import LANES, Lane
+from cauce.delivery.lanes.lane_keeper import LaneKeeper
+from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId
 
 LEASE_S = 10.0
 

@@ -5,7 +5,8 @@ import logging
 import re
 
 import pytest
-from cauce.telemetry.connectivity import DatabaseTrouble, Kept, Line, Outage, OutageLog
+from cauce.telemetry.connectivity import BrokerStatus, DatabaseStatus
+from cauce.telemetry.outage_log import Kept, Line, OutageLog
 
 REFUSED = "no Redis at 127.0.0.1:6379 (refused) → is it running? make infra"
 
@@ -166,7 +167,7 @@ def test_stopping_in_an_outage_says_how_it_stood(story: Story) -> None:
 
 
 async def test_a_service_knows_the_reason_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage("mailing-ms", logging.getLogger("cauce.service"))
+    outage = BrokerStatus("mailing-ms", logging.getLogger("cauce.service"))
     assert outage.reason == "not subscribed yet"
     await outage.first_report(limit_s=0.01)
 
@@ -183,16 +184,16 @@ def test_a_minute_without_the_database_is_few_lines_however_many_loops_and_liste
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 0.0
-    trouble = DatabaseTrouble("stock", logging.getLogger("test"), clock=lambda: now)
+    trouble = DatabaseStatus("stock", logging.getLogger("test"), clock=lambda: now)
 
     with caplog.at_level(logging.INFO):
         while now < 60.0:
             for error in (OSError("refused"), TimeoutError()):
                 for _ in range(10):
-                    trouble.seen(error, retry_in_s=0.5)
+                    trouble.down(error, retry_in_s=0.5)
             now += 0.5
-        trouble.over()
-        trouble.over()
+        trouble.up()
+        trouble.up()
 
     said = [record.getMessage() for record in caplog.records]
     assert len(said) < 20
@@ -212,7 +213,7 @@ async def test_where_events_are_kept_an_outage_says_how_many_and_a_minute_of_it_
         return Kept(waiting=int(now - 1000.0), oldest_s=now - 1000.0 if now > 1000.0 else None)
 
     log = logging.getLogger("cauce.service")
-    outage = Outage("accounts-ms", log, clock=lambda: now, kept=kept, sent=lambda: sent)
+    outage = BrokerStatus("accounts-ms", log, clock=lambda: now, kept=kept, sent=lambda: sent)
     relay, subscription = outage.part("relay"), outage.part("subscription")
     with caplog.at_level(logging.INFO):
         running = asyncio.get_running_loop().create_task(outage.run())
@@ -247,7 +248,7 @@ async def test_when_the_database_does_not_tell_either_the_outage_is_said_all_the
     async def kept() -> Kept:
         raise OSError("no database")
 
-    outage = Outage("accounts-ms", logging.getLogger("cauce.service"), kept=kept)
+    outage = BrokerStatus("accounts-ms", logging.getLogger("cauce.service"), kept=kept)
     with caplog.at_level(logging.INFO):
         running = asyncio.get_running_loop().create_task(outage.run())
         outage.down(REFUSED, retry_in_s=0.4)

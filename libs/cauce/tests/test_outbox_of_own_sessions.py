@@ -8,8 +8,8 @@ import pytest
 from cauce import ConfigurationError, IntegrationEvent, PublishError
 from cauce.dev.servers import ScratchDatabases
 from cauce.formats.cloudevents import from_json
-from cauce.ports.message_store import OutboxRow
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.outbox import OutboxRow
 from cauce.stores.outbox import Outbox
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from sqlalchemy import create_engine as create_plain_engine
@@ -41,7 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def rows_in_the_outbox(url: str, *, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
     store = SqlAlchemyStore(create_engine(url))
     try:
-        return await store.journal().pending(ALL, limit=100, besides=besides)
+        return await store.message_store().pending(ALL, limit=100, besides=besides)
     finally:
         await store.close()
 

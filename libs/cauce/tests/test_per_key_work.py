@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 
-from cauce.concurrency.keyed_workers import PerKey
+from cauce.concurrency.keyed_workers import KeyedWorkers
 
 Job = tuple[str, int]
 
@@ -16,15 +16,15 @@ async def working(
     group: Callable[[Job], Hashable | None] = lambda job: None,
     at_once: int = 4,
     bound: int = 1000,
-) -> AsyncGenerator[PerKey[Job]]:
-    per_key = PerKey[Job](work, group=group, at_once=at_once, bound=bound)
+) -> AsyncGenerator[KeyedWorkers[Job]]:
+    per_key = KeyedWorkers[Job](work, group=group, at_once=at_once, bound=bound)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(per_key.run())
         yield per_key
         task.cancel()
 
 
-async def finish(per_key: PerKey[Job]) -> None:
+async def finish(per_key: KeyedWorkers[Job]) -> None:
     async with asyncio.timeout(10):
         while per_key.unfinished:  # noqa: ASYNC110  # its workers change it
             await asyncio.sleep(0)
@@ -51,7 +51,7 @@ class Work:
         return [number for jobs in self.done for one, number in jobs if one == key]
 
 
-async def submit(per_key: PerKey[Job], keys: Sequence[str], each: int) -> None:
+async def submit(per_key: KeyedWorkers[Job], keys: Sequence[str], each: int) -> None:
     for number in range(each):
         for key in keys:
             await per_key.submit(key, (key, number))

@@ -15,7 +15,8 @@ from cauce.dev.servers import ValkeyServer
 from cauce.errors import ConfigurationError, PublishError, TransportUnavailableError
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
-from cauce.ports.transport import Delivery, Lane, Subscription
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import Delivery, Subscription
 from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis_pubsub import RedisPubSub, glob_of
 from hypothesis import given

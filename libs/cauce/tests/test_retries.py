@@ -95,7 +95,7 @@ async def test_what_is_rejected_is_a_dead_letter_at_once_with_what_was_said() ->
         assert isinstance(await s.failed(listen), Reject)
         await s.until(lambda: service.counters["dead"] == 1)
         assert isinstance(service.store, MemoryStore)
-        [dead] = await service.store.journal().dead()
+        [dead] = await service.store.message_store().dead()
 
     assert (dead.reason, dead.attempts, dead.error) == ("rejected", 1, "Reject: there is no such counter")
     assert len(desk.asked_at) == 1

@@ -26,8 +26,9 @@ from cauce import (
 )
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.events.envelope import Emission
-from cauce.ports.transport import LANES, BrokerId, Deliver, Delivery, Lane, Status, Subscription, lane_of
-from cauce.publishing.transaction import AfterCommit
+from cauce.ports.lanes import LANES, Lane, lane_of
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
+from cauce.publishing.pending import AfterCommit
 from cauce.service import Happening
 from cauce.stores.memory import MemoryStore
 from cauce.transports.memory import MemoryTransport

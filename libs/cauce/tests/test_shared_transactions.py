@@ -15,7 +15,7 @@ from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.retry import Retry
-from cauce.ports.transport import lane_of
+from cauce.ports.lanes import lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from msgspec.structs import replace

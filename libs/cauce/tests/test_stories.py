@@ -62,7 +62,7 @@ async def welcome(event: UserCreated, tx: Transaction) -> None:
 
 
 @on(MailSent, when="after_commit")
-async def journal(event: MailSent) -> None: ...
+async def message_store(event: MailSent) -> None: ...
 
 
 class Archive:
@@ -88,7 +88,7 @@ def accounts_service(transport: Transport, *listeners: object) -> Service:
 def mailing_service(transport: Transport | None = None) -> Service:
     return Service(
         "mailing",
-        modules=[welcome, journal],
+        modules=[welcome, message_store],
         publishes=[Welcomed],
         transport=transport or MemoryTransport(),
         new_id=ids("mail"),
@@ -108,7 +108,7 @@ async def test_publishing_and_what_comes_of_it() -> None:
 
         envelope = await s.handled(welcome, id="1")
         mail = await s.published(MailSent, user_id="1")
-        await s.handled(journal)
+        await s.handled(message_store)
         await s.never_published(MailSent, user_id="2")
 
     assert (envelope.payload, envelope.source) == (ANA, "accounts")
@@ -146,7 +146,7 @@ async def test_a_listener_may_be_named_or_given_as_a_method() -> None:
 
 async def test_what_is_no_listener_of_the_story_is_told_with_those_that_are() -> None:
     async with story(mailing_service()) as s:
-        with pytest.raises(StoryError, match=r"is no listener of this story\. There are: .*welcome, .*journal$"):
+        with pytest.raises(StoryError, match=r"is no listener of this story\. There are: .*welcome, .*message_store$"):
             await s.handled(announce)
         await s.publish(ANA)
         await s.handled(welcome)
@@ -265,7 +265,7 @@ accounts.registered acc-1 from accounts
   └ accounts.user-created acc-2 from accounts
       · handled by welcome (mailing)
       └ mailing.mail-sent mail-1 from mailing
-          · handled by journal (mailing)
+          · handled by message_store (mailing)
       └ mailing.welcomed mail-2 from mailing
           · handled by Archive.remember (accounts)"""
     )
@@ -317,7 +317,7 @@ async def test_the_same_story_is_told_in_memory_and_over_a_real_broker(wire: Wir
         await s.publish(Registered(id="1", email="ana@example.com"))
 
         created: Envelope = await s.handled(welcome, id="1")
-        await s.handled(journal, user_id="1")
+        await s.handled(message_store, user_id="1")
         welcomed = await s.handled(archive.remember, user_id="1")
         await s.never_published(UserCreated, id="2")
 
@@ -358,7 +358,7 @@ async def test_a_durable_listener_of_a_domain_event_fails_is_tried_again_and_is_
             raise SmtpError("try again")
         await tx.publish(MailSent(user_id=event.guest))
 
-    service = Service("mailing", modules=[invite, journal], store=SqlAlchemyStore(create_engine(database_url)))
+    service = Service("mailing", modules=[invite, message_store], store=SqlAlchemyStore(create_engine(database_url)))
     async with story(service) as s:
         with pytest.raises(SmtpError):
             async with service.transaction() as tx:

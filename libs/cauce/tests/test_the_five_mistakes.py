@@ -21,7 +21,7 @@ from cauce import Bus, DomainEvent, IntegrationEvent, PublishError, Service, on
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.formats.cloudevents import from_json
-from cauce.ports.transport import lane_of
+from cauce.ports.lanes import lane_of
 from cauce.stores.outbox import Outbox
 from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import create_engine

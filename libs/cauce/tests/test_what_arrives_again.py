@@ -17,7 +17,7 @@ from cauce import IntegrationEvent, Service, on
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import Lane, lane_of
+from cauce.ports.lanes import Lane, lane_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
@@ -66,7 +66,7 @@ class Hearing:
         return {name: counters[name] for name in ("handled", "duplicate", "waiting", "dead") if counters[name]}
 
     async def dead(self) -> Sequence[str]:
-        return [one.reason for one in await self.store.journal().dead()]
+        return [one.reason for one in await self.store.message_store().dead()]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cauce.ports.message_store import OutboxRow
-from cauce.stores.sql.outbox import SqlJournal
+from cauce.ports.outbox import OutboxRow
+from cauce.stores.sql.outbox import SqlMessageStore
 
 
 def plant() -> None:
-    pending_set, mark = SqlJournal.pending, SqlJournal.mark_sent
+    pending_set, mark = SqlMessageStore.pending, SqlMessageStore.mark_sent
 
-    async def pending(self: SqlJournal, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
+    async def pending(self: SqlMessageStore, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
         rows = await pending_set(self, lanes, limit=limit, besides=besides)
         async with self._reading() as connection:
             found = await self._run(
@@ -19,7 +19,7 @@ def plant() -> None:
             cursor = found.scalar_one() or 0
         return [row for row in rows if row.position > cursor]
 
-    async def mark_sent(self: SqlJournal, owned: Any, me: Any, sent: Any) -> bool:
+    async def mark_sent(self: SqlMessageStore, owned: Any, me: Any, sent: Any) -> bool:
         async with self._writing() as connection:
             await self._run(
                 connection,
@@ -29,4 +29,4 @@ def plant() -> None:
             )
         return await mark(self, owned, me, sent)
 
-    SqlJournal.pending, SqlJournal.mark_sent = pending, mark_sent
+    SqlMessageStore.pending, SqlMessageStore.mark_sent = pending, mark_sent

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from cauce.delivery.inbox.attempts import Applying, Outcome, consumer_name
+from cauce.delivery.inbox.attempts import Applying, Outcome
 from cauce.events.envelope import Emission
-from cauce.listeners.on import Listener
+from cauce.listeners.listener import Listener, consumer_name
 
 
 def plant() -> None:

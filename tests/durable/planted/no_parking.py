@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from cauce.delivery.inbox.attempts import Applying, Outcome
-from cauce.ports.message_store import Arrival
+from cauce.ports.inbox import Arrival
 
 
 def plant() -> None:

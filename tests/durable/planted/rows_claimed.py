@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cauce.delivery.lanes.lane_keeper import Epoch, LaneKeeper
-from cauce.ports.message_store import OutboxRow
-from cauce.ports.transport import LANES, Lane
-from cauce.stores.sql.outbox import SqlJournal
+from cauce.delivery.lanes.lane_keeper import LaneKeeper
+from cauce.ports.lanes import LANES, Epoch, Lane
+from cauce.ports.outbox import OutboxRow
+from cauce.stores.sql.outbox import SqlMessageStore
 
 
 def plant() -> None:
     def owned(self: LaneKeeper, now: float) -> Mapping[Lane, Epoch]:
         return {Lane(lane): Epoch(1) for lane in range(LANES)}
 
-    async def claimed(self: SqlJournal, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
+    async def claimed(self: SqlMessageStore, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
         async with self._writing() as connection:
             rows = await self._run(
                 connection,
@@ -27,7 +27,7 @@ def plant() -> None:
             ]
         return sorted(found, key=lambda row: row.position)
 
-    async def mark_sent(self: SqlJournal, owned: Any, me: Any, sent: Any) -> bool:
+    async def mark_sent(self: SqlMessageStore, owned: Any, me: Any, sent: Any) -> bool:
         async with self._writing() as connection:
             for position, broker_id in sent:
                 await self._run(
@@ -39,4 +39,4 @@ def plant() -> None:
         return True
 
     LaneKeeper.owned = owned
-    SqlJournal.pending, SqlJournal.mark_sent = claimed, mark_sent
+    SqlMessageStore.pending, SqlMessageStore.mark_sent = claimed, mark_sent

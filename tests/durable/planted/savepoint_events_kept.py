@@ -2,13 +2,13 @@
 
 from collections.abc import Hashable
 
-from cauce.ports.savepoints import Levels
+from cauce.ports.savepoints import Savepoints
 
 
 def plant() -> None:
-    ended = Levels.ended
+    ended = Savepoints.ended
 
-    def kept(self: Levels[object], savepoint: Hashable, *, kept: bool) -> None:
+    def kept(self: Savepoints[object], savepoint: Hashable, *, kept: bool) -> None:
         ended(self, savepoint, kept=True)
 
-    Levels.ended = kept
+    Savepoints.ended = kept

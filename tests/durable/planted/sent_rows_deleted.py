@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from cauce.stores.sql.outbox import SqlJournal
+from cauce.stores.sql.outbox import SqlMessageStore
 
 
 def plant() -> None:
-    mark = SqlJournal.mark_sent
+    mark = SqlMessageStore.mark_sent
 
-    async def mark_and_delete(self: SqlJournal, owned: Any, me: Any, sent: Any) -> bool:
+    async def mark_and_delete(self: SqlMessageStore, owned: Any, me: Any, sent: Any) -> bool:
         marked = await mark(self, owned, me, sent)
         await self.prune_sent(older_than_s=-1.0, limit=10_000)
         return marked
 
-    SqlJournal.mark_sent = mark_and_delete
+    SqlMessageStore.mark_sent = mark_and_delete

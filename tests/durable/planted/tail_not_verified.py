@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from cauce.ports.transport import BrokerId, Lane, Tail
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Tail
 from cauce.transports.redis_streams import RedisStreams
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cauce.errors import CauceError
-from cauce.ports.store import Figured
+from cauce.ports.store import SupportsFigures
 from cauce.service.service import Service
 
 __all__ = ["ASGIApp", "health_app"]
@@ -73,7 +73,7 @@ class _Status:
 
     async def _ask(self) -> tuple[int, object]:
         store = self._service.store
-        if not isinstance(store, Figured):
+        if not isinstance(store, SupportsFigures):
             return 404, {
                 "error": f"{self._service.name} keeps nothing in a database; /counters has what it did since its start"
             }

@@ -17,9 +17,9 @@ from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep
 from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.retry import Reject, Retry
-from cauce.ports.store import Figured
+from cauce.ports.figures import Figures
+from cauce.ports.store import SupportsFigures
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.figures import Figures
 from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
@@ -364,7 +364,7 @@ async def publish(shop: Service, *events: IntegrationEvent) -> None:
 
 async def figures_of(service: Service) -> Figures:
     """The numbers of a service of these tests, which all have a database."""
-    assert isinstance(service.store, Figured)
+    assert isinstance(service.store, SupportsFigures)
     return await service.store.figures()
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 from typing import get_args
 
-from cauce.ports.message_store import Reason
+from cauce.ports.inbox import Reason
 from shop_and_mail import Command, Project, cloud_event
 
 WELCOME = "mail.welcome"

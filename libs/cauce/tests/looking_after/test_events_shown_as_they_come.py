@@ -9,9 +9,10 @@ from cauce.admin.targets import Broker
 from cauce.dev.servers import ValkeyServer
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import Lane
+from cauce.ports.lanes import Lane
+from cauce.ports.topics import Seen
 from cauce.transports.redis.topics import open_broker
-from cauce.transports.redis.watching import Seen, watch
+from cauce.transports.redis.watching import watch
 from cauce.transports.redis_streams import RedisStreams
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
 

@@ -157,7 +157,8 @@ async def test_a_service_runs_without_its_door_until_a_signal(
         text=True,
     ) as process:
         try:
-            body = _get(f"http://127.0.0.1:{port}/status", within_s=60)
+            _get(f"http://127.0.0.1:{port}/health/ready", within_s=60)
+            body = _get(f"http://127.0.0.1:{port}/status", within_s=5)
             said = await cauce("status", "shop", "--json")
         finally:
             process.send_signal(signal.SIGTERM)

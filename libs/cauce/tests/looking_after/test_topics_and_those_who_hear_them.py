@@ -5,7 +5,8 @@ from zlib import crc32
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-from cauce.ports.transport import LANES, Delivery, Lane, Subscription
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.transport import Delivery, Subscription
 from cauce.transports.redis_streams import RedisStreams
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
+from cauce.ports.transport import Verdict
 from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis_pubsub import RedisPubSub
-from cauce.verdict import Verdict
 from shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
 
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import TransportUnavailableError
-from cauce.ports.transport import LANES, BrokerId, Lane
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.transport import BrokerId
 from cauce.testing.transport_contract import LANE, TOPIC, Hearing, message
 from cauce.transports.redis.stream_keys import StreamKeys
 from cauce.transports.redis_streams import RedisStreams

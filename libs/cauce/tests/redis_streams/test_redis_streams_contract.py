@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
-from cauce.ports.transport import BrokerId, Lane
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId
 from cauce.testing.transport_contract import TOPIC, DurableTransportContract
 from cauce.transports.memory_streams import MemoryStreams
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from cauce.errors import TransportUnavailableError
-from cauce.ports.transport import BrokerId, Lane
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId
 from cauce.testing.transport_contract import (
     LANE,
     TOPIC,

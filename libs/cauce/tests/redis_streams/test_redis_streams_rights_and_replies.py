@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 import trustme
 from cauce.errors import ConfigurationError, TransportUnavailableError
-from cauce.ports.transport import DurableTransport, Lane
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import DurableTransport, State
 from cauce.testing.transport_contract import LANE, TOPIC, acknowledged, hearing, message, messages, publishing, until
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, is_id, named, order, texts
 from cauce.transports.redis_streams import RedisStreams
-from cauce.verdict import State
 from redis.asyncio.connection import Connection
 from redis_under_test import OtherServer, Proxy, RedisUnderTest
 

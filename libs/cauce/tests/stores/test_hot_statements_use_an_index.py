@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cauce.delivery.lanes.lane_keeper import MemberId
 from cauce.dev.servers import ScratchDatabases
-from cauce.ports.message_store import Failure
-from cauce.ports.transport import BrokerId, Lane
+from cauce.ports.inbox import Failure
+from cauce.ports.lanes import Lane, MemberId
+from cauce.ports.transport import BrokerId
 from cauce.stores.sql.schema import upgrade
 from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -113,9 +113,9 @@ def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def hot_paths(store: SqlAlchemyStore) -> None:
     """What a busy service does all day."""
-    journal = store.journal()
-    rows, _ = await journal.beat(ME, lease_s=60)
-    mine = await journal.take(ME, {row.lane: row.epoch for row in rows if row.lane in MINE})
+    message_store = store.message_store()
+    rows, _ = await message_store.beat(ME, lease_s=60)
+    mine = await message_store.take(ME, {row.lane: row.epoch for row in rows if row.lane in MINE})
 
     # A business transaction
     async with unit(store) as tx:
@@ -125,40 +125,40 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         tx.publish(*(envelope(number, key=f"many-{number % 100}") for number in range(2000, 4000)))
 
     # The relay
-    found = await journal.pending(MINE, limit=500)
-    await journal.mark_sent(mine, ME, [(row.position, BrokerId(f"{row.position}-1")) for row in found])
-    await journal.newest_sent("shop", Lane(0), limit=100)
-    await journal.adopt(envelope(4), known_to=[LISTENER])
+    found = await message_store.pending(MINE, limit=500)
+    await message_store.mark_sent(mine, ME, [(row.position, BrokerId(f"{row.position}-1")) for row in found])
+    await message_store.newest_sent("shop", Lane(0), limit=100)
+    await message_store.adopt(envelope(4), known_to=[LISTENER])
 
     # Listeners
     async with unit(store) as tx:
         await tx.inbox.arrive(LISTENER, [envelope(5, key="k5", seq=11)], idle_s=5)
     async with unit(store) as tx:
         await tx.inbox.arrive(LISTENER, [envelope(n, key=f"k{n}", seq=11) for n in range(100, 200)], idle_s=5)
-    for waiting in (await journal.due(MINE, limit=512))[:1]:
+    for waiting in (await message_store.due(MINE, limit=512))[:1]:
         async with unit(store) as tx:
-            await tx.inbox.holds(waiting)
-            await tx.inbox.exhume(waiting)
+            await tx.inbox.lock(waiting)
+            await tx.inbox.remove_dead_letter(waiting)
             await tx.inbox.claim(waiting, idle_s=5)
             await tx.inbox.release_next(waiting)
             await tx.inbox.first_time(LISTENER, waiting.source, waiting.event_id)
     async with unit(store) as tx:
-        await tx.inbox.wait(delivery(6, key="p1"), delay_s=None, error=None)
-        await tx.inbox.wait(delivery(7, key="free"), delay_s=1.0, error="no")
-        await tx.inbox.bury(delivery(7, key="free"), "shop.counted", FAILURE)
-        await tx.inbox.forget(delivery(7, key="free"))
+        await tx.inbox.keep(delivery(6, key="p1"), delay_s=None, error=None)
+        await tx.inbox.keep(delivery(7, key="free"), delay_s=1.0, error="no")
+        await tx.inbox.write_dead_letter(delivery(7, key="free"), "shop.counted", FAILURE)
+        await tx.inbox.remove(delivery(7, key="free"))
         await tx.inbox.mark_started(LISTENER, "shop", "event-8")
         await tx.inbox.unmark_started(LISTENER, "shop", "event-8")
         await tx.inbox.begin_effect(LISTENER, "shop", "event-9")
         await tx.inbox.end_effect(LISTENER, "shop", "event-9")
 
     # Now and then
-    await journal.unsend("shop", Lane(1), from_position=found[-1].position if found else None)
-    await journal.sent_over(rows=KEPT * 2, size=10**12)
+    await message_store.unsend("shop", Lane(1), from_position=found[-1].position if found else None)
+    await message_store.sent_over(rows=KEPT * 2, size=10**12)
     for age_s in (10.0**10, -60.0):
-        await journal.prune_sent(older_than_s=age_s, limit=1000)
-        await journal.prune_inbox(older_than_s=age_s, limit=1000)
-    await journal.give_back(ME, MINE)
+        await message_store.prune_sent(older_than_s=age_s, limit=1000)
+        await message_store.prune_inbox(older_than_s=age_s, limit=1000)
+    await message_store.give_back(ME, MINE)
 
 
 async def fill(store: SqlAlchemyStore, *, kept: int, backlog: int) -> None:

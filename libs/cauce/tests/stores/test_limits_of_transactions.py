@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
-from cauce.delivery.lanes.lane_keeper import MemberId
 from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.retry import Retry
+from cauce.ports.lanes import MemberId
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import story
 from cauce.transports.memory_streams import MemoryStreams
@@ -70,16 +70,16 @@ async def test_every_writing_transaction_of_the_relays_side_is_limited(store: Sq
         seen.append(tuple(connection.exec_driver_sql(LIMITS).one()))
 
     event.listen(store.engine.sync_engine, "commit", before_commit)
-    journal = store.journal()
+    message_store = store.message_store()
     me = MemberId("me")
-    rows, _ = await journal.beat(me, lease_s=60)
-    await journal.take(me, {row.lane: row.epoch for row in rows})
-    await journal.set_aside(1, "too large")
-    await journal.unsend("limits-ms", rows[0].lane, from_position=None)
-    await journal.prune_sent(older_than_s=60, limit=10)
-    await journal.prune_inbox(older_than_s=60, limit=10)
-    await journal.give_back(me, [rows[0].lane])
-    await journal.leave(me)
+    rows, _ = await message_store.beat(me, lease_s=60)
+    await message_store.take(me, {row.lane: row.epoch for row in rows})
+    await message_store.set_aside(1, "too large")
+    await message_store.unsend("limits-ms", rows[0].lane, from_position=None)
+    await message_store.prune_sent(older_than_s=60, limit=10)
+    await message_store.prune_inbox(older_than_s=60, limit=10)
+    await message_store.give_back(me, [rows[0].lane])
+    await message_store.leave(me)
     event.remove(store.engine.sync_engine, "commit", before_commit)
 
     assert seen == [("3s", "3s", "1min")] * 8

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from cauce.admin.targets import Target
 from cauce.errors import CauceError
-from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, NoTablesError, is_about_tables
+from cauce.ports.figures import NoTablesError
+from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, is_about_tables
 from cauce.stores.sql.schema import examine
 from cauce.stores.sqlalchemy import create_engine
 

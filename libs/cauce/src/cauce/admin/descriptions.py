@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.targets import Target, find_targets
 from cauce.errors import ConfigurationError
-from cauce.service.description import Description, read_description
-from cauce.stores.sql.figures import NoTablesError
+from cauce.ports.description import Description, read_description
+from cauce.ports.figures import NoTablesError
 
 __all__ = ["description_of", "known_events", "read_descriptions"]
 

@@ -8,14 +8,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.descriptions import description_of
 from cauce.admin.targets import Target
-from cauce.service.description import Description
+from cauce.ports.description import Description
+from cauce.ports.figures import Figures, ListenerFigures, NoTablesError
+from cauce.ports.topics import Group
+from cauce.ports.transport import Verdict
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.figures import Figures, ListenerFigures, NoTablesError, read_figures
+from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.schema import SCHEMA, Found, examine
 from cauce.transports.redis.pipeline import RedisRefusal
 from cauce.transports.redis.replies import text
-from cauce.transports.redis.topics import BrokerView, Group
-from cauce.verdict import Verdict
+from cauce.transports.redis.topics import BrokerView
 
 __all__ = ["Examined", "examine_broker", "examine_service", "worst"]
 

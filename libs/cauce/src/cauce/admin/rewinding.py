@@ -5,7 +5,7 @@ from uuid import uuid4
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.service.description import Description
+from cauce.ports.description import Description
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.dialect import Dialect
 from cauce.transports.redis.topics import BrokerView

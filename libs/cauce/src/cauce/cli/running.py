@@ -8,7 +8,7 @@ from cauce.admin.database import DatabaseUnavailableError
 from cauce.admin.targets import Target
 from cauce.cli.screen import complain
 from cauce.errors import CauceError, ConfigurationError, TransportUnavailableError
-from cauce.stores.sql.figures import NoTablesError
+from cauce.ports.figures import NoTablesError
 from cauce.transports.redis.connection import RedisTroubleError
 
 __all__ = ["DONE", "NOT_DONE", "UNREACHABLE", "WRONG", "carry_out", "each"]

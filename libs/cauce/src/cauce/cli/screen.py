@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cauce.one_line import one_line
+from cauce.telemetry.log_text import one_line
 
 __all__ = [
     "Column",

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["PerKey"]
+__all__ = ["KeyedWorkers"]
 
 J = TypeVar("J")
 
 TOGETHER = 100
 
 
-class PerKey(Generic[J]):
+class KeyedWorkers(Generic[J]):
     """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys side by side.
 
     Jobs of different keys that `group` gives the same name are worked on together, up to a hundred; one it gives None

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-__all__ = ["SideBySide"]
+__all__ = ["SharedLock"]
 
 
-class SideBySide:
+class SharedLock:
     """Any number of pieces run at once, except while one is alone. Whoever wants to be alone goes first: no new
     piece begins before he is done."""
 
@@ -20,7 +20,7 @@ class SideBySide:
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def among_others(self) -> AsyncGenerator[None]:
+    async def shared(self) -> AsyncGenerator[None]:
         while not self._open.is_set():
             await self._open.wait()
         self._running += 1
@@ -33,7 +33,7 @@ class SideBySide:
                 self._nobody.set()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncGenerator[None]:
+    async def exclusive(self) -> AsyncGenerator[None]:
         async with self._turn:
             self._open.clear()
             try:

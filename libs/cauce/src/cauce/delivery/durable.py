@@ -1,6 +1,6 @@
 """The loops of durable delivery in one process: lanes, relay, consumer, waiting room.
 
-Composed by a Service whose store keeps a journal and whose transport remembers. Every loop asks Ownership which lanes
+Composed by a Service whose store is durable and whose transport remembers. Every loop asks Ownership which lanes
 are its own; two processes of one service share the lanes out and never handle the same key at the same time.
 """
 
@@ -10,27 +10,26 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from random import random
 from typing import Literal, TypeVar
 
-import msgspec
-
-from cauce.concurrency.keyed_workers import PerKey
-from cauce.concurrency.shared_lock import SideBySide
-from cauce.delivery.inbox.attempts import Applying, Outcome, consumer_name
+from cauce.concurrency.keyed_workers import KeyedWorkers
+from cauce.concurrency.shared_lock import SharedLock
+from cauce.delivery.inbox.attempts import Applying, Outcome
 from cauce.delivery.inbox.gaps import Gaps
-from cauce.delivery.lanes.lane_keeper import Epoch, MemberId
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.delivery.outbox.alarms import Alarms, Watch
 from cauce.delivery.outbox.relay import Relay
 from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep, Pruning
-from cauce.delivery.volatile.consumer import decode
 from cauce.errors import ConfigurationError, DecodeError, TransportUnavailableError
-from cauce.events.envelope import Emission, Envelope, key_of
-from cauce.events.event import Event, IntegrationEvent, describe
+from cauce.events.envelope import Emission, Envelope
+from cauce.events.event import Event, IntegrationEvent
 from cauce.formats.cloudevents import from_json
-from cauce.listeners.on import Listener
-from cauce.ports.message_store import Journal, Waiting
-from cauce.ports.transport import BrokerId, Delivery, DurableTransport, Examinable, Lane, Status, Subscription, lane_of
-from cauce.telemetry.connectivity import DatabaseTrouble
+from cauce.formats.decoding import typed
+from cauce.listeners.listener import Listener, consumer_name
+from cauce.ports.inbox import WaitingDelivery
+from cauce.ports.lanes import Epoch, Lane, MemberId, lane_of
+from cauce.ports.message_store import MessageStore
+from cauce.ports.transport import BrokerId, Delivery, DurableTransport, Status, Subscription, SupportsHealth
+from cauce.telemetry.connectivity import DatabaseStatus
 
 __all__ = ["DurableDelivery"]
 
@@ -70,7 +69,7 @@ class _Job:
         emission: Emission,
         listeners: Sequence[Listener],
         delivery: Delivery | None,
-        waiting: Waiting | None,
+        waiting: WaitingDelivery | None,
         *,
         lane: Lane,
         tenure: int | None,
@@ -98,7 +97,7 @@ class DurableDelivery:
         self,
         *,
         service: str,
-        journal: Journal,
+        message_store: MessageStore,
         transport: DurableTransport | None,
         subscription: Subscription,
         starts: Mapping[str, Literal["retained", "now"]],
@@ -122,7 +121,7 @@ class DurableDelivery:
         an event and the name of the listener, once that is committed.
         """
         self._service = service
-        self._journal = journal
+        self._message_store = message_store
         self._transport = transport
         self._subscription = subscription
         self._starts = starts
@@ -134,20 +133,22 @@ class DurableDelivery:
         self._local = status("database") if transport is None else None
         self._count = count
         self._handled = handled
-        self._work: PerKey[_Job] = PerKey(self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND)
-        self._taken: set[int] = set()
+        self._work: KeyedWorkers[_Job] = KeyedWorkers(
+            self._settle, group=self._shares_with, at_once=_AT_ONCE, bound=_BOUND
+        )
+        self._taken: set[int | None] = set()
         """Positions of waiting deliveries that are being handled."""
-        self._unreadable: set[int] = set()
+        self._unreadable: set[int | None] = set()
         self._gaps = Gaps()
-        self._apart = SideBySide()
+        self._apart = SharedLock()
         self._lanes_in_work: dict[Lane, int] = {}
         self._lanes_being_read: frozenset[Lane] = frozenset()
         self._lanes_swept: dict[Lane, Epoch] = {}
         """Lanes whose waiting deliveries have been looked at since we took them."""
         self._wake = asyncio.Event()
-        self._trouble = DatabaseTrouble(service, log)
+        self._trouble = DatabaseStatus(service, log)
         self.ownership = Ownership(
-            journal,
+            message_store,
             MemberId(member),
             busy=self._busy,
             trouble=self._trouble,
@@ -157,7 +158,7 @@ class DurableDelivery:
         topics = (service, *(topic for topic in adopted if topic != service))
         self._pruning = Pruning(
             topics=topics,
-            journal=journal,
+            message_store=message_store,
             transport=transport,
             ownership=self.ownership,
             keep=keep,
@@ -165,13 +166,15 @@ class DurableDelivery:
             count=count,
             every_s=pace.prune_every_s,
         )
-        self.watch = Watch(alarms, journal=journal, ownership=self.ownership, count=count, every_s=pace.watch_every_s)
+        self.watch = Watch(
+            alarms, message_store=message_store, ownership=self.ownership, count=count, every_s=pace.watch_every_s
+        )
         self._relay = None
         if transport is not None:
             self._sending = status("relay")
             self._relay = Relay(
                 topics=topics,
-                journal=journal,
+                message_store=message_store,
                 transport=transport,
                 ownership=self.ownership,
                 status=self._sending,
@@ -202,7 +205,7 @@ class DurableDelivery:
                 if self._local is not None:
                     self._local.up()
                 return
-            if isinstance(self._transport, Examinable):
+            if isinstance(self._transport, SupportsHealth):
                 await self._examine(self._transport, self._sending)
             tasks.create_task(self._relay.run())
             if self._hearing is not None:
@@ -223,7 +226,7 @@ class DurableDelivery:
         except Exception as error:  # they will be taken when the lease ends
             log.warning("the lanes could not be given back: %s", type(error).__name__)
 
-    async def _examine(self, broker: Examinable, status: Status) -> None:
+    async def _examine(self, broker: SupportsHealth, status: Status) -> None:
         """Say what the broker may lose, once. Raises ConfigurationError if it throws away what it has confirmed."""
         while True:
             try:
@@ -259,12 +262,12 @@ class DurableDelivery:
             except TransportUnavailableError as error:
                 status.down(str(error), retry_in_s=_POLL_CAP_S)
             except Exception as error:
-                self._trouble.seen(error, retry_in_s=_POLL_CAP_S)
+                self._trouble.down(error, retry_in_s=_POLL_CAP_S)
             await asyncio.sleep(_POLL_CAP_S * (0.8 + 0.4 * random()))
 
     async def _since_in(self, topic: str, transport: DurableTransport) -> BrokerId:
         begin = "0-0" if self._starts[topic] == "retained" else await transport.now(topic)
-        return BrokerId(await self._journal.since(topic, begin))
+        return BrokerId(await self._message_store.since(topic, begin))
 
     async def deliver(self, delivery: Delivery) -> None:
         """Take an entry of the broker: to the listeners that hear it, or out of the way with its bytes kept."""
@@ -287,7 +290,7 @@ class DurableDelivery:
             await delivery.ack()
             return
         try:
-            emission = _typed(envelope, event_type)
+            emission = typed(envelope, event_type)
         except DecodeError as error:
             await self._refuse_everywhere(delivery, envelope, f"{error.path}: {error.expectation}")
             return
@@ -334,12 +337,12 @@ class DurableDelivery:
         unshared = {job: job.listeners for job in jobs}
         if len(jobs) > 1 and all(ours.get(job.lane) == job.tenure for job in jobs):
             try:
-                async with self._apart.among_others():
+                async with self._apart.shared():
                     unshared = dict.fromkeys(jobs, await self._settle_together(jobs))
             except Exception as error:  # each by itself finds out which one it is
                 log.error("%d deliveries could not be settled together: %s", len(jobs), error, exc_info=error)
         for job, listeners in unshared.items():
-            async with self._apart.alone() if job.suspect else self._apart.among_others():
+            async with self._apart.exclusive() if job.suspect else self._apart.shared():
                 await self._settle_alone(job, listeners)
 
     async def _settle_together(self, jobs: Sequence[_Job]) -> Sequence[Listener]:
@@ -416,7 +419,7 @@ class DurableDelivery:
                 if not self._applying.rules.is_infrastructure(error):
                     raise
                 self._count("infrastructure", 1)
-                self._trouble.seen(error, retry_in_s=pause_s)
+                self._trouble.down(error, retry_in_s=pause_s)
                 await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))
                 pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
 
@@ -438,7 +441,7 @@ class DurableDelivery:
                     await self._applying.refuse(consumer, envelope, delivery.channel, delivery.raw, why)
                     break
                 except Exception as error:
-                    self._trouble.seen(error, retry_in_s=pause_s)
+                    self._trouble.down(error, retry_in_s=pause_s)
                     await asyncio.sleep(pause_s)
                     pause_s = min(_INFRASTRUCTURE_CAP_S, pause_s * 2)
             self._count("dead", 1)
@@ -453,13 +456,13 @@ class DurableDelivery:
             try:
                 lanes = self.ownership.lanes()
                 new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
-                for waiting in await self._journal.due(list(lanes), limit=_BOUND):
+                for waiting in await self._message_store.due(list(lanes), limit=_BOUND):
                     if waiting.position not in self._taken:
                         suspect = waiting.lane in new and self.ownership.left_by_the_dead(waiting.lane)
                         worked = await self._begin(waiting, lanes[waiting.lane], suspect=suspect) or worked
                 self._lanes_swept = dict(lanes)
             except Exception as error:
-                self._trouble.seen(error, retry_in_s=pause_s)
+                self._trouble.down(error, retry_in_s=pause_s)
             pause_s = _POLL_FIRST_S if worked else min(_POLL_CAP_S, pause_s * 2)
             try:
                 async with asyncio.timeout(pause_s * (0.8 + 0.4 * random())):
@@ -469,7 +472,7 @@ class DurableDelivery:
             finally:
                 self._wake.clear()
 
-    async def _begin(self, waiting: Waiting, tenure: Epoch, *, suspect: bool) -> bool:
+    async def _begin(self, waiting: WaitingDelivery, tenure: Epoch, *, suspect: bool) -> bool:
         listener = self._by_name.get(waiting.consumer)
         if listener is None:
             return False  # another version of this service knows it; it waits
@@ -480,7 +483,7 @@ class DurableDelivery:
             event_type = self._types.get(name)
             if event_type is None:
                 return False
-            emission = _typed(envelope, event_type)
+            emission = typed(envelope, event_type)
         except DecodeError as error:
             await self._not_readable(waiting, name, error)
             return False
@@ -490,7 +493,7 @@ class DurableDelivery:
         )
         return True
 
-    async def _not_readable(self, waiting: Waiting, name: str, error: DecodeError) -> None:
+    async def _not_readable(self, waiting: WaitingDelivery, name: str, error: DecodeError) -> None:
         """A replay is refused again; anything else may be a later version's, and waits for it."""
         if waiting.position in self._unreadable:
             return
@@ -501,12 +504,3 @@ class DurableDelivery:
         else:
             self._unreadable.add(waiting.position)
             log.error("waiting delivery %d cannot be read by this version: %s", waiting.position, error)
-
-
-def _typed(envelope: Envelope, event_type: type[Event]) -> Emission:
-    payload = envelope.payload
-    event = payload if isinstance(payload, Event) else decode(payload, event_type)
-    described = describe(event_type)
-    key = key_of(event, described) if envelope.key is None else envelope.key
-    known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key)
-    return Emission(event, None, known.source, known)

@@ -20,15 +20,16 @@ from random import random
 
 from msgspec.structs import replace
 
-from cauce.delivery.volatile.consumer import decode
 from cauce.errors import DecodeError, PublishError
 from cauce.events.envelope import Envelope, key_of
 from cauce.events.event import Event, IntegrationEvent, describe
+from cauce.formats.decoding import decode
 from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.on import on
 from cauce.listeners.retry import Reject, Retry
-from cauce.one_line import one_line
-from cauce.ports.transport import Delivery, Status, Subscription, Transport, lane_of
+from cauce.ports.lanes import lane_of
+from cauce.ports.transport import Delivery, Status, Subscription, Transport
+from cauce.telemetry.log_text import one_line
 
 __all__ = ["ADOPTED", "Adopt", "Inward", "NestBridge"]
 

@@ -8,17 +8,16 @@ from itertools import product
 
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import TransportUnavailableError
-from cauce.ports.message_store import Journal
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import BATCH
 from cauce.ports.transport import DurableTransport
-from cauce.telemetry.connectivity import DatabaseTrouble
+from cauce.telemetry.connectivity import DatabaseStatus
 
-__all__ = ["BATCH", "Keep", "Pruning"]
+__all__ = ["Keep", "Pruning"]
 
 log = logging.getLogger("cauce.retention")
 
 _EVERY_S = 30.0
-BATCH = 1000
-"""How many rows are removed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +41,16 @@ class Pruning:
         self,
         *,
         topics: Sequence[str],
-        journal: Journal,
+        message_store: MessageStore,
         transport: DurableTransport | None,
         ownership: Ownership,
         keep: Keep,
-        trouble: DatabaseTrouble,
+        trouble: DatabaseStatus,
         count: Callable[[str, int], None],
         every_s: float = _EVERY_S,
     ) -> None:
         self._topics = topics
-        self._journal = journal
+        self._message_store = message_store
         self._transport = transport
         self._ownership = ownership
         self._keep = keep
@@ -69,15 +68,15 @@ class Pruning:
             except TransportUnavailableError:
                 continue  # the relay reports it
             except Exception as error:
-                self._trouble.seen(error, retry_in_s=self._every_s)
+                self._trouble.down(error, retry_in_s=self._every_s)
 
     async def _round(self) -> None:
         lanes = self._ownership.lanes()
         if 0 in lanes:
             keep = self._keep
-            while await self._journal.prune_inbox(older_than_s=keep.inbox_s, limit=BATCH) == BATCH:
+            while await self._message_store.prune_inbox(older_than_s=keep.inbox_s, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
-            while (await self._journal.prune_sent(older_than_s=keep.sent_s, limit=BATCH)) == BATCH:
+            while (await self._message_store.prune_sent(older_than_s=keep.sent_s, limit=BATCH)) == BATCH:
                 await asyncio.sleep(0)
             await self._enforce_caps()
         if self._transport is not None:
@@ -89,8 +88,8 @@ class Pruning:
     async def _enforce_caps(self) -> None:
         """By rows and bytes: the window gets shorter than promised, so it is said."""
         capped = False
-        while await self._journal.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
-            if not await self._journal.prune_sent(older_than_s=0.0, limit=BATCH):
+        while await self._message_store.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
+            if not await self._message_store.prune_sent(older_than_s=0.0, limit=BATCH):
                 break
             capped = True
             await asyncio.sleep(0)

@@ -8,7 +8,8 @@ from typing import Any
 from cauce.errors import did_you_mean
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe, find_field_problems
 from cauce.events.names import is_pattern
-from cauce.listeners.on import Listener, listeners_in, unregistered_classes
+from cauce.listeners.discovery import listeners_in, unregistered_classes
+from cauce.listeners.listener import Listener
 
 __all__ = ["collect", "in_order", "known_events", "problems_between"]
 

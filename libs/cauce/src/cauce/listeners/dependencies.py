@@ -2,32 +2,42 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from cauce.errors import ConfigurationError, did_you_mean
 from cauce.events.envelope import Envelope
 from cauce.listeners.context import Context
-from cauce.listeners.on import Listener
+from cauce.listeners.listener import Listener
 
-if TYPE_CHECKING:
-    from cauce.publishing.transaction import Transaction
+__all__ = ["Dependencies", "Factory", "Resolver", "Scope", "ScopeT"]
 
-__all__ = ["Dependencies", "Factory", "Resolver"]
+T = TypeVar("T")
 
-Factory: TypeAlias = Callable[["Transaction"], object]
+
+class Scope(Protocol):
+    """What things are made for, and what they are made from: a transaction, as far as it matters here."""
+
+    @property
+    def session(self) -> object: ...
+    async def get(self, wanted: type[T], /) -> T: ...
+
+
+ScopeT = TypeVar("ScopeT", bound=Scope)
+
+Factory: TypeAlias = Callable[[ScopeT], object]
 """Makes one thing for one transaction. Called at most once in it."""
 
-Resolver: TypeAlias = Callable[[type[Any], "Transaction"], object | Awaitable[object]]
+Resolver: TypeAlias = Callable[[type[Any], ScopeT], object | Awaitable[object]]
 """The door to a container: asked for every type that `provide` does not name; raises LookupError if it cannot."""
 
 
-class Dependencies:
+class Dependencies(Generic[ScopeT]):
     """`provide`, `resolver`, and what Cauce itself gives: Transaction, Context, Envelope and the store's session."""
 
     def __init__(
         self,
-        provide: Mapping[type[Any], Factory],
-        resolver: Resolver | None,
+        provide: Mapping[type[Any], Factory[ScopeT]],
+        resolver: Resolver[ScopeT] | None,
         *,
         transaction_types: tuple[type[Any], ...],
         session_type: type[Any] | None,
@@ -74,7 +84,7 @@ class Dependencies:
         )
 
     async def arguments(
-        self, listener: Listener, envelope: Callable[[], Context], tx: "Transaction | None"
+        self, listener: Listener, envelope: Callable[[], Context], tx: ScopeT | None
     ) -> dict[str, object]:
         """The keyword arguments of one call."""
         given: dict[str, object] = {}
@@ -87,7 +97,7 @@ class Dependencies:
                 given[parameter.name] = await tx.get(parameter.type)
         return given
 
-    async def make(self, wanted: type[Any], tx: "Transaction") -> object:
+    async def make(self, wanted: type[Any], tx: ScopeT) -> object:
         """One fresh object for `tx`; the transaction keeps it. ConfigurationError if nothing provides the type."""
         if wanted in self._transaction_types:
             return tx

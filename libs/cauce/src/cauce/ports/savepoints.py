@@ -7,12 +7,12 @@ a level that is undone takes them with it. Sans-I/O, so that every tree of savep
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Levels"]
+__all__ = ["Savepoints"]
 
 T = TypeVar("T")
 
 
-class Levels(Generic[T]):
+class Savepoints(Generic[T]):
     """Events waiting for the outcome of what they were published in."""
 
     def __init__(self) -> None:

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from cauce.ports.message_store import Inbox, Journal, Outgoing
-from cauce.ports.savepoints import Levels
+from cauce.ports.inbox import Inbox
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import Outgoing
+from cauce.ports.savepoints import Savepoints
 
 if TYPE_CHECKING:
-    from cauce.stores.sql.figures import Figures
+    from cauce.ports.figures import Figures
 
-__all__ = ["Figured", "Journaled", "Outbound", "Store", "UnitOfWork"]
+__all__ = ["DurableStore", "Outbound", "Store", "SupportsFigures", "UnitOfWork"]
 
 
 class UnitOfWork(Protocol):
@@ -55,7 +57,7 @@ Outbound = Callable[[Sequence[Any]], Sequence[Outgoing]]
 
 
 @runtime_checkable
-class Journaled(Protocol):
+class DurableStore(Protocol):
     """A store that can keep what durable delivery needs, beside the service's own tables."""
 
     async def prepare(self) -> None:
@@ -71,7 +73,7 @@ class Journaled(Protocol):
         """Whether what is committed outlives the process."""
         ...
 
-    def journal(self) -> Journal: ...
+    def message_store(self) -> MessageStore: ...
     def inbox(self, work: UnitOfWork) -> Inbox:
         """The inbox inside a unit of work that this store has begun."""
         ...
@@ -82,7 +84,7 @@ class Journaled(Protocol):
 
 
 @runtime_checkable
-class Figured(Protocol):
+class SupportsFigures(Protocol):
     """A store that can tell what a service has done, what waits and what is dead, over all restarts and processes."""
 
     async def figures(self) -> "Figures":
@@ -101,7 +103,7 @@ class Store(Protocol):
         """The type under which listeners may ask for the session."""
         ...
 
-    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
+    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
         """A fresh unit of work. It tells `levels` whenever a savepoint begins or ends, so that events follow it.
 
         Just before every commit, what `outgoing` says of the surviving events is written with the change.

@@ -6,40 +6,30 @@ until it is cancelled and heals itself. What differs (does the broker remember?)
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol, runtime_checkable
-from zlib import crc32
+from typing import Literal, NewType, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
 from cauce.events.envelope import Envelope
-from cauce.verdict import Verdict
+from cauce.ports.lanes import Lane
 
 __all__ = [
-    "LANES",
     "Broker",
     "BrokerId",
     "Deliver",
     "Delivery",
     "DurableTransport",
-    "Examinable",
-    "Lane",
     "LanesOwned",
+    "State",
     "Status",
     "Subscription",
+    "SupportsHealth",
     "Tail",
     "Transport",
-    "lane_of",
+    "Verdict",
 ]
 
-Lane = NewType("Lane", int)
 BrokerId = NewType("BrokerId", str)
-
-LANES = 16
-
-
-def lane_of(envelope: Envelope) -> Lane:
-    """The lane of an envelope: same key, same lane, for ever; without a key, the lane of its id."""
-    return Lane(crc32((envelope.key if envelope.key is not None else envelope.id).encode()) % LANES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +184,25 @@ class DurableTransport(Broker, Protocol):
         ...
 
 
+State = Literal["good", "weak", "bad", "unknown"]
+"""`weak`: it works, and something can be lost that need not be. `bad`: it must not be run like this. `unknown`: we
+were not permitted to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`subject` is what was looked at, `fact` what was seen, `fix` one command or setting; empty when all is well.
+    `refused`: a service does not start beside this."""
+
+    subject: str
+    state: State
+    fact: str
+    fix: str = ""
+    refused: bool = False
+
+
 @runtime_checkable
-class Examinable(Protocol):
+class SupportsHealth(Protocol):
     """A broker that tells how well it keeps what it has confirmed."""
 
     async def health(self) -> Sequence[Verdict]:

@@ -14,7 +14,7 @@ from cauce.events.envelope import Emission, Envelope, current_emission
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.listeners.catalog import collect, in_order, known_events, problems_between
 from cauce.listeners.context import Context
-from cauce.listeners.on import Listener
+from cauce.listeners.listener import Listener
 
 __all__ = ["Bus", "DomainEventBus", "IntegrationEventBus", "not_an_event"]
 

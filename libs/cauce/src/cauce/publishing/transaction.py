@@ -6,48 +6,24 @@ use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT �
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from cauce.errors import ConcurrentUseError, PublishError
 from cauce.events.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope
 from cauce.events.event import DomainEvent, Event, IntegrationEvent
-from cauce.listeners.context import Context
+from cauce.listeners.calling import call_listener
 from cauce.listeners.dependencies import Dependencies
-from cauce.listeners.on import Listener
-from cauce.ports.savepoints import Levels
+from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import UnitOfWork
 from cauce.publishing.bus import not_an_event
+from cauce.publishing.pending import AfterCommit, Pending, Plan
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["AfterCommit", "Pending", "Plan", "Rules", "Transaction"]
+__all__ = ["Rules", "Transaction"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Who hears one class of domain event, each list in order."""
-
-    in_transaction: tuple[Listener, ...]
-    after_commit: tuple[Listener, ...]
-    durable: tuple[Listener, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AfterCommit:
-    """A published domain event: who heard it in the transaction, and who is due once that commits."""
-
-    emission: Emission
-    heard_by: tuple[Listener, ...]
-    listeners: tuple[Listener, ...]
-    durable: tuple[Listener, ...] = ()
-
-
-Pending: TypeAlias = AfterCommit | Envelope
-"""What happens only after the commit: listeners of this process, or an envelope for other services."""
 
 
 class Rules(Protocol):
@@ -55,7 +31,7 @@ class Rules(Protocol):
 
     name: str
     version: str | None
-    dependencies: Dependencies
+    dependencies: "Dependencies[Transaction]"
     clock: Clock
     new_id: NewId
 
@@ -73,7 +49,7 @@ class Transaction:
     at a time: a second one that uses it meanwhile gets ConcurrentUseError.
     """
 
-    def __init__(self, rules: Rules, work: UnitOfWork, levels: Levels[Pending], *, read_only: bool) -> None:
+    def __init__(self, rules: Rules, work: UnitOfWork, levels: Savepoints[Pending], *, read_only: bool) -> None:
         self._rules = rules
         self._work = work
         self._levels = levels
@@ -87,7 +63,7 @@ class Transaction:
         """The SQLAlchemy session of this transaction. Do not commit it: the transaction does."""
         return cast("AsyncSession", self._work.session)
 
-    async def get(self, wanted: type[T]) -> T:
+    async def get(self, wanted: type[T], /) -> T:
         """The service's object of this type for this transaction (see `provide`), made once."""
         if wanted not in self._made:
             self._made[wanted] = await self._rules.dependencies.make(wanted, self)
@@ -203,20 +179,3 @@ class Transaction:
 
     def take_committed(self) -> Sequence[Pending]:
         return self._levels.take()
-
-
-async def call_listener(
-    listener: Listener, emission: Emission, dependencies: Dependencies, tx: Transaction | None, **circumstances: Any
-) -> None:
-    """One call of one listener with what it needs; its error is the caller's."""
-
-    def context() -> Context:
-        return Context(envelope=emission.envelope, listener=listener.name, **circumstances)
-
-    arguments = await dependencies.arguments(listener, context, tx) if listener.parameters else {}
-    if listener.is_async:
-        await listener.call(emission.event, **arguments)
-    elif listener.registration.blocking:
-        await asyncio.to_thread(listener.call, emission.event, **arguments)
-    else:
-        listener.call(emission.event, **arguments)

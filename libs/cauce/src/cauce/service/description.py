@@ -5,74 +5,15 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-import msgspec
-
-from cauce.delivery.inbox.attempts import consumer_name
 from cauce.delivery.retention import Keep
 from cauce.events.event import Event, IntegrationEvent, describe
 from cauce.events.names import is_pattern
 from cauce.listeners.effects import AtLeastOnce
-from cauce.listeners.on import Listener, When
+from cauce.listeners.listener import Listener, consumer_name
+from cauce.ports.description import DescribedEvent, DescribedListener, DescribedTransport, Description
 from cauce.ports.transport import Broker
 
-__all__ = ["DescribedEvent", "DescribedListener", "Description", "describe_service", "read_description"]
-
-
-class DescribedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event class, as far as others can see it."""
-
-    name: str
-    cls: str
-    kind: Literal["domain", "integration"]
-    version: int
-    key: str | None
-    source: str | None
-    earlier_names: tuple[str, ...]
-
-
-class DescribedListener(msgspec.Struct, frozen=True, kw_only=True):
-    """A listener: what it hears, and by which rules it is called."""
-
-    name: str
-    consumer: str
-    """Under which name its past is kept."""
-    when: Literal["arrival"] | When
-    """`arrival` for integration events."""
-    events: tuple[str, ...]
-    patterns: tuple[str, ...]
-    attempts: int
-    base_s: float
-    cap_s: float
-    limit_s: float
-    effect: Literal["at_least_once", "at_most_once"] | None
-    place: str
-    """`file.py:line`, without the folders."""
-
-
-class DescribedTransport(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    durable: bool
-    address: str | None = None
-    prefix: str | None = None
-
-
-class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """A service as it was when it was started last. Seconds, rows and bytes as in Keep."""
-
-    service: str
-    cauce: str
-    start: Literal["retained", "now"] | None
-    transport: DescribedTransport | None
-    events: tuple[DescribedEvent, ...]
-    publishes: tuple[str, ...]
-    topics: tuple[str, ...]
-    """Of whom it hears."""
-    listeners: tuple[DescribedListener, ...]
-    sent_s: float
-    sent_rows: int
-    sent_bytes: int
-    inbox_s: float
-    broker_s: float
+__all__ = ["describe_service"]
 
 
 def describe_service(
@@ -104,14 +45,6 @@ def describe_service(
         inbox_s=keep.inbox_s,
         broker_s=keep.broker_s,
     )
-
-
-def read_description(written: str) -> Description | None:
-    """None for what another version wrote in another form."""
-    try:
-        return msgspec.json.decode(written, type=Description)
-    except msgspec.DecodeError:
-        return None
 
 
 def _event(event_type: type[Event]) -> DescribedEvent:

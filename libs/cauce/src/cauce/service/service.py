@@ -12,7 +12,6 @@ import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 from uuid import uuid4
@@ -21,12 +20,12 @@ import msgspec
 
 from cauce.concurrency.cancellation import being_cancelled, to_the_end
 from cauce.delivery.durable import DurableDelivery
-from cauce.delivery.inbox.attempts import Applying, consumer_name
+from cauce.delivery.inbox.attempts import Applying
 from cauce.delivery.nestjs_bridge import Inward, NestBridge
 from cauce.delivery.outbox.alarms import Alarms
 from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep
-from cauce.delivery.volatile.consumer import Consumer, log_failure
+from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import (
     CauceError,
@@ -40,36 +39,29 @@ from cauce.errors import (
 from cauce.events.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope, new_id, utc_now
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.events.names import is_pattern
+from cauce.listeners.calling import call_listener, log_failure
 from cauce.listeners.catalog import collect, in_order, known_events, problems_between
 from cauce.listeners.dependencies import Dependencies, Factory, Resolver
-from cauce.listeners.on import Listener
-from cauce.ports.message_store import Inbox, Journal, Outgoing
-from cauce.ports.savepoints import Levels
-from cauce.ports.store import Journaled, Store
+from cauce.listeners.listener import Listener, consumer_name
+from cauce.ports.inbox import Inbox
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import Outgoing
+from cauce.ports.savepoints import Savepoints
+from cauce.ports.store import DurableStore, Store
 from cauce.ports.transport import Delivery, DurableTransport, Status, Subscription, Transport
 from cauce.publishing.bus import DomainEventBus, IntegrationEventBus, not_an_event
-from cauce.publishing.transaction import AfterCommit, Pending, Plan, Transaction, call_listener
+from cauce.publishing.pending import AfterCommit, Pending, Plan
+from cauce.publishing.transaction import Transaction
 from cauce.service.description import describe_service
 from cauce.stores.memory.store import MemoryStore
-from cauce.telemetry.connectivity import Kept, Outage
+from cauce.telemetry.connectivity import BrokerStatus
+from cauce.telemetry.happenings import Happening, Observer
+from cauce.telemetry.outage_log import Kept
 
-__all__ = ["Happening", "Observer", "Service"]
+__all__ = ["Service"]
 
 log = logging.getLogger("cauce.service")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
-    """Something a service did with an event."""
-
-    what: Literal["published", "handled", "failed", "lost"]
-    service: str
-    envelope: Envelope
-    listener: str = ""
-    error: Exception | None = None
-
-
-Observer = Callable[[Happening], None]
 
 _FIRST_ANSWER_S = 2.0
 """How long a start waits for the broker's first answer; a broker that is down does not stop a service."""
@@ -100,8 +92,8 @@ class Service:
         pace: Pace | None = None,
         alarms: Alarms | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
-        provide: Mapping[type[Any], Factory] | None = None,
-        resolver: Resolver | None = None,
+        provide: Mapping[type[Any], Factory[Transaction]] | None = None,
+        resolver: Resolver[Transaction] | None = None,
         clock: Clock = utc_now,
         new_id: NewId = new_id,
         drain_limit_s: float = 15.0,
@@ -111,13 +103,13 @@ class Service:
         self.store: Store = store if store is not None else MemoryStore()
         self.transport = transport
         # Asked once: such a question about a protocol takes as long as encoding an event.
-        self._journaled = self.store if isinstance(self.store, Journaled) else None
+        self.durable_store = self.store if isinstance(self.store, DurableStore) else None
         self._remembering = transport if isinstance(transport, DurableTransport) else None
         self._volatile = None if isinstance(transport, DurableTransport) else transport
         self.clock = clock
         self.new_id = new_id
         self.counters: Counter[str] = Counter()
-        self.dependencies = Dependencies(
+        self.dependencies: Dependencies[Transaction] = Dependencies(
             provide or {},
             resolver,
             transaction_types=(Transaction, DomainEventBus, IntegrationEventBus),
@@ -368,7 +360,7 @@ class Service:
         durable = any(listener.registration.when == "durable" for listener in self.listeners)
         if not durable and self._remembering is None:
             return
-        if not isinstance(given, Journaled):
+        if not isinstance(given, DurableStore):
             yield (
                 "durable delivery is written down in the service's database, and it has none: "
                 "store=SqlAlchemyStore(engine), or in tests store=MemoryStore()"
@@ -402,14 +394,14 @@ class Service:
 
     def _renew(self) -> None:
         """What one run uses; queues belong to one event loop, and leftovers of a run are no part of the next."""
-        kept = self._kept if self._journaled is not None and self._remembering is not None else None
-        self.outage = Outage(self.name, log, kept=kept, sent=lambda: self.counters["sent"])
+        kept = self._kept if self.durable_store is not None and self._remembering is not None else None
+        self.outage = BrokerStatus(self.name, log, kept=kept, sent=lambda: self.counters["sent"])
         hears_nestjs = self._bridge is not None and self._heard_by_users
         self._nestjs = self.outage.part("NestJS's events") if hears_nestjs else None
         self._queue = AfterCommitQueue(
             transport=self._volatile, run_listeners=self._run_after_commit, lost=self._lost, count=self._count
         )
-        self._consumer = Consumer(
+        self._consumer = VolatileConsumer(
             service=self.name,
             types=self._types,
             listeners=self._heard,
@@ -418,7 +410,7 @@ class Service:
         )
         self._durable = self._new_durable()
 
-    async def _introduce(self, store: Journaled) -> None:
+    async def _introduce(self, store: DurableStore) -> None:
         """Say in the database who we are, for those who look at it with `cauce status` and the like."""
         described = describe_service(
             self.name,
@@ -430,9 +422,9 @@ class Service:
             keep=self._keep,
         )
         durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
-        await store.journal().introduce(self.name, msgspec.json.encode(described).decode(), durable)
+        await store.message_store().introduce(self.name, msgspec.json.encode(described).decode(), durable)
 
-    async def _introduce_as_volatile(self, store: Journaled) -> None:
+    async def _introduce_as_volatile(self, store: DurableStore) -> None:
         """It was durable once: whoever looks into its database must not believe that it still is."""
         try:
             await self._introduce(store)
@@ -440,14 +432,14 @@ class Service:
             log.warning("%s: its database still calls it durable (%s)", self.name, type(error).__name__)
 
     def _new_durable(self) -> DurableDelivery | None:
-        """The loops of durable delivery, if the store keeps a journal and there is anything durable to do."""
+        """The loops of durable delivery, if the store is durable and there is anything durable to do."""
         transport = self._remembering
         listens = any(listener.registration.when == "durable" for listener in self.listeners)
-        if self._journaled is None or (transport is None and not listens):
+        if self.durable_store is None or (transport is None and not listens):
             return None
         return DurableDelivery(
             service=self.name,
-            journal=self._journaled.journal(),
+            message_store=self.durable_store.message_store(),
             transport=transport,
             subscription=self._subscription,
             starts={topic: self._start_of(topic) for topic in self._subscription.topics},
@@ -474,8 +466,8 @@ class Service:
 
     async def _kept(self) -> Kept:
         """What waits in the outbox while the broker is away."""
-        assert self._journaled is not None  # noqa: S101  # only then asked
-        backlog = await self._journaled.journal().backlog()
+        assert self.durable_store is not None  # noqa: S101  # only then asked
+        backlog = await self.durable_store.message_store().backlog()
         return Kept(backlog.unsent, backlog.oldest_unsent_s)
 
     def _every_type(self) -> dict[str, type[Event]]:
@@ -488,9 +480,9 @@ class Service:
             return self._start or "retained"
         return "now"
 
-    async def _hear_nestjs(self, bridge: NestBridge, journal: Journal, status: Status) -> None:
+    async def _hear_nestjs(self, bridge: NestBridge, message_store: MessageStore, status: Status) -> None:
         async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
-            new = await journal.adopt(envelope, known_to=known_to)
+            new = await message_store.adopt(envelope, known_to=known_to)
             if new and self._durable is not None:
                 self._durable.committed(to_send=True, waiting=False)
             return new
@@ -515,16 +507,16 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
                 hearing = [tasks.create_task(self.outage.run())]
-                if self._durable is not None and self._journaled is not None:
-                    await self._journaled.prepare()
-                    await self._introduce(self._journaled)
+                if self._durable is not None and self.durable_store is not None:
+                    await self.durable_store.prepare()
+                    await self._introduce(self.durable_store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     loops.append(tasks.create_task(self._durable.work()))
                     if self._bridge is not None and self._nestjs is not None:
-                        journal = self._journaled.journal()
-                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, journal, self._nestjs)))
-                elif self._journaled is not None and await self._journaled.prepared():
-                    await self._introduce_as_volatile(self._journaled)
+                        message_store = self.durable_store.message_store()
+                        hearing.append(tasks.create_task(self._hear_nestjs(self._bridge, message_store, self._nestjs)))
+                elif self.durable_store is not None and await self.durable_store.prepared():
+                    await self._introduce_as_volatile(self.durable_store)
                 self._prepared.set()
                 if self._volatile is not None:
                     # Also when it only publishes: readiness names the broker.
@@ -573,7 +565,7 @@ class Service:
 
     @asynccontextmanager
     async def _transaction(self, *, read_only: bool) -> AsyncGenerator[Transaction]:
-        levels: Levels[Pending] = Levels()
+        levels: Savepoints[Pending] = Savepoints()
         outgoing = self._outgoing if self._durable is not None else None
         work = self.store.begin(levels, read_only=read_only, outgoing=outgoing)
         tx = Transaction(self, work, levels, read_only=read_only)
@@ -634,14 +626,14 @@ class Service:
     # What applying asks its service (applying.Rules)
 
     def inbox(self, tx: Transaction) -> Inbox:
-        if self._journaled is None:
-            raise CauceError(f"{self.name} has no journal")
-        return self._journaled.inbox(tx.work)
+        if self.durable_store is None:
+            raise CauceError(f"{self.name} has no message_store")
+        return self.durable_store.inbox(tx.work)
 
     def is_infrastructure(self, error: BaseException) -> bool:
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
-        return self._journaled is not None and self._journaled.is_infrastructure(error)
+        return self.durable_store is not None and self.durable_store.is_infrastructure(error)
 
     async def _call_durably(
         self,

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from cauce.errors import ConfigurationError, PublishError, did_you_mean
 from cauce.events.envelope import Clock, Envelope, NewId, current_envelope, new_id, utc_now
 from cauce.events.event import IntegrationEvent, check_fields, describe
-from cauce.ports.message_store import Outgoing
-from cauce.ports.savepoints import Levels
+from cauce.ports.outbox import Outgoing
+from cauce.ports.savepoints import Savepoints
 from cauce.stores.sql.sessions import follow
 
 __all__ = ["Outbox"]
@@ -80,10 +80,10 @@ class Outbox:
         self._levels(owner).add(envelope)
         return envelope
 
-    def _levels(self, session: Session) -> Levels[Envelope]:
-        levels: Levels[Envelope] | None = session.info.get(self._key)
+    def _levels(self, session: Session) -> Savepoints[Envelope]:
+        levels: Savepoints[Envelope] | None = session.info.get(self._key)
         if levels is None:
-            levels = Levels[Envelope]()
+            levels = Savepoints[Envelope]()
             session.info[self._key] = levels
             for savepoint in _open_savepoints(session):
                 levels.opened(savepoint)

@@ -24,15 +24,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import CommitUnknownError, ConfigurationError
-from cauce.ports.savepoints import Levels
+from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
 from cauce.stores.sql.connections import connected
-from cauce.stores.sql.outbox import SqlInbox, SqlJournal
+from cauce.stores.sql.outbox import SqlInbox, SqlMessageStore
 from cauce.stores.sql.schema import create_tables
 from cauce.stores.sql.sessions import FollowedSession, follow, joins_an_outer_transaction
 
 if TYPE_CHECKING:
-    from cauce.stores.sql.figures import Figures
+    from cauce.ports.figures import Figures
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
@@ -266,7 +266,7 @@ class SqlAlchemyStore:
     def durable(self) -> bool:
         return self.name != "sqlite" or not _is_in_memory(self.engine.url)
 
-    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         session = self._sessions()
         if read_only and isinstance(session.bind, AsyncEngine):
             session.bind = session.bind.execution_options(**{_READ_ONLY: True}, postgresql_readonly=True)
@@ -286,8 +286,8 @@ class SqlAlchemyStore:
             return False
         return True
 
-    def journal(self) -> SqlJournal:
-        return SqlJournal(self.engine)
+    def message_store(self) -> SqlMessageStore:
+        return SqlMessageStore(self.engine)
 
     def inbox(self, work: UnitOfWork) -> SqlInbox:
         return SqlInbox(cast("AsyncSession", work.session))

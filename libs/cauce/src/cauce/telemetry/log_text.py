@@ -5,7 +5,7 @@ import re
 import sysconfig
 import traceback
 
-__all__ = ["place_in", "place_of"]
+__all__ = ["one_line", "place_in", "place_of"]
 
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
@@ -33,3 +33,11 @@ def place_in(stack: str) -> str | None:
         return None
     file, line, function = (own or frames)[-1]
     return f"{os.path.basename(file)}:{line} in {function}"
+
+
+_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def one_line(text: str) -> str:
+    """The text with control characters spelled out: an id from the wire cannot forge a line, nor turn one round."""
+    return _NOT_FOR_A_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

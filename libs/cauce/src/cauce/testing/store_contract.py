@@ -25,15 +25,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from cauce.delivery.inbox.decision_table import Position
-from cauce.delivery.lanes.lane_keeper import Epoch, MemberId
 from cauce.errors import ConfigurationError, PublishError
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
-from cauce.ports.message_store import Backlog, Failure, Inbox, OutboxRow, Outgoing, Waiting
-from cauce.ports.savepoints import Levels
-from cauce.ports.store import Journaled, Store, UnitOfWork
-from cauce.ports.transport import LANES, BrokerId, Lane, lane_of
+from cauce.ports.inbox import Failure, Inbox, Position, WaitingDelivery
+from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
+from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
+from cauce.ports.savepoints import Savepoints
+from cauce.ports.store import DurableStore, Store, UnitOfWork
+from cauce.ports.transport import BrokerId
 
 __all__ = ["JournaledStore", "StoreContract", "Unit", "envelope", "unit"]
 
@@ -53,15 +53,15 @@ _SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1", version=None)
 
 
-class JournaledStore(Store, Journaled, Protocol):
-    """A store that keeps a journal."""
+class JournaledStore(Store, DurableStore, Protocol):
+    """A durable store."""
 
 
 class Unit:
     """An open transaction: what it publishes, and the inbox in it."""
 
     def __init__(self, store: JournaledStore) -> None:
-        self._levels: Levels[Outgoing] = Levels()
+        self._levels: Savepoints[Outgoing] = Savepoints()
         self.work: UnitOfWork = store.begin(self._levels, read_only=False, outgoing=_as_they_are)
         self.inbox: Inbox = store.inbox(self.work)
 
@@ -117,11 +117,11 @@ def envelope(
     )
 
 
-def delivery(number: int, *, key: str | None = None, consumer: str = LISTENER) -> Waiting:
+def delivery(number: int, *, key: str | None = None, consumer: str = LISTENER) -> WaitingDelivery:
     """A delivery of `event-NUMBER` that is to wait."""
     one = envelope(number, key=key)
-    return Waiting(
-        position=0,
+    return WaitingDelivery(
+        position=None,
         consumer=consumer,
         source=SOURCE,
         event_id=one.id,
@@ -134,7 +134,7 @@ def delivery(number: int, *, key: str | None = None, consumer: str = LISTENER) -
     )
 
 
-def ids(rows: Sequence[OutboxRow | Waiting]) -> list[int]:
+def ids(rows: Sequence[OutboxRow | WaitingDelivery]) -> list[int]:
     return [int(one.event_id.removeprefix("event-")) for one in rows]
 
 
@@ -147,25 +147,27 @@ async def published(store: JournaledStore, *envelopes: Envelope) -> Sequence[Out
 
 
 async def pending(store: JournaledStore, *, limit: int = 1000) -> Sequence[OutboxRow]:
-    return await store.journal().pending(ALL_LANES, limit=limit)
+    return await store.message_store().pending(ALL_LANES, limit=limit)
 
 
-async def due(store: JournaledStore, *, limit: int = 1000) -> Sequence[Waiting]:
-    return await store.journal().due(ALL_LANES, limit=limit)
+async def due(store: JournaledStore, *, limit: int = 1000) -> Sequence[WaitingDelivery]:
+    return await store.message_store().due(ALL_LANES, limit=limit)
 
 
 async def owned(store: JournaledStore, me: MemberId = ONE) -> dict[Lane, Epoch]:
     """All lanes, taken by `me`, with their epochs."""
-    journal = store.journal()
-    rows, _ = await journal.beat(me, lease_s=LEASE_S)
-    return dict(await journal.take(me, {row.lane: row.epoch for row in rows}))
+    message_store = store.message_store()
+    rows, _ = await message_store.beat(me, lease_s=LEASE_S)
+    return dict(await message_store.take(me, {row.lane: row.epoch for row in rows}))
 
 
 async def sent(store: JournaledStore, *rows: OutboxRow) -> None:
     """Sent and marked, by the owner of all lanes."""
     lanes = await owned(store)
     for row in rows:
-        assert await store.journal().mark_sent({row.lane: lanes[row.lane]}, ONE, [(row.position, _broker_id(row))])
+        assert await store.message_store().mark_sent(
+            {row.lane: lanes[row.lane]}, ONE, [(row.position, _broker_id(row))]
+        )
         await _the_clock_moves_on()
 
 
@@ -198,11 +200,11 @@ async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER
 
 
 async def waits(
-    store: JournaledStore, *deliveries: Waiting, delay_s: float | None = None, error: str | None = None
+    store: JournaledStore, *deliveries: WaitingDelivery, delay_s: float | None = None, error: str | None = None
 ) -> None:
     for one in deliveries:
         async with unit(store) as tx:
-            await tx.inbox.wait(one, delay_s=delay_s, error=error)
+            await tx.inbox.keep(one, delay_s=delay_s, error=error)
 
 
 class StoreContract:
@@ -239,7 +241,7 @@ class StoreContract:
     async def test_nothing_is_seen_by_others_before_the_commit(self, store: JournaledStore) -> None:
         async with unit(store) as tx:
             await _write_everything(tx)
-            assert (await pending(store), await due(store), await store.journal().dead()) == ([], [], [])
+            assert (await pending(store), await due(store), await store.message_store().dead()) == ([], [], [])
 
     async def test_an_error_that_is_the_codes_is_not_the_databases(self, store: JournaledStore) -> None:
         assert not store.is_infrastructure(ValueError("no"))
@@ -255,7 +257,7 @@ class StoreContract:
         read = [from_json(row.message) for row in rows]
         assert ids(rows) == [1, 2, 3, 4, 5]
         assert [one.key_seq for one in read] == [1, None, 2, 1, 3]
-        assert {one.incarnation for one in read if one.key} == {await store.journal().incarnation()}
+        assert {one.incarnation for one in read if one.key} == {await store.message_store().incarnation()}
         assert [(row.topic, row.key, row.lane) for row in rows] == [(SOURCE, one.key, lane_of(one)) for one in read]
         assert [row.position for row in rows] == sorted({row.position for row in rows})
 
@@ -290,15 +292,15 @@ class StoreContract:
         rows = await published(store, *map(envelope, range(1, 30)))
         some = [Lane(3), Lane(7), Lane(11)]
 
-        found = await store.journal().pending(some, limit=2)
+        found = await store.message_store().pending(some, limit=2)
 
         assert list(found) == [row for row in rows if row.lane in some][:2]
-        assert not await store.journal().pending([], limit=10)
+        assert not await store.message_store().pending([], limit=10)
 
     async def test_a_row_set_aside_holds_back_its_key_and_nothing_else(self, store: JournaledStore) -> None:
         keys = {1: "a", 2: "a", 3: "a", 4: "b", 5: None}
         rows = await published(store, *(envelope(number, key=key) for number, key in keys.items()))
-        await store.journal().set_aside(rows[1].position, "too large for the broker")
+        await store.message_store().set_aside(rows[1].position, "too large for the broker")
 
         assert ids(await pending(store)) == [1, 4, 5]
 
@@ -307,15 +309,15 @@ class StoreContract:
         mine = await owned(store, ONE)
         first = rows[0]
         other = next(row for row in rows if row.lane != first.lane)
-        await store.journal().take(TWO, {first.lane: mine[first.lane]})
+        await store.message_store().take(TWO, {first.lane: mine[first.lane]})
         marks = [(row.position, _broker_id(row)) for row in (first, other)]
         lanes = {row.lane: mine[row.lane] for row in (first, other)}
 
-        assert not await store.journal().mark_sent(lanes, ONE, marks)
-        assert not await store.journal().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, ONE, marks[:1])
+        assert not await store.message_store().mark_sent(lanes, ONE, marks)
+        assert not await store.message_store().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, ONE, marks[:1])
         assert len(await pending(store)) == len(rows)
-        assert await store.journal().mark_sent({other.lane: mine[other.lane]}, ONE, marks[1:])
-        assert await store.journal().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, TWO, marks[:1])
+        assert await store.message_store().mark_sent({other.lane: mine[other.lane]}, ONE, marks[1:])
+        assert await store.message_store().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, TWO, marks[:1])
 
     async def test_the_newest_sent_are_told_in_the_order_of_sending_and_can_be_unsent(
         self, store: JournaledStore
@@ -324,63 +326,63 @@ class StoreContract:
         lane = rows[0].lane
         in_order = [rows[index] for index in (0, 2, 1, 4, 3)]
         await sent(store, *in_order)
-        journal = store.journal()
+        message_store = store.message_store()
 
-        newest = await journal.newest_sent(SOURCE, lane, limit=3)
+        newest = await message_store.newest_sent(SOURCE, lane, limit=3)
         assert newest == [(row.position, _broker_id(row)) for row in in_order[2:]]
-        assert await journal.newest_sent("elsewhere", lane, limit=3) == []
-        assert await journal.unsend(SOURCE, lane, from_position=in_order[3].position) == 2
+        assert await message_store.newest_sent("elsewhere", lane, limit=3) == []
+        assert await message_store.unsend(SOURCE, lane, from_position=in_order[3].position) == 2
         assert ids(await pending(store)) == [4, 5]
-        assert await journal.unsend(SOURCE, lane, from_position=None) == 3
+        assert await message_store.unsend(SOURCE, lane, from_position=None) == 3
         assert ids(await pending(store)) == [1, 2, 3, 4, 5]
 
     async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: JournaledStore) -> None:
-        journal = store.journal()
+        message_store = store.message_store()
         rows = await published(store, envelope(1))
         await arrives(store, envelope(2))
         await sent(store, *rows)
 
-        assert not await journal.adopt(envelope(1), known_to=[])
-        assert not await journal.adopt(envelope(2), known_to=[OTHER, LISTENER])
-        assert await journal.adopt(envelope(2), known_to=[OTHER])
-        assert [await journal.adopt(envelope(3, key="a"), known_to=[LISTENER]) for _ in range(2)] == [True, False]
+        assert not await message_store.adopt(envelope(1), known_to=[])
+        assert not await message_store.adopt(envelope(2), known_to=[OTHER, LISTENER])
+        assert await message_store.adopt(envelope(2), known_to=[OTHER])
+        assert [await message_store.adopt(envelope(3, key="a"), known_to=[LISTENER]) for _ in range(2)] == [True, False]
         assert ids(await pending(store)) == [2, 3]
 
     async def test_sent_rows_are_pruned_by_age_the_first_sent_first(self, store: JournaledStore) -> None:
         rows = await published(store, *(envelope(number, key="a") for number in range(1, 8)))
         await sent(store, *rows[:6])
-        journal = store.journal()
+        message_store = store.message_store()
 
-        assert await journal.prune_sent(older_than_s=AN_HOUR_S, limit=10) == 0
-        assert await journal.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 4
-        left = await journal.newest_sent(SOURCE, rows[0].lane, limit=10)
+        assert await message_store.prune_sent(older_than_s=AN_HOUR_S, limit=10) == 0
+        assert await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 4
+        left = await message_store.newest_sent(SOURCE, rows[0].lane, limit=10)
         assert [position for position, _ in left] == [row.position for row in rows[4:6]]
-        assert await journal.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 2
+        assert await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 2
         assert ids(await pending(store)) == [7]
 
     async def test_what_is_kept_is_measured_in_rows_and_bytes_of_what_was_sent(self, store: JournaledStore) -> None:
-        journal, plenty = store.journal(), 10**9
-        assert not await journal.sent_over(rows=0, size=0)
+        message_store, plenty = store.message_store(), 10**9
+        assert not await message_store.sent_over(rows=0, size=0)
         rows = await published(store, *(envelope(number, body="x" * 1000) for number in range(1, 22)))
-        await journal.set_aside(rows[0].position, "never to be sent")
-        assert not await journal.sent_over(rows=5, size=5000)
+        await message_store.set_aside(rows[0].position, "never to be sent")
+        assert not await message_store.sent_over(rows=5, size=5000)
         await sent(store, *rows[1:11])
 
-        assert await journal.sent_over(rows=5, size=plenty)
-        assert await journal.sent_over(rows=plenty, size=5000)
-        assert not await journal.sent_over(rows=20, size=plenty)
-        await journal.prune_sent(older_than_s=ANY_AGE_S, limit=8)
-        assert not await journal.sent_over(rows=5, size=5000)
+        assert await message_store.sent_over(rows=5, size=plenty)
+        assert await message_store.sent_over(rows=plenty, size=5000)
+        assert not await message_store.sent_over(rows=20, size=plenty)
+        await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=8)
+        assert not await message_store.sent_over(rows=5, size=5000)
 
     async def test_the_backlog_is_what_is_not_sent_and_what_most_wait_behind(self, store: JournaledStore) -> None:
-        assert await store.journal().backlog() == Backlog(unsent=0, oldest_unsent_s=None)
+        assert await store.message_store().backlog() == Backlog(unsent=0, oldest_unsent_s=None)
         rows = await published(store, *map(envelope, range(1, 6)))
-        await store.journal().set_aside(rows[0].position, "never to be sent")
+        await store.message_store().set_aside(rows[0].position, "never to be sent")
         await sent(store, rows[1])
         for number, key in ((1, "a"), (2, "b"), (3, "b"), (4, None)):
             await waits(store, delivery(number, key=key))
 
-        backlog = await store.journal().backlog()
+        backlog = await store.message_store().backlog()
 
         assert (backlog.unsent, backlog.longest) == (3, 2)
         assert (backlog.longest_key, backlog.longest_consumer) == ("b", LISTENER)
@@ -388,25 +390,25 @@ class StoreContract:
         assert 0.0 <= backlog.oldest_unsent_s < 600.0
 
     async def test_a_database_belongs_to_one_running_service(self, store: JournaledStore) -> None:
-        journal = store.journal()
-        await journal.introduce("shop", "{}", ["shop/pack"])
-        await journal.beat(ONE, lease_s=LEASE_S)
+        message_store = store.message_store()
+        await message_store.introduce("shop", "{}", ["shop/pack"])
+        await message_store.beat(ONE, lease_s=LEASE_S)
 
         try:
-            await journal.introduce("stock", "{}", ["stock/count"])
+            await message_store.introduce("stock", "{}", ["stock/count"])
         except ConfigurationError as refused:
             assert "'shop' runs on it" in str(refused)  # noqa: PT017  # no test runner is imported here
         else:
             raise AssertionError("two services run on one database")
-        await journal.introduce("shop", "{}", ["shop/pack"])  # another process of the same
-        await journal.leave(ONE)
-        await journal.introduce("stock", "{}", ["stock/count"])  # it has another name now
+        await message_store.introduce("shop", "{}", ["shop/pack"])  # another process of the same
+        await message_store.leave(ONE)
+        await message_store.introduce("stock", "{}", ["stock/count"])  # it has another name now
 
     # Lanes
 
     async def test_a_free_lane_is_taken_by_one_and_under_a_new_epoch(self, store: JournaledStore) -> None:
-        journal = store.journal()
-        rows, members = await journal.beat(ONE, lease_s=LEASE_S)
+        message_store = store.message_store()
+        rows, members = await message_store.beat(ONE, lease_s=LEASE_S)
         assert (sorted(row.lane for row in rows), {row.owner for row in rows}, set(members)) == (
             ALL_LANES,
             {None},
@@ -414,35 +416,35 @@ class StoreContract:
         )
         seen = {row.lane: row.epoch for row in rows if row.lane < 2}
 
-        got = await journal.take(ONE, seen)
+        got = await message_store.take(ONE, seen)
         assert got == {lane: epoch + 1 for lane, epoch in seen.items()}
-        assert await journal.take(TWO, seen) == {}
+        assert await message_store.take(TWO, seen) == {}
 
-        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
         assert {row.lane: row.epoch for row in rows if row.owner == ONE} == got
         assert all(0 < row.lease_left_s <= LEASE_S for row in rows if row.owner == ONE)
         assert set(members) == {ONE, TWO}
 
     async def test_a_lease_that_ended_counts_no_more_and_its_lanes_can_be_taken(self, store: JournaledStore) -> None:
-        journal = store.journal()
+        message_store = store.message_store()
         mine = await owned(store, ONE)
-        await journal.beat(ONE, lease_s=ANY_AGE_S)
+        await message_store.beat(ONE, lease_s=ANY_AGE_S)
 
-        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
         assert set(members) == {TWO}
         assert not any(row.owner_alive for row in rows)
-        assert await journal.take(TWO, {Lane(0): mine[Lane(0)]}) == {Lane(0): mine[Lane(0)] + 1}
+        assert await message_store.take(TWO, {Lane(0): mine[Lane(0)]}) == {Lane(0): mine[Lane(0)] + 1}
 
     async def test_lanes_are_given_back_by_their_owner_only(self, store: JournaledStore) -> None:
-        journal = store.journal()
+        message_store = store.message_store()
         await owned(store, ONE)
-        await journal.give_back(TWO, ALL_LANES)
-        await journal.give_back(ONE, [Lane(0), Lane(1)])
+        await message_store.give_back(TWO, ALL_LANES)
+        await message_store.give_back(ONE, [Lane(0), Lane(1)])
 
-        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
         assert [row.lane for row in rows if row.owner is None] == [0, 1]
-        await journal.leave(ONE)
-        rows, members = await journal.beat(TWO, lease_s=LEASE_S)
+        await message_store.leave(ONE)
+        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
         assert ({row.owner for row in rows}, set(members)) == ({None}, {TWO})
 
     # The inbox
@@ -504,11 +506,11 @@ class StoreContract:
             await tx.inbox.begin_effect(LISTENER, SOURCE, "mail")
             await tx.inbox.mark_started(LISTENER, SOURCE, "event-1")
             await tx.inbox.arrive(LISTENER, [envelope(number) for number in range(1, 6)], idle_s=IDLE_S)
-        journal = store.journal()
+        message_store = store.message_store()
 
-        assert await journal.prune_inbox(older_than_s=AN_HOUR_S, limit=10) == 0
+        assert await message_store.prune_inbox(older_than_s=AN_HOUR_S, limit=10) == 0
         assert await arrives(store, envelope(1)) == "known"
-        assert [await journal.prune_inbox(older_than_s=ANY_AGE_S, limit=3) for _ in range(3)] == [3, 2, 0]
+        assert [await message_store.prune_inbox(older_than_s=ANY_AGE_S, limit=3) for _ in range(3)] == [3, 2, 0]
         assert await arrives(store, envelope(1)) is None
         async with unit(store) as tx:
             assert await tx.inbox.is_in_doubt(LISTENER, SOURCE, "mail")
@@ -545,7 +547,7 @@ class StoreContract:
         async with unit(store) as tx:
             tx.publish(envelope(1, key="a"), envelope(2), consumer=LISTENER)
 
-        first, second = sorted(await due(store), key=lambda one: one.position)
+        first, second = sorted(await due(store), key=lambda one: one.event_id)
         assert (first.consumer, first.source, first.key, first.channel) == (LISTENER, SOURCE, "a", "")
         assert (first.lane, first.attempts) == (lane_of(envelope(1, key="a")), 0)
         assert from_json(first.message).key_seq == 1
@@ -559,8 +561,8 @@ class StoreContract:
         assert ids(await due(store)) == [2, 4, 1]
         assert ids(await due(store, limit=1)) == [2]
         lanes = [lane for lane in ALL_LANES if lane != lane_of(envelope(2))]
-        assert 2 not in ids(await store.journal().due(lanes, limit=10))
-        assert not await store.journal().due([], limit=10)
+        assert 2 not in ids(await store.message_store().due(lanes, limit=10))
+        assert not await store.message_store().due([], limit=10)
 
     async def test_of_a_key_only_the_head_comes_out_and_the_next_when_it_is_gone(self, store: JournaledStore) -> None:
         await waits(store, delivery(1, key="a"), delay_s=AN_HOUR_S, error="no")
@@ -592,7 +594,7 @@ class StoreContract:
         assert await due(store) == []
 
         async with unit(store) as tx:
-            await tx.inbox.forget(delivery(1, key="a"))
+            await tx.inbox.remove(delivery(1, key="a"))
             await tx.inbox.release_next(delivery(1, key="a"))
         assert ids(await due(store)) == [2]
 
@@ -607,7 +609,7 @@ class StoreContract:
                 return await tx.inbox.claim(row, idle_s=IDLE_S)
 
         async with rolled_back(store) as tx:
-            assert await tx.inbox.holds(row)
+            assert await tx.inbox.lock(row)
             assert await tx.inbox.claim(row, idle_s=IDLE_S)
         assert ids(await due(store)) == [1]
         async with unit(store) as tx:
@@ -615,7 +617,7 @@ class StoreContract:
             second = await _waits(claim())
         assert not await second
         async with unit(store) as tx:
-            assert not await tx.inbox.holds(row)
+            assert not await tx.inbox.lock(row)
 
     async def test_a_delivery_that_fails_again_keeps_its_place_and_when_it_first_failed(
         self, store: JournaledStore
@@ -636,7 +638,7 @@ class StoreContract:
             await waits(store, replace(read, attempts=read.attempts + 1), delay_s=delay_s, error="no")
 
             async with unit(store) as tx:
-                assert not await tx.inbox.holds(read)
+                assert not await tx.inbox.lock(read)
                 assert not await tx.inbox.claim(read, idle_s=IDLE_S)
 
     # Dead letters
@@ -644,16 +646,16 @@ class StoreContract:
     async def test_a_dead_letter_holds_what_was_known_and_keeps_its_id_through_a_replay(
         self, store: JournaledStore
     ) -> None:
-        async def bury(failure: Failure) -> None:
+        async def die(failure: Failure) -> None:
             async with unit(store) as tx:
-                await tx.inbox.bury(delivery(1, key="a"), "shop.counted", failure)
+                await tx.inbox.write_dead_letter(delivery(1, key="a"), "shop.counted", failure)
 
-        async def exhume() -> bool:
+        async def come_back() -> bool:
             async with unit(store) as tx:
-                return await tx.inbox.exhume(delivery(1, key="a"))
+                return await tx.inbox.remove_dead_letter(delivery(1, key="a"))
 
-        await bury(FAILURE)
-        (letter,) = await store.journal().dead()
+        await die(FAILURE)
+        (letter,) = await store.message_store().dead()
         assert (letter.consumer, letter.source, letter.event_id, letter.name, letter.key) == (
             LISTENER, SOURCE, "event-1", "shop.counted", "a",
         )  # fmt: skip
@@ -663,33 +665,33 @@ class StoreContract:
         assert from_json(letter.message).id == "event-1"
 
         await _the_clock_moves_on()
-        await bury(replace(FAILURE, reason="rejected", attempts=4))
-        (again,) = await store.journal().dead()
+        await die(replace(FAILURE, reason="rejected", attempts=4))
+        (again,) = await store.message_store().dead()
         assert again == replace(letter, reason="rejected", attempts=4, last_at=again.last_at)
         assert again.last_at > letter.last_at
 
-        assert [await exhume(), await exhume()] == [True, False]
-        assert await store.journal().dead() == []
-        await bury(FAILURE)
-        assert [one.id for one in await store.journal().dead()] == [letter.id]
+        assert [await come_back(), await come_back()] == [True, False]
+        assert await store.message_store().dead() == []
+        await die(FAILURE)
+        assert [one.id for one in await store.message_store().dead()] == [letter.id]
 
     async def test_dead_letters_are_listed_the_longest_dead_first(self, store: JournaledStore) -> None:
         for number in (2, 1, 3):
             async with unit(store) as tx:
-                await tx.inbox.bury(delivery(number), "shop.counted", FAILURE)
+                await tx.inbox.write_dead_letter(delivery(number), "shop.counted", FAILURE)
             await _the_clock_moves_on()
 
-        assert [one.event_id for one in await store.journal().dead(limit=2)] == ["event-2", "event-1"]
+        assert [one.event_id for one in await store.message_store().dead(limit=2)] == ["event-2", "event-1"]
 
     # What is kept for ever
 
     async def test_where_a_group_began_and_which_database_this_is_never_change(self, store: JournaledStore) -> None:
-        journal = store.journal()
-        assert [await journal.since(SOURCE, start) for start in ("7-0", "9-0")] == ["7-0", "7-0"]
-        assert await journal.since("elsewhere", "9-0") == "9-0"
-        incarnation = await journal.incarnation()
+        message_store = store.message_store()
+        assert [await message_store.since(SOURCE, start) for start in ("7-0", "9-0")] == ["7-0", "7-0"]
+        assert await message_store.since("elsewhere", "9-0") == "9-0"
+        incarnation = await message_store.incarnation()
         await store.prepare()
-        assert await store.journal().incarnation() == incarnation
+        assert await store.message_store().incarnation() == incarnation
 
 
 async def _write_everything(tx: Unit) -> None:
@@ -699,13 +701,13 @@ async def _write_everything(tx: Unit) -> None:
     await inbox.first_time(LISTENER, SOURCE, "inside")
     await inbox.begin_effect(LISTENER, SOURCE, "mail")
     await inbox.mark_started(LISTENER, SOURCE, "event-2")
-    await inbox.wait(delivery(3, key="head"), delay_s=-1.0, error="no")
-    await inbox.bury(delivery(4, key="dead"), "shop.counted", FAILURE)
+    await inbox.keep(delivery(3, key="head"), delay_s=-1.0, error="no")
+    await inbox.write_dead_letter(delivery(4, key="dead"), "shop.counted", FAILURE)
 
 
 async def _everything(store: JournaledStore) -> tuple[object, ...]:
     """What `_write_everything` left, table by table."""
-    journal = store.journal()
+    message_store = store.message_store()
     async with rolled_back(store) as tx:
         doubt = await tx.inbox.begin_effect(LISTENER, SOURCE, "mail")
         marks = await tx.inbox.mark_started(LISTENER, SOURCE, "event-2")
@@ -715,7 +717,7 @@ async def _everything(store: JournaledStore) -> tuple[object, ...]:
     return (
         [row.key for row in await pending(store)],
         [one.key for one in await due(store)],
-        [one.key for one in await journal.dead()],
+        [one.key for one in await message_store.dead()],
         "known" if known else "new",
         "in doubt" if doubt == "in_doubt" else doubt,
         marks,

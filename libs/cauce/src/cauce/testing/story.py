@@ -21,8 +21,10 @@ from cauce.errors import did_you_mean
 from cauce.events.envelope import Envelope
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
 from cauce.formats.cloudevents import to_json
-from cauce.ports.transport import DurableTransport, lane_of
-from cauce.service.service import Happening, Service
+from cauce.ports.lanes import lane_of
+from cauce.ports.transport import DurableTransport
+from cauce.service.service import Service
+from cauce.telemetry.happenings import Happening
 
 __all__ = ["Story", "StoryError", "story"]
 

@@ -25,7 +25,8 @@ import msgspec
 from cauce.errors import PublishError, TransportUnavailableError
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, to_json
-from cauce.ports.transport import LANES, BrokerId, Delivery, DurableTransport, Lane, Subscription
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.transport import BrokerId, Delivery, DurableTransport, Subscription
 
 __all__ = [
     "LANE",

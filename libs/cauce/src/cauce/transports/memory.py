@@ -7,7 +7,8 @@ import msgspec
 
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
 
 __all__ = ["MemoryTransport"]
 

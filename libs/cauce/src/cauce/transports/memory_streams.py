@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
 from cauce.formats.cloudevents import CONTENT_GONE, MAX_MESSAGE_BYTES, read_of_topic
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status, Subscription, Tail
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status, Subscription, Tail
 
 __all__ = ["MemoryStreams"]
 

@@ -21,7 +21,8 @@ from cauce.events.event import EventType, IntegrationEvent, describe
 from cauce.events.names import matches
 from cauce.formats import nestjs as nest_wire
 from cauce.formats.nestjs import REPLY_SUFFIX, Pattern
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, Status, Subscription
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
 from cauce.transports.redis.connection import RedisConnection, RedisServer, RedisTroubleError, url_from_environment
 
 __all__ = ["NestNames", "RedisPubSub", "glob_of"]

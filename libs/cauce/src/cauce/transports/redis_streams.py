@@ -18,14 +18,14 @@ from typing import Any
 
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES
-from cauce.ports.transport import LANES, BrokerId, Deliver, Lane, LanesOwned, Status, Subscription, Tail
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.transport import BrokerId, Deliver, LanesOwned, Status, Subscription, Tail, Verdict
 from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError, url_from_environment
 from cauce.transports.redis.group_reading import GroupReading
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.replies import Order, is_id, named, order, text, texts
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
-from cauce.verdict import Verdict
 
 __all__ = ["RedisStreams"]
 

@@ -16,7 +16,8 @@ from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
 from cauce.cli.screen import complain
 from cauce.cli.when import age, stamp
 from cauce.errors import ConfigurationError, did_you_mean
-from cauce.ports.message_store import Reason
+from cauce.ports.figures import NoTablesError
+from cauce.ports.inbox import Reason
 from cauce.stores.sql.dead_letters import (
     DeadLetter,
     Deed,
@@ -30,7 +31,6 @@ from cauce.stores.sql.dead_letters import (
     select,
     short_ids,
 )
-from cauce.stores.sql.figures import NoTablesError
 
 __all__ = ["REASONS", "Chosen", "by_ids", "discard_chosen", "narrowed", "replay_chosen", "wanted"]
 

@@ -8,8 +8,8 @@ from cauce.admin.masking import masked, masked_text
 from cauce.admin.targets import Target
 from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped
 from cauce.cli.when import iso, stamp
-from cauce.one_line import one_line
 from cauce.stores.sql.dead_letters import DeadLetter
+from cauce.telemetry.log_text import one_line
 
 __all__ = ["as_json", "list_lines", "show_lines"]
 

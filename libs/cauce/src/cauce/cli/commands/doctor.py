@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cauce.admin.doctor import Examined
     from cauce.admin.targets import Broker
     from cauce.cli.parsing import Subparsers
-    from cauce.verdict import Verdict
+    from cauce.ports.transport import Verdict
 
 __all__ = ["register"]
 
@@ -79,9 +79,9 @@ async def _brokers(services: "Sequence[Examined]") -> "dict[str, list[Verdict]]"
     """The verdicts on every broker the services use, by its address and prefix."""
     from cauce.admin.doctor import examine_broker
     from cauce.errors import ConfigurationError, TransportUnavailableError
+    from cauce.ports.transport import Verdict
     from cauce.transports.redis.connection import RedisTroubleError
     from cauce.transports.redis.topics import open_broker
-    from cauce.verdict import Verdict
 
     groups: dict[tuple[Broker, str | None], list[Examined]] = {}
     for examined in services:

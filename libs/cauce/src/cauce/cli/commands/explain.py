@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
-    from cauce.service.description import DescribedEvent, DescribedListener, Description
+    from cauce.ports.description import DescribedEvent, DescribedListener, Description
 
 __all__ = ["register"]
 

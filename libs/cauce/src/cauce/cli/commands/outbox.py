@@ -10,7 +10,7 @@ from cauce.cli.parsing import add_action, add_actions
 if TYPE_CHECKING:
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
-    from cauce.stores.sql.figures import Figures
+    from cauce.ports.figures import Figures
     from cauce.stores.sql.outbox_status import OutboxStatus
 
 __all__ = ["register", "size"]

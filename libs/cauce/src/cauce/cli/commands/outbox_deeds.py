@@ -11,7 +11,7 @@ from cauce.cli.actions import Deeds, asked_in_one_way, begins_several, says_why
 from cauce.cli.options import targets_of
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG, each
 from cauce.cli.screen import complain
-from cauce.stores.sql.figures import NoTablesError
+from cauce.ports.figures import NoTablesError
 from cauce.stores.sql.set_aside import SetAside, discard, release, select_set_aside
 
 __all__ = ["discard_chosen", "release_chosen"]

@@ -9,7 +9,7 @@ from cauce.cli.options import add_json, add_services
 if TYPE_CHECKING:  # `cauce --help` must not wait for a database driver
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
-    from cauce.stores.sql.figures import Figures, ListenerFigures
+    from cauce.ports.figures import Figures, ListenerFigures
 
 __all__ = ["register"]
 

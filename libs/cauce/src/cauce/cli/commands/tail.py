@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cauce.cli.parsing import Subparsers
-    from cauce.transports.redis.watching import Seen
+    from cauce.ports.topics import Seen
 
 __all__ = ["register"]
 
@@ -115,7 +115,7 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
     from cauce.admin.masking import masked, masked_text
     from cauce.cli.screen import bold, dim, red, width
     from cauce.cli.when import clock, iso
-    from cauce.one_line import one_line
+    from cauce.telemetry.log_text import one_line
 
     at = clock(seen.at_ms / 1000)
     envelope = seen.envelope

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cauce.cli.parsing import Subparsers
-    from cauce.transports.redis.topics import BrokerView, Group, Topic
+    from cauce.ports.topics import Group, Topic
+    from cauce.transports.redis.topics import BrokerView
 
 __all__ = ["register"]
 

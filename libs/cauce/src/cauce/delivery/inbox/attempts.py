@@ -20,14 +20,14 @@ from cauce.delivery.inbox.decision_table import decide
 from cauce.events.envelope import Emission, Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
-from cauce.listeners.on import Listener
+from cauce.listeners.listener import Listener, consumer_name
 from cauce.listeners.retry import Reject, RetryAfter
-from cauce.ports.message_store import Arrival, Failure, Inbox, Reason, Waiting
-from cauce.ports.transport import Lane, lane_of
+from cauce.ports.inbox import Arrival, Failure, Inbox, Reason, WaitingDelivery
+from cauce.ports.lanes import Lane, lane_of
 from cauce.publishing.transaction import Transaction
 from cauce.telemetry.log_text import place_of
 
-__all__ = ["Applying", "Outcome", "Rules", "consumer_name"]
+__all__ = ["Applying", "Outcome", "Rules"]
 
 log = logging.getLogger("cauce.applying")
 
@@ -48,11 +48,6 @@ class CrashLoopError(Reject):
         super().__init__(
             f"the process died {times} times while this was handled, the last times with nothing beside it"
         )
-
-
-def consumer_name(service: str, listener: Listener) -> str:
-    """The stable identity under which a listener's past is kept."""
-    return f"{service}/{listener.name}"
 
 
 class Rules(Protocol):
@@ -133,7 +128,7 @@ class Applying:
             return None
         return outcomes
 
-    async def again(self, listener: Listener, emission: Emission, waiting: Waiting) -> Outcome:
+    async def again(self, listener: Listener, emission: Emission, waiting: WaitingDelivery) -> Outcome:
         """A delivery from the waiting room, whose row is the token. Raises only infrastructure errors."""
         if listener.registration.effect is not None:
             return await self._effect(listener, emission, waiting)
@@ -143,7 +138,7 @@ class Applying:
                 inbox = self.rules.inbox(tx)
                 if not await inbox.claim(waiting, idle_s=_idle_s(listener)):
                     return "duplicate"
-                replayed = await inbox.exhume(waiting)
+                replayed = await inbox.remove_dead_letter(waiting)
                 await inbox.release_next(waiting)
                 if not waiting.channel:
                     # A durable domain event has not come by the broker; from here on it is known like one that has.
@@ -167,7 +162,7 @@ class Applying:
             await self.rules.inbox(tx).unmark_started(consumer, envelope.source, envelope.id)
 
     async def crash_loop(
-        self, listener: Listener, envelope: Envelope, waiting: Waiting | None, channel: str, times: int
+        self, listener: Listener, envelope: Envelope, waiting: WaitingDelivery | None, channel: str, times: int
     ) -> Outcome:
         """It killed the process too often: a dead letter, without running it again."""
         error = CrashLoopError(times)
@@ -182,20 +177,20 @@ class Applying:
         return await self._failed_first(listener, envelope, channel, error, attempts=times)
 
     async def _effect(
-        self, listener: Listener, emission: Emission, delivery: Waiting, *, repeated: bool = False
+        self, listener: Listener, emission: Emission, delivery: WaitingDelivery, *, repeated: bool = False
     ) -> Outcome:
         """An effect outside the database: remembered before, done without a transaction, settled after."""
         envelope, attempt = emission.envelope, delivery.attempts + 1
         of = (delivery.consumer, delivery.source, delivery.event_id)
-        known = delivery.position > 0
+        known = delivery.position is not None
         at_most_once = isinstance(listener.registration.effect, AtMostOnce)
         replayed = False
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
             if known:
-                if not await inbox.holds(delivery):
+                if not await inbox.lock(delivery):
                     return "duplicate"
-                replayed = await inbox.exhume(delivery)
+                replayed = await inbox.remove_dead_letter(delivery)
             else:
                 (found,) = await inbox.arrive(delivery.consumer, [envelope], idle_s=_idle_s(listener))
                 if found.known and not await inbox.is_in_doubt(*of):
@@ -248,13 +243,13 @@ class Applying:
             pause_s = min(_WRITE_AGAIN_CAP_S, pause_s * 2)
 
     async def _leave_to_a_person(
-        self, inbox: Inbox, envelope: Envelope, delivery: Waiting, why: str, stack: str | None = None
+        self, inbox: Inbox, envelope: Envelope, delivery: WaitingDelivery, why: str, stack: str | None = None
     ) -> Outcome:
         """An effect that may have happened and must not happen twice. Its key does not wait for it."""
-        await inbox.forget(delivery)
+        await inbox.remove(delivery)
         await inbox.release_next(delivery)
         failure = self._failure("uncertain", why, stack, delivery.attempts)
-        await inbox.bury(delivery, envelope.name, failure)
+        await inbox.write_dead_letter(delivery, envelope.name, failure)
         log.error("dead: %s %s for %s: uncertain: %s", envelope.name, envelope.id, delivery.consumer, why)
         return "dead"
 
@@ -268,17 +263,17 @@ class Applying:
             if await inbox.first_time(consumer, source, event_id):
                 name = envelope.name if envelope else "?"
                 waiting = _waiting(consumer, source, event_id, envelope, channel, raw)
-                await inbox.bury(waiting, name, self._failure("undecodable", why, None, 1))
+                await inbox.write_dead_letter(waiting, name, self._failure("undecodable", why, None, 1))
 
-    async def refuse_replay(self, waiting: Waiting, name: str, why: str) -> bool:
+    async def refuse_replay(self, waiting: WaitingDelivery, name: str, why: str) -> bool:
         """A dead letter that is replayed and still does not fit its type: dead again. False if it is no replay."""
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            if not await inbox.holds(waiting) or not await inbox.exhume(waiting):
+            if not await inbox.lock(waiting) or not await inbox.remove_dead_letter(waiting):
                 return False
             failure = self._failure("undecodable", why, None, waiting.attempts + 1)
-            await inbox.bury(waiting, name, failure)
-            await inbox.forget(waiting)
+            await inbox.write_dead_letter(waiting, name, failure)
+            await inbox.remove(waiting)
             await inbox.release_next(waiting)
         return True
 
@@ -310,7 +305,7 @@ class Applying:
                 reason = "too old to dedupe"
                 why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
             waiting = _of(consumer, envelope, channel)
-            await inbox.bury(waiting, envelope.name, self._failure(reason, why, None, 0))
+            await inbox.write_dead_letter(waiting, envelope.name, self._failure(reason, why, None, 0))
             log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
             return "dead"
         if decision.do == "acknowledge":
@@ -318,7 +313,7 @@ class Applying:
         if decision.why == "new_incarnation":
             self._began_anew(consumer, envelope)
         if found.parked:
-            await inbox.wait(_of(consumer, envelope, channel), delay_s=None, error=None)
+            await inbox.keep(_of(consumer, envelope, channel), delay_s=None, error=None)
             return "waiting"
         return None
 
@@ -354,17 +349,17 @@ class Applying:
             return await self._record(inbox, listener, envelope, tried, error)
 
     async def _failed_again(
-        self, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception
+        self, listener: Listener, envelope: Envelope, waiting: WaitingDelivery, error: Exception
     ) -> Outcome:
         async with self.rules.transaction() as tx:
             inbox = self.rules.inbox(tx)
-            if not await inbox.holds(waiting):
+            if not await inbox.lock(waiting):
                 return "duplicate"  # somebody else finished it meanwhile
             tried = replace(waiting, attempts=waiting.attempts + 1)
             return await self._record(inbox, listener, envelope, tried, error)
 
     async def _record(
-        self, inbox: Inbox, listener: Listener, envelope: Envelope, waiting: Waiting, error: Exception
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, waiting: WaitingDelivery, error: Exception
     ) -> Outcome:
         retry = listener.registration.retry
         delay_s = retry.delay_s(waiting.attempts, error, random=self.random)
@@ -373,7 +368,7 @@ class Applying:
         place = f" · {found}" if (found := place_of(error)) else ""
         waits = "this event waits" if waiting.key is None else f"key {waiting.key} waits"
         if delay_s is not None:
-            await inbox.wait(waiting, delay_s=delay_s, error=text)
+            await inbox.keep(waiting, delay_s=delay_s, error=text)
             log.error(
                 "%s (attempt %d of %d): %s%s · next try in %.1f s · only %s",
                 name, waiting.attempts, retry.attempts, text, place, delay_s, waits,
@@ -383,12 +378,12 @@ class Applying:
         reason: Reason = "exhausted"
         if isinstance(error, Reject):
             reason = "crash loop" if isinstance(error, CrashLoopError) else "rejected"
-        await inbox.bury(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts))
+        await inbox.write_dead_letter(waiting, envelope.name, self._failure(reason, text, stack, waiting.attempts))
         if waiting.key is None:
-            await inbox.forget(waiting)
+            await inbox.remove(waiting)
         else:
             # The key stays parked behind its head until a person replays or discards it.
-            await inbox.wait(waiting, delay_s=None, error=text)
+            await inbox.keep(waiting, delay_s=None, error=text)
         log.error(
             "dead: %s (attempt %d of %d): %s%s · cauce dead list%s",
             name, waiting.attempts, retry.attempts, text, place, "" if waiting.key is None else f" · {waits}",
@@ -405,13 +400,15 @@ def _idle_s(listener: Listener) -> float:
     return listener.registration.limit_s + _IDLE_BEYOND_S
 
 
-def _of(consumer: str, envelope: Envelope, channel: str) -> Waiting:
+def _of(consumer: str, envelope: Envelope, channel: str) -> WaitingDelivery:
     return _waiting(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
 
 
-def _waiting(consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes) -> Waiting:
-    return Waiting(
-        position=0,
+def _waiting(
+    consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes
+) -> WaitingDelivery:
+    return WaitingDelivery(
+        position=None,
         consumer=consumer,
         source=source,
         event_id=event_id,

@@ -19,17 +19,9 @@ missing is asked where all of them go by (gaps.py).
 from dataclasses import dataclass
 from typing import Literal
 
-from cauce.events.envelope import Envelope
+from cauce.ports.inbox import Position
 
-__all__ = ["Decision", "Position", "decide", "sequence_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The last event of one key that a listener has handled."""
-
-    last_seq: int
-    incarnation: str
+__all__ = ["Decision", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +55,3 @@ def decide(
     if age_s < retention_s:
         return Decision("dead_letter", "late")
     return Decision("acknowledge", "old_duplicate")
-
-
-def sequence_of(envelope: Envelope) -> int | None:
-    """Its number among those of its key; None if it has none that could be compared."""
-    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq

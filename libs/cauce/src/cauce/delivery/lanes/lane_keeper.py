@@ -7,31 +7,14 @@ what the database says and answers what to do; the shell around it does it.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NewType
 
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId
 
-__all__ = ["Beat", "Epoch", "LaneKeeper", "LaneRow", "MemberId"]
+__all__ = ["Beat", "LaneKeeper"]
 
-MemberId = NewType("MemberId", str)
-Epoch = NewType("Epoch", int)
 
 LEASE_S = 10.0
 BEAT_EVERY_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class LaneRow:
-    """A lane as the database has it. `lease_left_s`: how long its owner's lease still lasts, by the database's clock."""
-
-    lane: Lane
-    owner: MemberId | None
-    epoch: Epoch
-    lease_left_s: float
-
-    @property
-    def owner_alive(self) -> bool:
-        return self.lease_left_s > 0
 
 
 @dataclass(frozen=True, slots=True)

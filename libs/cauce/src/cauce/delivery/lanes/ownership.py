@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from cauce.delivery.lanes.lane_keeper import BEAT_EVERY_S, LEASE_S, Epoch, LaneKeeper, MemberId
-from cauce.ports.message_store import Journal
-from cauce.ports.transport import Lane
-from cauce.telemetry.connectivity import DatabaseTrouble
+from cauce.delivery.lanes.lane_keeper import BEAT_EVERY_S, LEASE_S, LaneKeeper
+from cauce.ports.lanes import Epoch, Lane, MemberId
+from cauce.ports.message_store import MessageStore
+from cauce.telemetry.connectivity import DatabaseStatus
 
 __all__ = ["Ownership"]
 
@@ -21,18 +21,18 @@ class Ownership:
 
     def __init__(
         self,
-        journal: Journal,
+        message_store: MessageStore,
         me: MemberId,
         *,
         busy: Callable[[Collection[Lane]], bool],
-        trouble: DatabaseTrouble,
+        trouble: DatabaseStatus,
         lease_s: float = LEASE_S,
         beat_every_s: float = BEAT_EVERY_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`busy`: whether deliveries of these lanes are still being handled; they are given back when not."""
         self.me = me
-        self._journal = journal
+        self._message_store = message_store
         self._keeper = LaneKeeper(me, lease_s=lease_s)
         self._busy = busy
         self._trouble = trouble
@@ -81,26 +81,26 @@ class Ownership:
             try:
                 async with asyncio.timeout(self._lease_s):
                     pause_s = await self._beat()
-                self._trouble.over()
+                self._trouble.up()
             except Exception as error:  # the outage of the database is reported by readiness too
-                self._trouble.seen(error, retry_in_s=pause_s)
+                self._trouble.down(error, retry_in_s=pause_s)
             await asyncio.sleep(pause_s)
 
     async def leave(self) -> None:
         """Give everything back, so that others need not wait for the lease to end."""
         async with asyncio.timeout(5):
-            await self._journal.leave(self.me)
+            await self._message_store.leave(self.me)
 
     async def _beat(self) -> float:
         """One beat; returns how long to wait for the next."""
         asked = self._now()
-        rows, members = await self._journal.beat(self.me, lease_s=self._lease_s)
+        rows, members = await self._message_store.beat(self.me, lease_s=self._lease_s)
         self._keeper.renewed(requested_at=asked, now=self._now())
         self._renewed_at = asked
         beat = self._keeper.beat(rows, members=members)
         taken: Mapping[Lane, Epoch] = {}
         if beat.take:
-            taken = await self._journal.take(self.me, beat.take)
+            taken = await self._message_store.take(self.me, beat.take)
             self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
             for lane, epoch in taken.items():
                 self._keeper.took(lane, epoch)
@@ -108,7 +108,7 @@ class Ownership:
         self._leaving = beat.give_back
         done = [lane for lane in beat.give_back if not self._busy([lane])]
         if done:
-            await self._journal.give_back(self.me, done)
+            await self._message_store.give_back(self.me, done)
             self._keeper.gave_back(done)
             self._leaving -= frozenset(done)
         if self._leaving:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import DefinitionError, OutboxFullError
-from cauce.ports.message_store import Backlog, Journal
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import Backlog
 
 __all__ = ["Alarms", "Watch"]
 
@@ -56,13 +57,13 @@ class Watch:
         self,
         alarms: Alarms,
         *,
-        journal: Journal,
+        message_store: MessageStore,
         ownership: Ownership,
         count: Callable[[str, int], None],
         every_s: float,
     ) -> None:
         self._alarms = alarms
-        self._journal = journal
+        self._message_store = message_store
         self._ownership = ownership
         self._count = count
         self._every_s = every_s
@@ -81,7 +82,7 @@ class Watch:
             speaks = 0 in self._ownership.lanes()
             if speaks or self._alarms.refuse_at is not None:
                 try:
-                    backlog = await self._journal.backlog()
+                    backlog = await self._message_store.backlog()
                 except Exception as error:  # readiness reports it
                     log.debug("the backlog could not be read: %s", type(error).__name__)
                 else:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from random import random
 
-from cauce.delivery.lanes.lane_keeper import Epoch
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
-from cauce.ports.message_store import Journal, OutboxRow
-from cauce.ports.transport import BrokerId, DurableTransport, Lane, Status
-from cauce.telemetry.connectivity import DatabaseTrouble
+from cauce.ports.lanes import Epoch, Lane
+from cauce.ports.message_store import MessageStore
+from cauce.ports.outbox import OutboxRow
+from cauce.ports.transport import BrokerId, DurableTransport, Status
+from cauce.telemetry.connectivity import DatabaseStatus
 
 __all__ = ["Relay"]
 
@@ -58,18 +59,18 @@ class Relay:
         self,
         *,
         topics: Sequence[str],
-        journal: Journal,
+        message_store: MessageStore,
         transport: DurableTransport,
         ownership: Ownership,
         status: Status,
-        trouble: DatabaseTrouble,
+        trouble: DatabaseStatus,
         count: Callable[[str, int], None],
         verify_every_s: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`topics`: the service's own, then those of others whose events it adopts."""
         self._topics = topics
-        self._journal = journal
+        self._message_store = message_store
         self._transport = transport
         self._ownership = ownership
         self._status = status
@@ -120,7 +121,7 @@ class Relay:
                 self._down(error, retry_in_s=pause_s)
             except Exception as error:  # the database: nothing is lost, the rows wait there
                 pause_s = min(_POLL_CAP_S * 2, max(0.1, pause_s * 2))
-                self._trouble.seen(error, retry_in_s=pause_s)
+                self._trouble.down(error, retry_in_s=pause_s)
             finally:
                 self._tell_refed()
             await self._pause(pause_s * (0.8 + 0.4 * random()))
@@ -147,7 +148,7 @@ class Relay:
 
     async def _send(self, lanes: Mapping[Lane, Epoch]) -> "_Portion":
         known = {lane for _, lane in self._verified}
-        rows = await self._journal.pending(
+        rows = await self._message_store.pending(
             [lane for lane in lanes if lane in known],
             limit=_BATCH,
             besides=[position for position, _ in self._unmarked.sent],
@@ -194,7 +195,7 @@ class Relay:
         return sent
 
     async def _set_aside(self, row: OutboxRow, error: PublishError) -> None:
-        await self._journal.set_aside(row.position, str(error))
+        await self._message_store.set_aside(row.position, str(error))
         self._count("set_aside", 1)
         waits = "" if row.key is None else f" · key {row.key} waits behind it"
         log.error("event %s cannot be sent: %s%s · cauce outbox status", row.event_id, error, waits)
@@ -205,7 +206,7 @@ class Relay:
         if not portion.sent:
             return
         try:
-            marked = await self._journal.mark_sent(portion.touched, self._ownership.me, portion.sent)
+            marked = await self._message_store.mark_sent(portion.touched, self._ownership.me, portion.sent)
         except Exception:
             self._unmarked = _Portion()
             raise
@@ -275,7 +276,7 @@ class Relay:
 
     async def _verify_one(self, stream: Stream, epoch: Epoch) -> None:
         topic, lane = stream
-        newest = await self._journal.newest_sent(topic, lane, limit=_TAIL)
+        newest = await self._message_store.newest_sent(topic, lane, limit=_TAIL)
         tail = await self._transport.tail(topic, lane, [broker_id for _, broker_id in newest])
         if tail.server != self._server:
             self._verified.clear()  # of a broker that may have lost everything since
@@ -288,7 +289,7 @@ class Relay:
         """From the oldest that is missing on; if everything we asked for is missing, all that is kept."""
         topic, lane = stream
         first = next(position for position, broker_id in newest if broker_id == lost_from)
-        again = await self._journal.unsend(topic, lane, from_position=None if first == newest[0][0] else first)
+        again = await self._message_store.unsend(topic, lane, from_position=None if first == newest[0][0] else first)
         self._count("refed", again)
         self._refed[topic] += again
 

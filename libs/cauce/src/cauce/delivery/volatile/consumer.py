@@ -6,24 +6,20 @@ of one key never overtake each other, and a slow listener delays a sixteenth of 
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-import msgspec
 
 from cauce.errors import DecodeError
-from cauce.events.envelope import Emission, Envelope, current_emission, key_of
-from cauce.events.event import Event, IntegrationEvent, describe
-from cauce.listeners.on import Listener
-from cauce.one_line import one_line
-from cauce.ports.transport import LANES, Delivery, lane_of
-from cauce.telemetry.log_text import place_of
+from cauce.events.envelope import Emission, current_emission
+from cauce.events.event import IntegrationEvent
+from cauce.formats.decoding import typed
+from cauce.listeners.calling import log_failure
+from cauce.listeners.listener import Listener
+from cauce.ports.lanes import LANES, lane_of
+from cauce.ports.transport import Delivery
+from cauce.telemetry.log_text import one_line
 
-E = TypeVar("E", bound=Event)
-
-__all__ = ["Consumer", "decode", "log_failure"]
+__all__ = ["VolatileConsumer"]
 
 log = logging.getLogger("cauce.consumer")
 
@@ -31,24 +27,6 @@ _QUEUE_PER_LANE = 256
 
 Handle = Callable[[Listener, Emission, Delivery], Awaitable[None]]
 """Run one listener; raises what it raises."""
-
-
-def decode(raw: bytes | msgspec.Raw, event_type: type[E]) -> E:
-    """The typed event. DecodeError says where in the payload it does not fit, never what stands there."""
-    name = describe(event_type).name
-    try:
-        return msgspec.json.decode(raw, type=event_type)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        raise DecodeError(name, path=path.strip("`") or "$", expectation=_without_values(text)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(name, path="$", expectation=f"not JSON ({type(error).__name__})") from None
-
-
-def _without_values(text: str) -> str:
-    """msgspec names types, and for enums and tags the value, which may be somebody's data."""
-    text = re.sub(r"^(Invalid enum value|Invalid value) .*", r"\1", text, flags=re.DOTALL)
-    return (text[:1].lower() + text[1:])[:200].replace("`", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +38,7 @@ class _Job:
     delivery: Delivery
 
 
-class Consumer:
+class VolatileConsumer:
     """The lanes between a transport and the listeners of integration events."""
 
     def __init__(
@@ -125,14 +103,10 @@ class Consumer:
             self._count("unheard")
             return None
         try:
-            event = envelope.payload if isinstance(envelope.payload, Event) else decode(envelope.payload, event_type)
+            return _Job(event_type, typed(envelope, event_type), delivery)
         except DecodeError as error:
             self._refuse(delivery, f"{error.path}: {error.expectation}", event_type)
             return None
-        described = describe(event_type)
-        # Whatever name it came under, from here on it has its own.
-        known = msgspec.structs.replace(envelope, name=described.name, payload=event, key=key_of(event, described))
-        return _Job(event_type, Emission(event, None, known.source, known), delivery)
 
     async def _work(self, lane: "asyncio.Queue[_Job]") -> None:
         while True:
@@ -177,14 +151,3 @@ async def _acknowledge(delivery: Delivery) -> None:
         await delivery.ack()
     except Exception as error:  # the broker's trouble is reported by the transport
         log.warning("%s", one_line(f"{delivery.channel}: could not be acknowledged: {error}"))
-
-
-def log_failure(log: logging.Logger, service: str, listener: Listener, envelope: Envelope, error: Exception) -> None:
-    """One line with who, what, why and where, and the traceback beneath it."""
-    text = " ".join(str(error).split())
-    reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-    place = place_of(error)
-    line = (
-        f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{f' · {place}' if place else ''}"
-    )
-    log.error("%s", one_line(f"{line} · not tried again"), exc_info=error)

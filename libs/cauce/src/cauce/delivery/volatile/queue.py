@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from cauce.errors import TransportUnavailableError
 from cauce.events.envelope import Envelope
-from cauce.ports.transport import Transport, lane_of
-from cauce.publishing.transaction import AfterCommit, Pending
+from cauce.ports.lanes import lane_of
+from cauce.ports.transport import Transport
+from cauce.publishing.pending import AfterCommit, Pending
 
 __all__ = ["AfterCommitQueue"]
 

@@ -1,4 +1,4 @@
-"""The journal in memory: rows in dictionaries, and transactions that see their own changes before others do.
+"""The message store in memory: rows in dictionaries, and transactions that see their own changes before others do.
 
 Listeners' transactions take turns, as writers of SQLite do. The relay's side needs none: each of its methods is one
 step that nothing can interrupt, on what is committed.
@@ -13,24 +13,15 @@ from uuid import uuid4
 
 from msgspec.structs import replace as with_fields
 
-from cauce.delivery.inbox.decision_table import Position, sequence_of
-from cauce.delivery.lanes.lane_keeper import Epoch, LaneRow, MemberId
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import outgoing as message_of
-from cauce.ports.message_store import (
-    Arrival,
-    Backlog,
-    Dead,
-    Failure,
-    OutboxRow,
-    Outgoing,
-    Waiting,
-    belongs_to_another,
-    letter_id,
-)
-from cauce.ports.transport import LANES, BrokerId, Lane, lane_of
+from cauce.ports.inbox import Arrival, Dead, Failure, Position, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId, lane_of
+from cauce.ports.message_store import belongs_to_another
+from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
+from cauce.ports.transport import BrokerId
 
-__all__ = ["MemoryInbox", "MemoryJournal", "Tables", "write_outgoing"]
+__all__ = ["MemoryInbox", "MemoryMessageStore", "Tables", "write_outgoing"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -91,7 +82,8 @@ class Kept:
 class Due:
     """A delivery in the waiting room, and when its turn is (None: when those before it are gone)."""
 
-    delivery: Waiting
+    position: int
+    delivery: WaitingDelivery
     next_at: float | None
 
     @property
@@ -218,7 +210,7 @@ class MemoryInbox:
     def _set_state(self, rows: Tables, event: Event, state: Literal["done", "sending"]) -> None:
         rows.inbox[event] = (rows.inbox.get(event, (self._clock(),))[0], state)
 
-    async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
+    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
         rows, now = await self._rows(), self._clock()
         there = rows.waiting_as(*_event_of(delivery))
         next_at = None if delay_s is None else now + delay_s
@@ -227,38 +219,40 @@ class MemoryInbox:
             failed = replace(
                 there.delivery, attempts=delivery.attempts, first_failed_at=now if first is None else first
             )
-            rows.waiting[failed.position] = Due(failed, next_at)
+            rows.waiting[there.position] = Due(there.position, failed, next_at)
             return
         if delay_s is None and error is None and not rows.waiting_at(delivery.consumer, delivery.source, delivery.key):
             next_at = now  # those before it have gone meanwhile, and nobody would wake it
         _add_waiting(rows, replace(delivery, first_failed_at=None if error is None else now), next_at=next_at)
 
-    async def claim(self, delivery: Waiting, *, idle_s: float) -> bool:
-        if due := await self.holds(delivery):
-            del (await self._rows()).waiting[delivery.position]
-        return due
+    async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
+        if delivery.position is None or not await self.lock(delivery):
+            return False
+        del (await self._rows()).waiting[delivery.position]
+        return True
 
-    async def holds(self, delivery: Waiting) -> bool:
-        there = (await self._rows()).waiting.get(delivery.position)
+    async def lock(self, delivery: WaitingDelivery) -> bool:
+        rows = await self._rows()
+        there = None if delivery.position is None else rows.waiting.get(delivery.position)
         if there is None or there.next_at is None:
             return False
         return there.next_at <= self._clock() and there.delivery.attempts == delivery.attempts
 
-    async def release_next(self, delivery: Waiting) -> None:
+    async def release_next(self, delivery: WaitingDelivery) -> None:
         rows = await self._rows()
         behind = rows.waiting_at(delivery.consumer, delivery.source, delivery.key)
         if behind and behind[0].next_at is None:
-            rows.waiting[behind[0].delivery.position] = replace(behind[0], next_at=self._clock())
+            rows.waiting[behind[0].position] = replace(behind[0], next_at=self._clock())
 
-    async def exhume(self, delivery: Waiting) -> bool:
+    async def remove_dead_letter(self, delivery: WaitingDelivery) -> bool:
         return (await self._rows()).dead.pop(_event_of(delivery), None) is not None
 
-    async def forget(self, delivery: Waiting) -> None:
+    async def remove(self, delivery: WaitingDelivery) -> None:
         rows = await self._rows()
         if (there := rows.waiting_as(*_event_of(delivery))) is not None:
-            del rows.waiting[there.delivery.position]
+            del rows.waiting[there.position]
 
-    async def bury(self, delivery: Waiting, name: str, failure: Failure) -> None:
+    async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
         rows, now = await self._rows(), self._clock()
         event = _event_of(delivery)
         before = rows.dead.get(event)
@@ -283,7 +277,7 @@ class MemoryInbox:
         )
 
 
-class MemoryJournal:
+class MemoryMessageStore:
     """The relay's side, on what is committed."""
 
     def __init__(self, rows: Tables, clock: Clock) -> None:
@@ -411,11 +405,11 @@ class MemoryJournal:
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         return sorted(self._rows.dead.values(), key=lambda one: one.last_at)[:limit]
 
-    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
         now = self._clock()
         heads: dict[tuple[str, str, str | None] | int, Due] = {}
         for one in sorted(self._rows.waiting.values(), key=_position):
-            heads.setdefault(one.delivery.position if one.delivery.key is None else one.place, one)
+            heads.setdefault(one.position if one.delivery.key is None else one.place, one)
         ready = [
             (one.next_at, one.delivery)
             for one in heads.values()
@@ -425,14 +419,14 @@ class MemoryJournal:
 
 
 def _position(one: Due) -> int:
-    return one.delivery.position
+    return one.position
 
 
 def _by_sending(kept: Iterable[Kept]) -> Sequence[Kept]:
     return sorted(kept, key=lambda one: (one.sent_at, one.row.position))
 
 
-def _event_of(delivery: Waiting) -> Event:
+def _event_of(delivery: WaitingDelivery) -> Event:
     return delivery.consumer, delivery.source, delivery.event_id
 
 
@@ -442,14 +436,14 @@ def _add_unsent(rows: Tables, envelope: Envelope, now: float) -> None:
     rows.unsent[position] = Kept(row, created_at=now)
 
 
-def _add_waiting(rows: Tables, delivery: Waiting, *, next_at: float | None) -> None:
+def _add_waiting(rows: Tables, delivery: WaitingDelivery, *, next_at: float | None) -> None:
     position = next(rows.numbers)
-    rows.waiting[position] = Due(replace(delivery, position=position), next_at)
+    rows.waiting[position] = Due(position, replace(delivery, position=position), next_at)
 
 
-def _delivery_of(envelope: Envelope, consumer: str) -> Waiting:
-    return Waiting(
-        position=0,
+def _delivery_of(envelope: Envelope, consumer: str) -> WaitingDelivery:
+    return WaitingDelivery(
+        position=None,
         consumer=consumer,
         source=envelope.source,
         event_id=envelope.id,

@@ -8,9 +8,9 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from cauce.errors import CauceError
-from cauce.ports.savepoints import Levels
+from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
-from cauce.stores.memory.message_store import MemoryInbox, MemoryJournal, Tables, write_outgoing
+from cauce.stores.memory.message_store import MemoryInbox, MemoryMessageStore, Tables, write_outgoing
 
 __all__ = ["MemoryStore"]
 
@@ -41,7 +41,7 @@ class MemoryStore:
         self._rows = Tables()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def begin(self, levels: Levels[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         turn = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         written = None if read_only or outgoing is None else _Written(self._rows.over(), turn, outgoing, self._clock)
         return _Work(levels, written)
@@ -52,8 +52,8 @@ class MemoryStore:
     async def prepared(self) -> bool:
         return True
 
-    def journal(self) -> MemoryJournal:
-        return MemoryJournal(self._rows, self._clock)
+    def message_store(self) -> MemoryMessageStore:
+        return MemoryMessageStore(self._rows, self._clock)
 
     def inbox(self, work: UnitOfWork) -> MemoryInbox:
         return MemoryInbox(cast("_Work", work).in_turn, self._clock)
@@ -109,7 +109,7 @@ class _Written:
 
 
 class _Work:
-    def __init__(self, levels: Levels[Any], written: _Written | None) -> None:
+    def __init__(self, levels: Savepoints[Any], written: _Written | None) -> None:
         self._levels = levels
         self._written = written
 
@@ -126,7 +126,7 @@ class _Work:
 
     async def in_turn(self) -> Tables:
         if self._written is None:
-            raise CauceError("this transaction was begun without a journal; nothing can be written down in it")
+            raise CauceError("this transaction was begun without a message store; nothing can be written down in it")
         return await self._written.in_turn()
 
     async def commit(self) -> None:

@@ -18,9 +18,9 @@ from cauce.errors import CauceError, DecodeError, did_you_mean
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
 from cauce.formats.cloudevents import from_json
+from cauce.ports.figures import listener_of
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.figures import listener_of
 from cauce.telemetry.log_text import place_in
 
 __all__ = [

@@ -7,103 +7,19 @@ as far as the inbox is kept and no further; `counted_since_s` says how far that 
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cauce.errors import CauceError
-from cauce.service.description import Description, read_description
+from cauce.ports.description import Description, read_description
+from cauce.ports.figures import Figures, ListenerFigures, MemberFigures, NoTablesError, OutboxFigures, listener_of
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 
-__all__ = [
-    "SNAPSHOT_ON_POSTGRESQL",
-    "Figures",
-    "ListenerFigures",
-    "MemberFigures",
-    "NoTablesError",
-    "OutboxFigures",
-    "figures_of",
-    "is_about_tables",
-    "listener_of",
-    "read_figures",
-]
+__all__ = ["SNAPSHOT_ON_POSTGRESQL", "figures_of", "is_about_tables", "read_figures"]
 
 SNAPSHOT = {"cauce_read_only": True}
 """Execution options for a look: on PostgreSQL all numbers are of one moment; on SQLite every transaction is so."""
 SNAPSHOT_ON_POSTGRESQL = {**SNAPSHOT, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-
-
-class NoTablesError(CauceError):
-    """The database answers, and Cauce's tables are not there or not as this version knows them."""
-
-
-class ListenerFigures(Struct, frozen=True, kw_only=True):
-    """One listener. Every delivery it was given is `handled`, waits, is `dead` or was `discarded`, and never two."""
-
-    listener: str
-    handled: int
-    failing: int
-    """Failed at least once, and will be tried again."""
-    next_try_in_s: float | None
-    waiting: int
-    """In the waiting room: failing, due, or behind an earlier event of the same key."""
-    oldest_waiting_s: float | None
-    parked_keys: int
-    """Keys whose events wait for an earlier one that failed."""
-    dead: int
-    discarded: int
-    known_for_s: float | None
-    """Since the listener was first seen in a running service; None if it never was."""
-    in_code: bool
-    """Whether the service had it when it was started last."""
-
-
-class OutboxFigures(Struct, frozen=True, kw_only=True):
-    """Events on their way to the broker, and those kept in case it forgets them. Each unsent one is `waiting`,
-    `set_aside` or `behind`, and never two."""
-
-    waiting: int
-    """To be sent as soon as the broker takes them."""
-    oldest_waiting_s: float | None
-    set_aside: int
-    """The broker will never take them: a person has to release or to discard them."""
-    behind: int
-    """Later events of a key of which one was set aside."""
-    sent_kept: int
-    oldest_sent_s: float | None
-    kept_bytes: int
-    """An estimate, from the size of the newest hundred."""
-
-
-class MemberFigures(Struct, frozen=True, kw_only=True):
-    """A process of the service that has a lease."""
-
-    member: str
-    lanes: int
-    lease_ends_in_s: float
-
-
-class Figures(Struct, frozen=True, kw_only=True):
-    """A service at one moment of its database. Ages are seconds by the database's clock."""
-
-    service: str
-    database: str
-    durable: bool | None
-    """Whether the transport with which it was started last remembers events; None if it has none, or never said."""
-    at: float
-    incarnation: str
-    listeners: tuple[ListenerFigures, ...]
-    outbox: OutboxFigures
-    lanes: int
-    lanes_owned: int
-    members: tuple[MemberFigures, ...]
-    counted_since_s: float | None
-    """How long ago the oldest delivery arrived that the inbox remembers."""
-
-    @property
-    def dead(self) -> int:
-        return sum(one.dead for one in self.listeners)
 
 
 async def figures_of(engine: AsyncEngine) -> Figures:
@@ -248,12 +164,6 @@ class _Reading:
 
     async def _ask(self, statement: str) -> list[Any]:
         return list(await self._connection.execute(self._dialect.sql(statement)))
-
-
-def listener_of(consumer: str) -> str:
-    """The listener's own name in `service/listener`; what reached no listener has only the service's."""
-    service, slash, listener = consumer.partition("/")
-    return listener if slash else service
 
 
 def _age(then: Any, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The journal on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
+"""The message store on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -8,27 +8,18 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from cauce.delivery.inbox.decision_table import Position, sequence_of
-from cauce.delivery.lanes.lane_keeper import Epoch, LaneRow, MemberId
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import number, outgoing_around_number
 from cauce.formats.cloudevents import outgoing as message_of
-from cauce.ports.message_store import (
-    Arrival,
-    Backlog,
-    Dead,
-    Failure,
-    OutboxRow,
-    Outgoing,
-    Waiting,
-    belongs_to_another,
-    letter_id,
-)
-from cauce.ports.transport import BrokerId, Lane, lane_of
+from cauce.ports.inbox import Arrival, Dead, Failure, Position, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.lanes import Epoch, Lane, LaneRow, MemberId, lane_of
+from cauce.ports.message_store import belongs_to_another
+from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
+from cauce.ports.transport import BrokerId
 from cauce.stores.sql.connections import connected
 from cauce.stores.sql.dialect import Dialect
 
-__all__ = ["UNSENT_BY_NAME", "SqlInbox", "SqlJournal", "write_outgoing"]
+__all__ = ["UNSENT_BY_NAME", "SqlInbox", "SqlMessageStore", "write_outgoing"]
 
 _LIMITS = (
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true), "
@@ -343,7 +334,7 @@ class SqlInbox:
         ).one_or_none()
         return None if row is None else Position(int(row.last_seq), str(row.incarnation))
 
-    async def wait(self, delivery: Waiting, *, delay_s: float | None, error: str | None) -> None:
+    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
         due = "CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END"
         if delay_s is None and error is None:
             # Those before it may have gone since somebody saw them; then nobody would wake it.
@@ -379,7 +370,7 @@ class SqlInbox:
             error=error,
         )
 
-    async def claim(self, delivery: Waiting, *, idle_s: float) -> bool:
+    async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ}", _as_read(delivery)
         if self._dialect.postgres:
             done = await self._run(f"{statement} AND {_LIMITED}", **read, idle=_milliseconds(idle_s))
@@ -387,11 +378,11 @@ class SqlInbox:
             done = await self._run(statement, **read)
         return done.rowcount == 1
 
-    async def holds(self, delivery: Waiting) -> bool:
+    async def lock(self, delivery: WaitingDelivery) -> bool:
         found = await self._run(f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ} FOR UPDATE", **_as_read(delivery))
         return found.one_or_none() is not None
 
-    async def release_next(self, delivery: Waiting) -> None:
+    async def release_next(self, delivery: WaitingDelivery) -> None:
         if delivery.key is None:
             return
         # A process that lost the lane may still be putting an event behind this one, and does that under this lock.
@@ -409,7 +400,7 @@ class SqlInbox:
             key=delivery.key,
         )
 
-    async def exhume(self, delivery: Waiting) -> bool:
+    async def remove_dead_letter(self, delivery: WaitingDelivery) -> bool:
         done = await self._run(
             "DELETE FROM cauce_dead_letter WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
             consumer=delivery.consumer,
@@ -418,7 +409,7 @@ class SqlInbox:
         )
         return done.rowcount == 1
 
-    async def forget(self, delivery: Waiting) -> None:
+    async def remove(self, delivery: WaitingDelivery) -> None:
         await self._run(
             "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
             consumer=delivery.consumer,
@@ -426,7 +417,7 @@ class SqlInbox:
             event_id=delivery.event_id,
         )
 
-    async def bury(self, delivery: Waiting, name: str, failure: Failure) -> None:
+    async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
@@ -464,7 +455,7 @@ class SqlInbox:
         return await self._session.execute(self._dialect.sql(statement), values)
 
 
-class SqlJournal:
+class SqlMessageStore:
     """The relay's side, on connections of its own."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -775,7 +766,7 @@ class SqlJournal:
             await self._run(connection, "DELETE FROM cauce_started WHERE marked_at < :NOW - :age", age=older_than_s)
             return int(done.rowcount)
 
-    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[Waiting]:
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
         if not lanes:
             return []
         async with self._reading() as connection:
@@ -837,7 +828,7 @@ class SqlJournal:
         return await connection.execute(self._dialect.sql(statement), values)
 
 
-def _as_read(delivery: Waiting) -> Mapping[str, int]:
+def _as_read(delivery: WaitingDelivery) -> Mapping[str, int | None]:
     return {"position": delivery.position, "attempts": delivery.attempts}
 
 
@@ -860,8 +851,8 @@ def _numbers(lanes: Sequence[Lane]) -> str:
     return ", ".join(str(int(lane)) for lane in lanes)
 
 
-def _waiting(row: Any) -> Waiting:
-    return Waiting(
+def _waiting(row: Any) -> WaitingDelivery:
+    return WaitingDelivery(
         position=int(row.position),
         consumer=row.consumer,
         source=row.source,

@@ -5,10 +5,11 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.delivery.retention import BATCH
-from cauce.service.description import read_description
+from cauce.ports.description import read_description
+from cauce.ports.figures import Figures, OutboxFigures
+from cauce.ports.outbox import BATCH
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.figures import Figures, OutboxFigures, read_figures
+from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 from cauce.stores.sql.set_aside import SetAside, select_set_aside
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from cauce.errors import ConfigurationError
-from cauce.ports.transport import LANES
+from cauce.ports.lanes import LANES
 from cauce.stores.sql.tables import metadata
 
 __all__ = ["DIALECTS", "SCHEMA", "Found", "create_tables", "ddl", "examine", "fill_tables", "upgrade"]

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from cauce.ports.savepoints import Levels
+from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
 from cauce.stores.sql.outbox import write_outgoing
 
@@ -24,13 +24,13 @@ class FollowedSession(Session):
 class _Following:
     """Who follows a session, and which of its transactions were committed."""
 
-    followers: list[tuple[Levels[Any], Outbound | None]] = field(
-        default_factory=list[tuple[Levels[Any], Outbound | None]]
+    followers: list[tuple[Savepoints[Any], Outbound | None]] = field(
+        default_factory=list[tuple[Savepoints[Any], Outbound | None]]
     )
     committed: set[int] = field(default_factory=set[int])
 
 
-def follow(session: Session, levels: Levels[Any], outgoing: Outbound | None) -> None:
+def follow(session: Session, levels: Savepoints[Any], outgoing: Outbound | None) -> None:
     """Follow the session's transactions, including savepoints the user's code makes by itself.
 
     The rows of what was published (`outgoing`) go into the same transaction, at its end: keys are locked for a moment

@@ -20,7 +20,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cauce.formats.cloudevents import CONTENT_GONE, read_of_topic
-from cauce.ports.transport import BrokerId, Deliver, Delivery, Lane, LanesOwned, Status
+from cauce.ports.lanes import Lane
+from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status
 from cauce.transports.redis.connection import RedisTroubleError
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text

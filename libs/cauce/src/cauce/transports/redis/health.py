@@ -5,9 +5,9 @@ It asks INFO and CONFIG, which a service's own user should not be permitted: wha
 
 from collections.abc import Mapping, Sequence
 
+from cauce.ports.transport import Verdict
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import text, texts
-from cauce.verdict import Verdict
 
 __all__ = ["look"]
 

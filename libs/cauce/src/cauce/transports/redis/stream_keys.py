@@ -1,6 +1,6 @@
 """The names of what we keep on a Redis server. The braces keep a topic's keys on one node of a cluster."""
 
-from cauce.ports.transport import Lane
+from cauce.ports.lanes import Lane
 
 __all__ = ["FIELD", "StreamKeys"]
 

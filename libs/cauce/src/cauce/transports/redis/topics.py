@@ -8,49 +8,21 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from msgspec import Struct
-
 from cauce.admin.targets import Broker
 from cauce.errors import TransportUnavailableError
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.topics import Group, Topic
+from cauce.ports.transport import Verdict
 from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import named, order, text, texts
 from cauce.transports.redis.stream_keys import StreamKeys
-from cauce.verdict import Verdict
 
-__all__ = ["BrokerView", "Group", "Topic", "open_broker"]
+__all__ = ["BrokerView", "open_broker"]
 
 LIMIT_S = 3.0
 _PREFIX = "cauce"
-
-
-class Group(Struct, frozen=True, kw_only=True):
-    """A service that hears a topic. Sums over the topic's sixteen lanes."""
-
-    name: str
-    registered: bool
-    """Whether trimming waits for it."""
-    lanes: int
-    """On how many of the streams that exist it has its group."""
-    lag: int
-    """Entries it was never given."""
-    pending: int
-    """Entries it was given and has not acknowledged."""
-    oldest_waiting_s: float | None
-    """Age of the oldest entry of either kind."""
-
-
-class Topic(Struct, frozen=True, kw_only=True):
-    """What one service has published, as far as the broker still holds it."""
-
-    name: str
-    streams: int
-    entries: int
-    oldest_s: float | None
-    newest_s: float | None
-    groups: tuple[Group, ...]
 
 
 class BrokerView:

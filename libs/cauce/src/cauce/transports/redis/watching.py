@@ -2,49 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
-
-import msgspec
 
 from cauce.errors import DecodeError, TransportUnavailableError
-from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import from_json
-from cauce.ports.transport import LANES, Lane
+from cauce.ports.lanes import LANES, Lane
+from cauce.ports.topics import Seen
 from cauce.transports.redis.connection import RedisTroubleError
 from cauce.transports.redis.pipeline import Command, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
 from cauce.transports.redis.stream_keys import FIELD
 from cauce.transports.redis.topics import BrokerView
 
-__all__ = ["Seen", "watch"]
+__all__ = ["watch"]
 
 _BLOCK_MS = 500
 _COUNT = 200
 _LOOK_ROUND_EVERY_S = 2.0
 _RETRY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """An entry of a topic. `envelope` is None if it is no event, and then `problem` says why."""
-
-    topic: str
-    lane: Lane
-    entry: str
-    raw: bytes
-    envelope: Envelope | None
-    problem: str | None
-
-    @property
-    def at_ms(self) -> int:
-        """When the broker took it."""
-        return order(self.entry)[0]
-
-    @property
-    def payload(self) -> Any:
-        """The decoded payload; None if it is no event."""
-        return None if self.envelope is None else msgspec.json.decode(cast("msgspec.Raw", self.envelope.payload))
 
 
 async def watch(

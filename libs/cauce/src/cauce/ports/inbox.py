@@ -1,0 +1,188 @@
+"""The inbox and what waits in it: the rows that cross the port, and what a listener's own transaction does with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal, Protocol
+
+from cauce.events.envelope import Envelope
+from cauce.ports.lanes import Lane
+
+__all__ = [
+    "Arrival",
+    "Dead",
+    "Failure",
+    "Inbox",
+    "Position",
+    "Reason",
+    "WaitingDelivery",
+    "WaitingRoom",
+    "letter_id",
+    "sequence_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last event of one key that a listener has handled."""
+
+    last_seq: int
+    incarnation: str
+
+
+def sequence_of(envelope: Envelope) -> int | None:
+    """Its number among those of its key; None if it has none that could be compared."""
+    return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingDelivery:
+    """A delivery that waits in this database for one listener: not yet tried, to be tried again, or behind its key."""
+
+    position: int | None
+    """In the waiting room; None if it is not there."""
+    consumer: str
+    source: str
+    event_id: str
+    lane: Lane
+    key: str | None
+    channel: str
+    message: bytes
+    attempts: int
+    first_failed_at: float | None
+
+
+Reason = Literal["exhausted", "rejected", "crash loop", "undecodable", "late", "too old to dedupe", "uncertain"]
+"""Why a delivery is a dead letter: the word that is stored, shown and asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why and when a delivery failed: fit to be stored and shown (no payload values beyond the error's own text)."""
+
+    reason: Reason
+    error: str
+    stack: str | None
+    attempts: int
+    worker: str
+    version: str | None
+    """Of the code that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """A dead letter."""
+
+    id: str
+    consumer: str
+    source: str
+    event_id: str
+    name: str
+    lane: Lane
+    key: str | None
+    channel: str
+    message: bytes
+    reason: str
+    error: str
+    stack: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+    worker: str
+
+
+def letter_id(delivery: WaitingDelivery) -> str:
+    """The id of its dead letter: 32 hexadecimal digits, always the same; whoever has noted it finds it again."""
+    words = (delivery.consumer, delivery.source, delivery.event_id)
+    return sha256("\0".join(words).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What was known when an event arrived for a listener."""
+
+    known: bool
+    position: Position | None = None
+    """The last event of its key that this listener had handled before."""
+    parked: bool = False
+    """Events of its key wait already, so it must wait behind them."""
+
+
+class Inbox(Protocol):
+    """The user's side for one listener, on the listener's own transaction."""
+
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
+        """Remember events of different keys, each as the last one of its key unless a later one is; what was known.
+
+        A second copy of one waits here until the first one's outcome is known. Not for ever: after some seconds the
+        database says that the lock was not to be had. And a process that is frozen keeps it for `idle_s` of doing
+        nothing at most; then the database ends its transaction.
+        """
+        ...
+
+    async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
+        """Remember the event; False if it was known. A second copy waits here until the first one's outcome is known."""
+        ...
+
+    async def mark_started(self, consumer: str, source: str, event_id: str) -> int:
+        """Remember that handling is about to begin; how often that was remembered without an outcome, this time too."""
+        ...
+
+    async def unmark_started(self, consumer: str, source: str, event_id: str) -> None:
+        """There is an outcome."""
+        ...
+
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        """Note that an effect is about to happen. `in_doubt`: one was begun before, and nobody knows how it ended."""
+        ...
+
+    async def is_in_doubt(self, consumer: str, source: str, event_id: str) -> bool:
+        """Whether an effect was begun, and nobody knows how it ended."""
+        ...
+
+    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
+        """It is known how the effect ended."""
+        ...
+
+    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
+        """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone)."""
+        ...
+
+    async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
+        """Take a delivery that is due out of the waiting room, as the token of handling it. `idle_s`: see `arrive`.
+
+        False if it is not there as it was read: somebody has handled it, or tried to, meanwhile.
+        """
+        ...
+
+    async def lock(self, delivery: WaitingDelivery) -> bool:
+        """Whether the waiting delivery is still there as it was read; it is locked until the transaction ends."""
+        ...
+
+    async def release_next(self, delivery: WaitingDelivery) -> None:
+        """The head of a parked key is gone: the one behind it is due now."""
+        ...
+
+    async def remove_dead_letter(self, delivery: WaitingDelivery) -> bool:
+        """Remove the dead letter of this delivery; whether there was one, so that this is a replay."""
+        ...
+
+    async def remove(self, delivery: WaitingDelivery) -> None:
+        """Take a delivery out of the waiting room without handling it."""
+        ...
+
+    async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
+        """Write a dead letter. Its id is that of the delivery for ever, also when it dies again after a replay."""
+        ...
+
+
+class WaitingRoom(Protocol):
+    """Deliveries that wait for a listener, and those that were given up."""
+
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
+        """Heads of the waiting room that are due: un-keyed ones, and the first of each key."""
+        ...
+
+    async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...
+
+    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int: ...

@@ -1,0 +1,59 @@
+"""Lanes: which one an event belongs to, and the rows by which processes share them out."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol
+from zlib import crc32
+
+from cauce.events.envelope import Envelope
+
+__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "MemberId", "lane_of"]
+
+
+Lane = NewType("Lane", int)
+
+
+LANES = 16
+
+
+def lane_of(envelope: Envelope) -> Lane:
+    """The lane of an envelope: same key, same lane, for ever; without a key, the lane of its id."""
+    return Lane(crc32((envelope.key if envelope.key is not None else envelope.id).encode()) % LANES)
+
+
+MemberId = NewType("MemberId", str)
+
+
+Epoch = NewType("Epoch", int)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """A lane as the database has it. `lease_left_s`: how long its owner's lease still lasts, by the database's clock."""
+
+    lane: Lane
+    owner: MemberId | None
+    epoch: Epoch
+    lease_left_s: float
+
+    @property
+    def owner_alive(self) -> bool:
+        return self.lease_left_s > 0
+
+
+class LaneTable(Protocol):
+    """Which process owns which lane: one lease per process, one epoch per lane."""
+
+    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
+        """Renew our lease (or join), and read all lanes and the members with a lease."""
+        ...
+
+    async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
+        """Take those lanes that still have the epoch seen; returns the new epochs of those we got."""
+        ...
+
+    async def give_back(self, me: MemberId, lanes: Sequence[Lane]) -> None: ...
+
+    async def leave(self, me: MemberId) -> None:
+        """Give everything back and end the lease: others need not wait for it."""
+        ...

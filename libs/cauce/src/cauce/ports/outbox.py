@@ -1,0 +1,96 @@
+"""The outbox: the rows that cross the port."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cauce.events.envelope import Envelope
+from cauce.ports.lanes import Epoch, Lane, MemberId
+from cauce.ports.transport import BrokerId
+
+__all__ = ["BATCH", "Backlog", "OutboxRow", "OutboxTable", "Outgoing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """An envelope published in a transaction, and for whom: the broker (`consumer` None) or a durable listener here."""
+
+    envelope: Envelope
+    consumer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """An event on its way to the broker. `message` is the envelope as CloudEvents JSON; `topic` is the service's own,
+    or that of a producer whose event came over a bridge."""
+
+    position: int
+    event_id: str
+    topic: str
+    lane: Lane
+    key: str | None
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What has piled up: events that are not sent (those set aside do not count), and the key that most events of one
+    listener wait behind."""
+
+    unsent: int
+    oldest_unsent_s: float | None
+    longest: int = 0
+    longest_key: str = ""
+    longest_consumer: str = ""
+
+
+BATCH = 1000
+"""How many rows are removed at once."""
+
+
+class OutboxTable(Protocol):
+    """What is published and not sent, and what was sent, kept in case the broker forgets it."""
+
+    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
+        """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor.
+
+        Rows set aside are not among them, nor those that follow one under its key, nor the positions `besides`, which
+        are being marked meanwhile.
+        """
+        ...
+
+    async def set_aside(self, position: int, problem: str) -> None:
+        """A row that the broker will never take: it stays, with the reason, and its key waits behind it."""
+        ...
+
+    async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
+        """Mark rows sent. False, and nothing changed, if one of `owned` is not ours under its epoch any more."""
+        ...
+
+    async def adopt(self, envelope: Envelope, *, known_to: Sequence[str]) -> bool:
+        """Write down an event that another kind of producer published, to be relayed into the topic of its source.
+
+        False, and nothing changed, if it is known: it was adopted before, it is an event of this service, or one of
+        the consumers `known_to` has met it.
+        """
+        ...
+
+    async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
+        """The rows of a lane that were sent last, in the order of sending: what the broker must still know."""
+        ...
+
+    async def unsend(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
+        """The broker forgot: this row and those sent after it (None: all that are kept) are to be sent again."""
+        ...
+
+    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
+        """Delete sent rows that are older, lowest first; returns how many, at most `limit`."""
+        ...
+
+    async def sent_over(self, *, rows: int, size: int) -> bool:
+        """Whether more sent rows, or more bytes of them, are kept than that. An estimate will do."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """What waits to be sent, and what waits behind a key."""
+        ...
