@@ -700,8 +700,8 @@ class Hearing:
 
     def lanes(self) -> Collection[Lane]:
         """Those of the process that hears here."""
-        durable = self._consumer._durable  # pyright: ignore[reportPrivateUsage]
-        return durable.ownership.epochs().keys() if durable is not None else ()
+        run = self._consumer._run  # pyright: ignore[reportPrivateUsage]
+        return run.lanes() if run is not None else ()
 
     def of_lanes(self, ids: Sequence[str], lanes: Collection[Lane]) -> Sequence[str]:
         return [one for one in ids if self._lanes[one] in lanes]

@@ -12,6 +12,7 @@ from cauce.events.envelope import Emission
 from cauce.formats.cloudevents import from_json
 from cauce.formats.decoding import typed
 from cauce.ports.lanes import LANES, Lane
+from cauce.service.run import Run
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from databases import query
@@ -91,8 +92,10 @@ async def _eight_at_once(world: World) -> None:
 
 
 def _applying(service: Service) -> Applying:
-    assert service._durable is not None
-    return service._durable._applying
+    """What a run of the service would apply deliveries with; nothing else of it is started."""
+    run = Run(service._wiring, service._units_of_work, service._dispatcher, service._happenings, service._options)
+    assert run._durable is not None
+    return run._durable._applying
 
 
 @pytest.mark.parametrize(("key", "becomes"), [("k", []), (None, ["too old to dedupe"])])

@@ -180,7 +180,7 @@ async def test_a_service_starts_without_its_broker_and_its_readiness_says_so() -
 
 
 async def test_a_silent_broker_does_not_hold_up_the_start_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cauce.service.service._FIRST_ANSWER_S", 0.05)
+    monkeypatch.setattr("cauce.service.run._FIRST_ANSWER_S", 0.05)
 
     @on(Opened)
     async def hear(event: Opened) -> None: ...

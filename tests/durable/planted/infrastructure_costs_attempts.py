@@ -1,10 +1,10 @@
 """Trouble with the database counts as a failure of the listener."""
 
-from cauce import Service
+from cauce.delivery.inbox.transactions import InboxTransactions
 
 
 def plant() -> None:
-    def is_infrastructure(self: Service, error: BaseException) -> bool:
+    def is_infrastructure(self: InboxTransactions, error: BaseException) -> bool:
         return False
 
-    Service.is_infrastructure = is_infrastructure
+    InboxTransactions.is_infrastructure = is_infrastructure

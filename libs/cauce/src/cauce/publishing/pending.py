@@ -1,13 +1,10 @@
 """What waits for the commit."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["AfterCommit", "Pending", "Plan"]
 

@@ -1,58 +1,61 @@
-"""The unit of work: what is written and what is published stand or fall together.
+"""The unit of work: what is written and what is published commit or roll back together.
 
 use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT ─▶ after-commit listeners, other services
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from cauce.errors import ConcurrentUseError, PublishError
-from cauce.events.envelope import Clock, Emission, Envelope, NewId, current_emission, current_envelope
+from cauce.events.envelope import Envelope, current_emission
 from cauce.events.event import DomainEvent, Event, IntegrationEvent
 from cauce.listeners.calling import call_listener
 from cauce.listeners.dependencies import Dependencies
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import UnitOfWork
-from cauce.publishing.bus import not_an_event
-from cauce.publishing.pending import AfterCommit, Pending, Plan
+from cauce.publishing.pending import AfterCommit, Pending
+from cauce.publishing.rules import PublishingRules
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["Rules", "Transaction"]
+__all__ = ["Outlet", "Transaction", "end", "end_undone", "work_of"]
 
 T = TypeVar("T")
 
 
-class Rules(Protocol):
-    """What a transaction needs to know of its service."""
+class Outlet(Protocol):
+    """Takes on, after the commit, what was published in a transaction."""
 
-    name: str
-    version: str | None
-    dependencies: "Dependencies[Transaction]"
-    clock: Clock
-    new_id: NewId
-
-    @property
-    def publishable(self) -> Sequence[type[Event]]: ...
-    def plan(self, event_type: type[DomainEvent]) -> Plan: ...
-    def check_publishable(self, event_type: type[IntegrationEvent]) -> None: ...
-    def check_running(self, event_type: type[Event]) -> None: ...
+    def check(self, event_type: type[Event], /) -> None:
+        """Raise PublishError if nothing would take it on, OutboxFullError if too much waits already."""
+        ...
 
 
 class Transaction:
     """One unit of work of a service. Both event buses: the kind of the event decides what `publish` does.
 
-    Made by `service.transaction()`; commits when its block ends, rolls back when an exception leaves it. For one task
-    at a time: a second one that uses it meanwhile gets ConcurrentUseError.
+    Created by `service.transaction()`; commits when its block ends, rolls back when an exception leaves it. One task at
+    a time: a second task that uses it meanwhile gets ConcurrentUseError.
     """
 
-    def __init__(self, rules: Rules, work: UnitOfWork, levels: Savepoints[Pending], *, read_only: bool) -> None:
+    def __init__(
+        self,
+        rules: PublishingRules,
+        dependencies: "Dependencies[Transaction]",
+        outlet: Outlet,
+        work: UnitOfWork,
+        savepoints: Savepoints[Pending],
+        *,
+        read_only: bool,
+    ) -> None:
         self._rules = rules
+        self._dependencies = dependencies
+        self._outlet = outlet
         self._work = work
-        self._levels = levels
+        self._savepoints = savepoints
         self._read_only = read_only
         self._made: dict[type[Any], object] = {}
         self._user: asyncio.Task[Any] | None = None
@@ -66,7 +69,7 @@ class Transaction:
     async def get(self, wanted: type[T], /) -> T:
         """The service's object of this type for this transaction (see `provide`), made once."""
         if wanted not in self._made:
-            self._made[wanted] = await self._rules.dependencies.make(wanted, self)
+            self._made[wanted] = await self._dependencies.make(wanted, self)
         return cast(T, self._made[wanted])
 
     @overload
@@ -74,7 +77,7 @@ class Transaction:
     @overload
     async def publish(self, event: IntegrationEvent, /) -> Envelope: ...
     async def publish(self, event: Event, /) -> Envelope | None:
-        """Say that something happened, as part of this transaction.
+        """Publish an event as part of this transaction.
 
         A domain event: its in-transaction listeners run now, in turn, on this transaction's session; the first error
         stops them and is raised here. Its after-commit listeners run after the commit. An integration event: accepted
@@ -93,7 +96,7 @@ class Transaction:
                 return None
             if isinstance(event, IntegrationEvent):
                 return self._accept(event)
-            raise PublishError(not_an_event(event, self._rules.publishable))
+            raise self._rules.not_an_event(event)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
@@ -106,36 +109,25 @@ class Transaction:
                 yield
 
     async def _publish_domain(self, event: DomainEvent) -> None:
-        rules = self._rules
-        plan = rules.plan(type(event))
+        plan = self._rules.plan(type(event))
         if plan.after_commit or plan.durable:
-            rules.check_running(type(event))
-        envelope = Envelope.of(
-            event, source=rules.name, cause=current_envelope(), id=rules.new_id(), occurred_on=rules.clock()
-        )
-        emission = Emission(event, None, rules.name, envelope)
+            self._outlet.check(type(event))
+        emission = self._rules.emission(event)
         self._work.take_part()
-        self._levels.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
+        self._savepoints.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
         token = current_emission.set(emission)
         try:
             for listener in plan.in_transaction:
-                await call_listener(listener, emission, rules.dependencies, self)
+                await call_listener(listener, emission, self._dependencies, self)
         finally:
             current_emission.reset(token)
 
     def _accept(self, event: IntegrationEvent) -> Envelope:
-        rules = self._rules
-        rules.check_publishable(type(event))
-        rules.check_running(type(event))
+        self._rules.check(type(event))
+        self._outlet.check(type(event))
         self._work.take_part()
-        envelope = Envelope.of(
-            event,
-            source_version=rules.version,
-            cause=current_envelope(),
-            id=rules.new_id(),
-            occurred_on=rules.clock(),
-        )
-        self._levels.add(envelope)
+        envelope = self._rules.envelope(event)
+        self._savepoints.add(envelope)
         return envelope
 
     @contextmanager
@@ -153,29 +145,24 @@ class Transaction:
         finally:
             self._user = before
 
-    # What follows is for the service that made the transaction.
 
-    @property
-    def work(self) -> UnitOfWork:
-        return self._work
+# Functions, not methods: a transaction is ended by the unit of work that opened it, never by the code that was given it.
 
-    @property
-    def joined(self) -> bool:
-        return self._work.joined
 
-    async def commit(self) -> None:
-        """Commit; see UnitOfWork.commit. ConcurrentUseError (and no commit) if a task still works in it."""
-        if self._user is not None:
-            raise ConcurrentUseError(
-                "the transaction's block ended while another task was still working in it, so it was rolled back. "
-                "Await that task inside the block."
-            )
-        self._ended = True
-        await self._work.commit()
+def end(tx: Transaction) -> None:
+    """End a transaction before its commit. ConcurrentUseError if a task still works in it: then it must not commit."""
+    if tx._user is not None:  # pyright: ignore[reportPrivateUsage]
+        raise ConcurrentUseError(
+            "the transaction's block ended while another task was still working in it, so it was rolled back. "
+            "Await that task inside the block."
+        )
+    tx._ended = True  # pyright: ignore[reportPrivateUsage]
 
-    async def rollback(self) -> None:
-        self._ended = True
-        await self._work.rollback()
 
-    def take_committed(self) -> Sequence[Pending]:
-        return self._levels.take()
+def end_undone(tx: Transaction) -> None:
+    """End a transaction before its rollback, in any state."""
+    tx._ended = True  # pyright: ignore[reportPrivateUsage]
+
+
+def work_of(tx: Transaction) -> UnitOfWork:
+    return tx._work  # pyright: ignore[reportPrivateUsage]

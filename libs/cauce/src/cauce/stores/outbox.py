@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from cauce.errors import ConfigurationError, PublishError, did_you_mean
-from cauce.events.envelope import Clock, Envelope, NewId, current_envelope, new_id, utc_now
+from cauce.errors import ConfigurationError
+from cauce.events.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.events.event import IntegrationEvent, check_fields, describe
+from cauce.events.publishable import Publishable
 from cauce.ports.outbox import Outgoing
 from cauce.ports.savepoints import Savepoints
 from cauce.stores.sql.sessions import follow
@@ -40,11 +41,7 @@ class Outbox:
         clock: Clock = utc_now,
         new_id: NewId = new_id,
     ) -> None:
-        self._service = service
-        self._publishes = tuple(publishes)
-        self._version = version
-        self._clock = clock
-        self._new_id = new_id
+        self._publishable = Publishable(service, publishes, version=version, clock=clock, new_id=new_id)
         # A session's info is shared by nobody else; one key for each outbox, so that two may write in one session.
         self._key = f"cauce_outbox:{id(self)}"
         problems = [
@@ -63,17 +60,9 @@ class Outbox:
         What a savepoint or the transaction rolls back was never published. Raises PublishError for an event that this
         service does not publish.
         """
-        if type(event) not in self._publishes:
-            known = [one.__name__ for one in self._publishes]
-            name = type(event).__name__
-            raise PublishError(f"{self._service} does not say that it publishes {name}.{did_you_mean(name, known)}")
-        envelope = Envelope.of(
-            event,
-            source_version=self._version,
-            cause=current_envelope(),
-            id=self._new_id(),
-            occurred_on=self._clock(),
-        )
+        if type(event) not in self._publishable:
+            raise self._publishable.undeclared(type(event))
+        envelope = self._publishable.envelope(event)
         owner = session.sync_session if isinstance(session, AsyncSession) else session
         if not owner.in_transaction():
             owner.begin()  # so that the commit that follows is one, even if nothing else is written

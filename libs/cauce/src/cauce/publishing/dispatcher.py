@@ -1,0 +1,134 @@
+"""Listeners called: each with what it needs, in a transaction of its own if it needs one."""
+
+import asyncio
+import logging
+from typing import Any
+
+from cauce.concurrency.cancellation import being_cancelled
+from cauce.errors import CauceError, ListenersFailedError
+from cauce.events.envelope import Emission, current_emission
+from cauce.events.event import DomainEvent, describe
+from cauce.listeners.calling import call_listener, log_failure
+from cauce.listeners.dependencies import Dependencies
+from cauce.listeners.listener import Listener
+from cauce.ports.transport import Delivery
+from cauce.publishing.pending import AfterCommit
+from cauce.publishing.rules import PublishingRules
+from cauce.publishing.transaction import Transaction
+from cauce.publishing.units_of_work import UnitsOfWork
+from cauce.telemetry.happenings import Happenings
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger("cauce.service")
+
+
+class Dispatcher:
+    """Calls the listeners of one service and tells its observers how that went."""
+
+    def __init__(
+        self,
+        rules: PublishingRules,
+        units_of_work: UnitsOfWork,
+        dependencies: Dependencies[Transaction],
+        happenings: Happenings,
+    ) -> None:
+        self._rules = rules
+        self._units_of_work = units_of_work
+        self._dependencies = dependencies
+        self._happenings = happenings
+
+    async def publish_outside(self, event: DomainEvent) -> None:
+        """Publish without a transaction of the caller's: every listener runs, in a transaction of its own.
+
+        Their errors are raised together, as ListenersFailedError.
+        """
+        plan = self._rules.plan(type(event))
+        emission = self._rules.emission(event)
+        self._happenings.count("published")
+        self._happenings.tell("published", emission)
+        errors: list[Exception] = []
+        token = current_emission.set(emission)
+        try:
+            for listener in (*plan.in_transaction, *plan.after_commit, *plan.durable):
+                try:
+                    await self._call(listener, emission)
+                except Exception as error:  # independent listeners: the rest still run
+                    errors.append(error)
+        finally:
+            current_emission.reset(token)
+        if errors:
+            raise ListenersFailedError(describe(type(event)).name, errors)
+
+    async def call_after_commit(self, due: AfterCommit) -> None:
+        """Call the after-commit listeners of an event. Their errors are logged and counted: nobody waits for them."""
+        token = current_emission.set(due.emission)
+        try:
+            for listener in due.listeners:
+                try:
+                    await self._call(listener, due.emission)
+                except Exception as error:
+                    self._happenings.count("failed")
+                    log_failure(log, self._rules.service, listener, due.emission.envelope, error)
+                else:
+                    self._happenings.count("handled")
+        finally:
+            current_emission.reset(token)
+
+    async def call_once(self, listener: Listener, emission: Emission, delivery: Delivery) -> None:
+        """Call one listener with a delivery that will not be repeated. Raises what it raises."""
+        await self._call(listener, emission, channel=delivery.channel, headers=delivery.headers)
+
+    async def call_in(
+        self,
+        listener: Listener,
+        emission: Emission,
+        tx: Transaction | None,
+        attempt: int,
+        replayed: bool,
+        channel: str,
+    ) -> None:
+        """Make one attempt at a durable delivery, in the transaction of its inbox row or in none.
+
+        Raises what the listener raises, and TimeoutError past its limit. That it was handled is told once its
+        transaction is committed, by whoever commits it.
+        """
+        circumstances: dict[str, Any] = {"attempt": attempt, "replayed": replayed, "channel": channel}
+        token = current_emission.set(emission)
+        try:
+            async with asyncio.timeout(listener.registration.limit_s):
+                await call_listener(listener, emission, self._dependencies, tx, **circumstances)
+        except (asyncio.CancelledError, SystemExit) as gone:
+            # Neither may end the worker that called it, unless it is the worker that is being ended.
+            if isinstance(gone, asyncio.CancelledError) and being_cancelled():
+                raise
+            did = (
+                "awaited something that was cancelled" if isinstance(gone, asyncio.CancelledError) else f"said {gone!r}"
+            )
+            error = CauceError(f"{listener.name} {did}")
+            self._happenings.tell("failed", emission, listener.name, error)
+            raise error from gone
+        except Exception as error:
+            self._happenings.tell("failed", emission, listener.name, error)
+            raise
+        finally:
+            current_emission.reset(token)
+
+    async def _call(self, listener: Listener, emission: Emission, **circumstances: Any) -> None:
+        """Call one listener in a transaction of its own, opened only if it needs one."""
+        try:
+            if self._dependencies.needs_transaction(listener):
+                async with self._units_of_work.transaction() as tx:
+                    await call_listener(listener, emission, self._dependencies, tx, **circumstances)
+            else:
+                await call_listener(listener, emission, self._dependencies, None, **circumstances)
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            error = CauceError(f"{listener.name} awaited something that was cancelled")
+            self._happenings.tell("failed", emission, listener.name, error)
+            raise error from None
+        except Exception as error:
+            self._happenings.tell("failed", emission, listener.name, error)
+            raise
+        self._happenings.tell("handled", emission, listener.name)

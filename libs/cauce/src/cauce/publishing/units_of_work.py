@@ -1,0 +1,111 @@
+"""Units of work: begun, committed or rolled back, and what was published in them handed on."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Protocol
+
+from cauce.concurrency.cancellation import to_the_end
+from cauce.events.envelope import Envelope
+from cauce.listeners.dependencies import Dependencies
+from cauce.ports.savepoints import Savepoints
+from cauce.ports.store import Outbound, Store, UnitOfWork
+from cauce.publishing.pending import AfterCommit, Pending
+from cauce.publishing.rules import PublishingRules
+from cauce.publishing.transaction import Outlet, Transaction, end, end_undone
+from cauce.telemetry.happenings import Happenings
+
+__all__ = ["CommitOutlet", "OpenTransaction", "UnitsOfWork"]
+
+
+class CommitOutlet(Outlet, Protocol):
+    """What a run of a service does with published events: rows inside the transaction, hand-over after it."""
+
+    @property
+    def outgoing(self) -> Outbound | None:
+        """What has to be written down in the transaction, if anything has."""
+        ...
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        """Take on what is known to be committed. Never waits, never raises."""
+        ...
+
+
+class UnitsOfWork:
+    """Opens a service's transactions. Each ends committed or undone, and only what is known to be committed goes on.
+
+    `outlet` is asked at every beginning: the run of the service that takes on what this transaction publishes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rules: PublishingRules,
+        dependencies: Dependencies[Transaction],
+        happenings: Happenings,
+        outlet: Callable[[], CommitOutlet],
+    ) -> None:
+        self.store = store
+        self.rules = rules
+        self.dependencies = dependencies
+        self.happenings = happenings
+        self.outlet = outlet
+
+    def transaction(self, *, read_only: bool = False) -> "OpenTransaction":
+        """One unit of work; begins when its block is entered."""
+        return OpenTransaction(self, read_only=read_only)
+
+
+class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
+    """One unit of work, from its beginning to its end: `async with` gives the Transaction."""
+
+    work: UnitOfWork
+    """The store's unit of work, inside the block."""
+
+    def __init__(self, units: UnitsOfWork, *, read_only: bool) -> None:
+        self._units = units
+        self._read_only = read_only
+
+    async def __aenter__(self) -> Transaction:
+        units, read_only = self._units, self._read_only
+        self._outlet = units.outlet()
+        self._savepoints: Savepoints[Pending] = Savepoints()
+        self.work = units.store.begin(self._savepoints, read_only=read_only, outgoing=self._outlet.outgoing)
+        self._tx = Transaction(
+            units.rules, units.dependencies, self._outlet, self.work, self._savepoints, read_only=read_only
+        )
+        return self._tx
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await to_the_end(self._commit() if error is None else self._roll_back())
+
+    async def _commit(self) -> None:
+        try:
+            end(self._tx)
+            await self.work.commit()
+        except BaseException:
+            await self._roll_back()
+            raise
+        self._hand_on()
+
+    async def _roll_back(self) -> None:
+        end_undone(self._tx)
+        try:
+            await self.work.rollback()
+        finally:  # what the block had committed by itself
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Tell what was published for good. It goes on only if the commit is known: somebody else may end it."""
+        pending = self._savepoints.take()
+        happenings = self._units.happenings
+        for item in pending:
+            happenings.count("published")
+            happenings.tell("published", item if isinstance(item, Envelope) else item.emission)
+            if isinstance(item, AfterCommit):
+                for listener in item.heard_by:
+                    happenings.tell("handled", item.emission, listener.name)
+        if not self.work.joined:
+            self._outlet.committed(pending)

@@ -1,0 +1,372 @@
+"""One run of a service, from its start until it is drained: the loops, and what they share in one event loop."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+import msgspec
+
+from cauce.delivery.durable import DurableDelivery
+from cauce.delivery.inbox.attempts import Applying
+from cauce.delivery.inbox.transactions import InboxTransactions
+from cauce.delivery.nestjs_bridge import Inward, NestBridge
+from cauce.delivery.outbox.alarms import Alarms
+from cauce.delivery.pace import Pace
+from cauce.delivery.retention import Keep
+from cauce.delivery.volatile.consumer import VolatileConsumer
+from cauce.delivery.volatile.queue import AfterCommitQueue
+from cauce.errors import CauceError, ConfigurationError, PublishError
+from cauce.events.envelope import Envelope
+from cauce.events.event import Event, IntegrationEvent
+from cauce.listeners.listener import consumer_name
+from cauce.ports.lanes import Lane
+from cauce.ports.outbox import Outgoing
+from cauce.ports.store import DurableStore, Outbound
+from cauce.ports.transport import Status, Transport
+from cauce.publishing.dispatcher import Dispatcher
+from cauce.publishing.pending import AfterCommit, Pending
+from cauce.publishing.units_of_work import UnitsOfWork
+from cauce.service.description import describe_service
+from cauce.service.wiring import Wiring
+from cauce.telemetry.connectivity import BrokerStatus
+from cauce.telemetry.happenings import Happenings
+from cauce.telemetry.outage_log import Kept
+
+__all__ = ["NotRunning", "Run", "RunOptions"]
+
+log = logging.getLogger("cauce.service")
+
+_FIRST_ANSWER_S = 2.0
+"""How long a start waits for the broker's first answer; a broker that is down does not stop a service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a service runs: arguments of Service that concern no listener."""
+
+    version: str | None
+    keep: Keep
+    pace: Pace
+    alarms: Alarms
+    drain_limit_s: float
+
+
+class NotRunning:
+    """The outlet of a service that was never started: nothing that waits for the commit may be published."""
+
+    outgoing: Outbound | None = None
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def check(self, event_type: type[Event], /) -> None:
+        raise _not_running(self._service, event_type)
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        """Nobody waits for what was published: `check` has seen to it."""
+
+
+class Run:
+    """One run. Queues belong to one event loop, and leftovers of a run are no part of the next.
+
+    As an outlet it takes on what transactions publish, also those that are still open when it ends.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        units_of_work: UnitsOfWork,
+        dispatcher: Dispatcher,
+        happenings: Happenings,
+        options: RunOptions,
+    ) -> None:
+        self._wiring = wiring
+        self._units_of_work = units_of_work
+        self._dispatcher = dispatcher
+        self._happenings = happenings
+        self._options = options
+        self._name = wiring.service
+        self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._prepared = asyncio.Event()
+        self.crash: BaseException | None = None
+        durable = wiring.durable_store is not None and wiring.durable_transport is not None
+        self.broker = BrokerStatus(
+            self._name, log, kept=self._kept if durable else None, sent=lambda: happenings.counters["sent"]
+        )
+        hears_nestjs = wiring.bridge is not None and wiring.users_listeners_by_event
+        self._nestjs = self.broker.part("NestJS's events") if hears_nestjs else None
+        self._queue = AfterCommitQueue(
+            transport=wiring.volatile_transport,
+            run_listeners=dispatcher.call_after_commit,
+            lost=self._lost,
+            count=happenings.count,
+        )
+        self._consumer = VolatileConsumer(
+            service=self._name,
+            types=wiring.accepted,
+            listeners=wiring.listeners_by_event,
+            handle=dispatcher.call_once,
+            count=happenings.count,
+        )
+        self._durable = self._durable_delivery()
+        self.outgoing: Outbound | None = self._rows if self._durable is not None else None
+
+    # Lifecycle
+
+    async def start(self) -> None:
+        """Return once the tables are there and the broker has answered, or has been found unavailable, or it crashed."""
+        self._queue.open()
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(), name=f"cauce {self._name}")
+        reported = loop.create_task(self._first_report())
+        try:
+            await asyncio.wait({self._task, reported}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reported.cancel()
+
+    def stop(self) -> None:
+        """Begin to stop: hear nothing new, finish what runs."""
+        self._stop.set()
+
+    async def ended(self) -> None:
+        """Wait until every loop has ended, by being told to or by a crash."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def unfinished(self) -> int:
+        """Events accepted and not handled yet."""
+        return self._queue.unfinished + self._consumer.unfinished + self._unfinished_durable
+
+    @property
+    def _unfinished_durable(self) -> int:
+        return self._durable.unfinished if self._durable is not None else 0
+
+    async def idle(self, *, limit_s: float) -> None:
+        """Wait until nothing accepted is unfinished. TimeoutError after `limit_s`."""
+        async with asyncio.timeout(limit_s):
+            while self.unfinished:  # noqa: ASYNC110  # three queues; only the drain and tests wait for all of them
+                await asyncio.sleep(0.001)
+
+    def not_ready(self) -> dict[str, str]:
+        """What keeps a running service from doing its whole work, and why."""
+        transport = self._wiring.transport
+        if transport is not None and self.broker.reason is not None:
+            return {transport.name: self.broker.reason}
+        if self._durable is not None and (problem := self._durable.ownership.problem()):
+            return {"lanes": problem}
+        return {}
+
+    def lanes(self) -> Collection[Lane]:
+        """The lanes this process owns now."""
+        return self._durable.ownership.epochs().keys() if self._durable is not None else ()
+
+    # The outlet of transactions
+
+    def check(self, event_type: type[Event], /) -> None:
+        """PublishError if what waits for the commit would wait for ever; OutboxFullError if too much waits already."""
+        if not self._queue.is_open:
+            raise _not_running(self._name, event_type)
+        if self._durable is not None and issubclass(event_type, IntegrationEvent):
+            self._durable.watch.check_room()
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        if self._durable is None:
+            self._queue.accept(pending)
+            return
+        self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
+        self._durable.committed(
+            to_send=any(isinstance(item, Envelope) for item in pending),
+            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
+        )
+
+    def _rows(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
+        """The outbox rows of a transaction's events."""
+        rows: list[Outgoing] = []
+        for item in pending:
+            if isinstance(item, Envelope):
+                if self._wiring.durable_transport is not None:
+                    rows.append(Outgoing(envelope=item))
+            else:
+                rows += [
+                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self._name, listener))
+                    for listener in item.durable
+                ]
+        return rows
+
+    def _lost(self, envelopes: Iterable[Envelope]) -> None:
+        for envelope in envelopes:
+            self._happenings.count("lost")
+            self.broker.lost(envelope.id)
+            self._happenings.tell("lost", envelope)
+
+    # The loops
+
+    async def _run(self) -> None:
+        """Run every loop until told to stop; a loop that crashes takes the service down, loudly."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
+                hearing = [tasks.create_task(self.broker.run())]
+                if self._durable is not None and self._wiring.durable_store is not None:
+                    await self._wiring.durable_store.prepare()
+                    await self._introduce(self._wiring.durable_store)
+                    hearing.append(tasks.create_task(self._durable.fetch()))
+                    working.append(tasks.create_task(self._durable.work()))
+                    if self._wiring.bridge is not None and self._nestjs is not None:
+                        nestjs = self._hear_nestjs(self._wiring.bridge, self._wiring.durable_store, self._nestjs)
+                        hearing.append(tasks.create_task(nestjs))
+                elif self._wiring.durable_store is not None and await self._wiring.durable_store.prepared():
+                    await self._introduce_as_volatile(self._wiring.durable_store)
+                self._prepared.set()
+                if self._wiring.volatile_transport is not None:
+                    # Also when it only publishes: readiness names the broker.
+                    hearing.append(tasks.create_task(self._hear(self._wiring.volatile_transport)))
+                await self._stop.wait()
+                await self._drain(hearing, working)
+            if self._durable is not None:
+                await self._durable.leave()
+        except BaseExceptionGroup as group:
+            self.crash = _first_of(group)
+            self.broker.stopped()
+            if not isinstance(self.crash, ConfigurationError):  # that one goes to whoever starts the service
+                log.critical("%s: crashed: %r", self._name, self.crash, exc_info=self.crash)
+        finally:
+            self._queue.close()
+
+    async def _drain(self, hearing: Iterable[asyncio.Task[None]], working: Iterable[asyncio.Task[None]]) -> None:
+        for loop in hearing:
+            loop.cancel()
+        if self._durable is not None:
+            self._durable.end()
+        try:
+            await self.idle(limit_s=self._options.drain_limit_s)
+        except TimeoutError:
+            durable = self._unfinished_durable
+            if volatile := self.unfinished - durable:
+                log.error("%s: %d events were still being handled; they are lost", self._name, volatile)
+            if durable:
+                log.warning("%s: %d events were still being handled; they come again", self._name, durable)
+        for loop in working:
+            loop.cancel()
+
+    async def _first_report(self) -> None:
+        await self._prepared.wait()
+        await self.broker.first_report(limit_s=_FIRST_ANSWER_S if self._wiring.transport else 0.0)
+
+    async def _hear(self, transport: Transport) -> None:
+        await transport.run(self._wiring.subscription, self._consumer.deliver, self.broker)
+        raise CauceError(f"the transport {transport.name!r} stopped by itself, without an error")
+
+    async def _hear_nestjs(self, bridge: NestBridge, store: DurableStore, status: Status) -> None:
+        message_store = store.message_store()
+
+        async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
+            new = await message_store.adopt(envelope, known_to=known_to)
+            if new and self._durable is not None:
+                self._durable.committed(to_send=True, waiting=False)
+            return new
+
+        inward = Inward(
+            service=self._name,
+            types=self._wiring.types,
+            consumers={
+                one: [consumer_name(self._name, listener) for listener in listeners]
+                for one, listeners in self._wiring.users_listeners_by_event.items()
+            },
+            adopt=adopt,
+            is_infrastructure=InboxTransactions(self._name, self._units_of_work, store).is_infrastructure,
+            count=self._happenings.count,
+        )
+        await bridge.inward(self._wiring.users_subscription, inward, status)
+
+    # Durable delivery
+
+    def _durable_delivery(self) -> DurableDelivery | None:
+        """The loops of durable delivery, if the store is durable and there is anything durable to do."""
+        wiring, options = self._wiring, self._options
+        if wiring.durable_store is None or (wiring.durable_transport is None and not wiring.has_durable_listeners):
+            return None
+        transactions = InboxTransactions(self._name, self._units_of_work, wiring.durable_store)
+        return DurableDelivery(
+            service=self._name,
+            message_store=wiring.durable_store.message_store(),
+            transport=wiring.durable_transport,
+            subscription=wiring.subscription,
+            starts={topic: wiring.start_of(topic) for topic in wiring.subscription.topics},
+            adopted=sorted(wiring.users_subscription.topics) if wiring.bridge is not None else (),
+            types=wiring.types,
+            listeners=wiring.listeners_by_event,
+            by_name={listener.name: listener for listener in wiring.listeners},
+            applying=Applying(
+                rules=transactions,
+                call=self._dispatcher.call_in,
+                count=self._happenings.count,
+                worker=_worker(),
+                version=options.version,
+                retention_s=options.keep.inbox_s,
+            ),
+            status=self.broker.part,
+            count=self._happenings.count,
+            handled=lambda emission, listener: self._happenings.tell("handled", emission, listener),
+            member=f"{_worker()}:{uuid4().hex[:12]}",
+            keep=options.keep,
+            pace=options.pace,
+            alarms=options.alarms,
+        )
+
+    async def _introduce(self, store: DurableStore) -> None:
+        """Record in the database who we are, for those who look at it with `cauce status` and the like."""
+        described = describe_service(
+            self._name,
+            listeners=self._wiring.listeners,
+            known=self._wiring.known,
+            publishes=self._wiring.publishes,
+            transport=self._wiring.transport,
+            start=self._wiring.start,
+            keep=self._options.keep,
+        )
+        durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
+        await store.message_store().introduce(self._name, msgspec.json.encode(described).decode(), durable)
+
+    async def _introduce_as_volatile(self, store: DurableStore) -> None:
+        """It was durable once: whoever looks into its database must not believe that it still is."""
+        try:
+            await self._introduce(store)
+        except Exception as error:
+            log.warning("%s: its database still calls it durable (%s)", self._name, type(error).__name__)
+
+    async def _kept(self) -> Kept:
+        """What waits in the outbox while the broker is away."""
+        assert self._wiring.durable_store is not None  # noqa: S101  # only then asked
+        backlog = await self._wiring.durable_store.message_store().backlog()
+        return Kept(backlog.unsent, backlog.oldest_unsent_s)
+
+
+def _not_running(service: str, event_type: type[Event]) -> PublishError:
+    return PublishError(
+        f"{service} is not running, so {event_type.__name__} would be heard by nobody after the commit. "
+        "Publish inside: async with service: …"
+    )
+
+
+def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
+    first: Any = group
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("tuple[BaseException, ...]", first.exceptions)[0]
+    return first
+
+
+def _worker() -> str:
+    """This process, for people: host and pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"
