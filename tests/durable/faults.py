@@ -9,6 +9,9 @@ Several are separated by commas. The points:
     commit_sent                      COMMIT is on the wire           after_append              confirmed by it
     after_commit                     the database has confirmed      before_ack, after_ack     of a delivery
     before_reply                     of the HTTP door                before_read           of the broker, lanes chosen
+
+No event has the commit of its handling struck more than twice, in all processes together: such a commit does not count.
+A third death would be its own, as far as anybody can see, and the event a crash loop.
 """
 
 import os
@@ -27,13 +30,14 @@ from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Statu
 from cauce.stores.sql.outbox import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
-from history import happened
+from history import happened, read
 from msgspec.structs import replace
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["FaultyStore", "FaultyStreams", "reached", "watch"]
 
+_STRIKES_PER_EVENT = 2
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _reached: Counter[str] = Counter()
 
@@ -46,53 +50,68 @@ def _wanted() -> dict[str, tuple[int, str]]:
     return wanted
 
 
-def due(point: str) -> str | None:
+def due(point: str, event_no: int | None = None) -> str | None:
     """Count that `point` was reached; how to fail if this is the time for it."""
-    if point not in _wanted():
+    if point not in _wanted() or (event_no is not None and _strikes(event_no) >= _STRIKES_PER_EVENT):
         return None
     _reached[point] += 1
     times, how = _wanted()[point]
     return how if _reached[point] == times else None
 
 
-def strike(point: str, how: str) -> None:
-    happened("fault", point=point, how=how)
+def _strikes(event_no: int) -> int:
+    return sum(1 for fact in read(os.environ["HISTORY"], "fault") if fact["no"] == event_no)
+
+
+def strike(point: str, how: str, event_no: int | None = None) -> None:
+    happened("fault", point=point, how=how, no=event_no)
     os.kill(os.getpid(), _SIGNALS[how])
 
 
-def reached(point: str) -> None:
-    if how := due(point):
-        strike(point, how)
+def reached(point: str, event_no: int | None = None) -> None:
+    if how := due(point, event_no):
+        strike(point, how, event_no)
+
+
+def _goes_to_the_outbox(statement: str, context: Any) -> bool:
+    """PostgreSQL has one statement for what goes to the broker and what waits here; perhaps nothing of it goes."""
+    if "INSERT INTO cauce_outbox" not in statement:
+        return False
+    consumers = context.compiled_parameters[0].get("consumers", [None])
+    return None in consumers
 
 
 def watch(engine: AsyncEngine) -> None:
     """The points inside a transaction, as the engine sees them."""
 
-    def before(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "INSERT INTO cauce_outbox" in statement:
+    def before(_c: Any, _cursor: Any, statement: str, _p: Any, context: Any, *_: Any) -> None:
+        if _goes_to_the_outbox(statement, context):
             reached("before_insert")
 
-    def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if "INSERT INTO cauce_outbox" in statement:
-            connection.info["publishes"] = True
+    def after(connection: Connection, _cursor: Any, statement: str, _p: Any, context: Any, *_: Any) -> None:
+        if _goes_to_the_outbox(statement, context):
+            connection.info["writes"] = True
             reached("after_insert")
         if statement.startswith("INSERT INTO ledger"):
-            connection.info["publishes"] = True
+            connection.info["writes"] = True
+            connection.info["handles"] = context.compiled_parameters[0]["no"]
 
     def commit(connection: Connection) -> None:
-        if not connection.info.pop("publishes", False):
+        event_no = connection.info.pop("handles", None)
+        if not connection.info.pop("writes", False):
             return
-        reached("before_commit")
-        if how := due("commit_sent"):
+        reached("before_commit", event_no)
+        if how := due("commit_sent", event_no):
             pooled: Any = connection.connection.dbapi_connection
             pooled._connection.pgconn.send_query(b"COMMIT")
             while pooled._connection.pgconn.flush():
                 pass
-            strike("commit_sent", how)
+            strike("commit_sent", how, event_no)
 
     def rollback(connection: Connection) -> None:
         if not connection.invalidated:  # then there is nothing left to remember
-            connection.info.pop("publishes", None)
+            connection.info.pop("writes", None)
+            connection.info.pop("handles", None)
 
     event.listen(engine.sync_engine, "rollback", rollback)
     event.listen(engine.sync_engine, "before_cursor_execute", before)

@@ -56,7 +56,8 @@ def test_killed_while_the_commit_of_a_listener_is_on_its_way_the_event_is_applie
 
 
 def _killed_again_and_again(shop: World, point: str) -> None:
-    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(60)]
+    # Enough that every life, the last one too, still finds the commit at which it is to die.
+    plan = [(f"k{no % 5}" if no % 2 else None, "") for no in range(12 * _LIVES)]
     for life in range(_LIVES):
         process = shop.exclusive(plan, fault=f"{point}:{1 + (life * 5) % 7}", pace=_HASTY)
         assert process.ended() == -signal.SIGKILL, process.said()
