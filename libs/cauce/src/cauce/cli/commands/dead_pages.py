@@ -107,7 +107,7 @@ def _meaning(letter: DeadLetter) -> str:
         case "rejected":
             return ": the listener said it would never work"
         case "crash loop":
-            return ": its process died of it, again and again"
+            return ": its process died while handling it, again and again"
         case "too old to dedupe":
             return ": delivered again later than the inbox remembers; nobody knows whether it was handled"
         case "undecodable":

@@ -46,7 +46,7 @@ class CrashLoopError(Reject):
 
     def __init__(self, times: int) -> None:
         super().__init__(
-            f"the process died {times} times while this was handled, the last times with nothing beside it"
+            f"the process died {times} times while this was handled, the last times with no other delivery in progress"
         )
 
 
