@@ -77,3 +77,18 @@ def test_the_core_imports_no_driver_no_web_framework_and_no_sql(statement: str) 
 
 def test_the_library_ships_its_types() -> None:
     assert (Path(cauce.__file__).parent / "py.typed").exists()
+
+
+def test_who_holds_a_transaction_sees_what_it_is_for_and_nothing_else() -> None:
+    assert _public(cauce.Transaction) == ["get", "publish", "savepoint", "session"]
+
+
+def test_a_service_has_a_lifecycle_and_publishes_and_no_method_for_its_inner_parts() -> None:
+    lifecycle = ["check", "crash", "idle", "lifespan", "readiness", "running", "stopped", "unfinished"]
+    facts = ["accepts", "counters", "hears", "listeners", "publishes"]
+
+    assert _public(cauce.Service) == sorted([*lifecycle, *facts, "observe", "publish", "transaction"])
+
+
+def _public(cls: type) -> list[str]:
+    return [name for name in dir(cls) if not name.startswith("_")]

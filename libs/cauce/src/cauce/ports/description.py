@@ -4,8 +4,6 @@ from typing import Literal
 
 import msgspec
 
-from cauce.listeners.listener import When
-
 __all__ = ["DescribedEvent", "DescribedListener", "DescribedTransport", "Description", "read_description"]
 
 
@@ -27,7 +25,7 @@ class DescribedListener(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     consumer: str
     """Under which name its past is kept."""
-    when: Literal["arrival"] | When
+    when: Literal["arrival", "in_transaction", "after_commit", "durable"]
     """`arrival` for integration events."""
     events: tuple[str, ...]
     patterns: tuple[str, ...]

@@ -1,9 +1,11 @@
 """What a service says about itself in its own database, so that those who look at it need not import its code."""
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+
+import msgspec
 
 from cauce.delivery.retention import Keep
 from cauce.events.event import Event, IntegrationEvent, describe
@@ -11,34 +13,43 @@ from cauce.events.names import is_pattern
 from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.listener import Listener, consumer_name
 from cauce.ports.description import DescribedEvent, DescribedListener, DescribedTransport, Description
+from cauce.ports.store import DurableStore
 from cauce.ports.transport import Broker
+from cauce.service.wiring import Wiring
 
-__all__ = ["describe_service"]
+__all__ = ["describe_service", "introduce", "introduce_as_volatile"]
+
+log = logging.getLogger("cauce.service")
 
 
-def describe_service(
-    name: str,
-    *,
-    listeners: Sequence[Listener],
-    known: Sequence[type[Event]],
-    publishes: Sequence[type[IntegrationEvent]],
-    transport: Broker | None,
-    start: Literal["retained", "now"] | None,
-    keep: Keep,
-) -> Description:
-    """The description of the service of that name. `known`: the events it can meet."""
-    events = [_event(one) for one in known]
-    heard = {listener.name: [one for one in known if listener.hears(one)] for listener in listeners}
+async def introduce(wiring: Wiring, keep: Keep, store: DurableStore) -> None:
+    """Record in the database who we are, for `cauce status` and the like. ConfigurationError if it is another's."""
+    described = describe_service(wiring, keep)
+    durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
+    await store.message_store().introduce(wiring.service, msgspec.json.encode(described).decode(), durable)
+
+
+async def introduce_as_volatile(wiring: Wiring, keep: Keep, store: DurableStore) -> None:
+    """Record that it is durable no more: whoever looks into its database must not believe that it still is."""
+    try:
+        await introduce(wiring, keep, store)
+    except Exception as error:
+        log.warning("%s: its database still calls it durable (%s)", wiring.service, type(error).__name__)
+
+
+def describe_service(wiring: Wiring, keep: Keep) -> Description:
+    """The description of a service as it is wired now."""
+    heard = {listener.name: [one for one in wiring.known if listener.hears(one)] for listener in wiring.listeners}
     arriving = [one for types in heard.values() for one in types if issubclass(one, IntegrationEvent)]
     return Description(
-        service=name,
+        service=wiring.service,
         cauce=_version(),
-        start=start,
-        transport=None if transport is None else _transport(transport),
-        events=tuple(events),
-        publishes=tuple(describe(one).name for one in publishes),
+        start=wiring.start,
+        transport=None if wiring.transport is None else _transport(wiring.transport),
+        events=tuple(_event(one) for one in wiring.known),
+        publishes=tuple(describe(one).name for one in wiring.publishes),
         topics=tuple(sorted({source for one in arriving if (source := describe(one).source) is not None})),
-        listeners=tuple(_listener(name, listener, heard[listener.name]) for listener in listeners),
+        listeners=tuple(_listener(wiring.service, listener, heard[listener.name]) for listener in wiring.listeners),
         sent_s=keep.sent_s,
         sent_rows=keep.sent_rows,
         sent_bytes=keep.sent_bytes,

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
-import msgspec
-
 from cauce.delivery.durable import DurableDelivery
 from cauce.delivery.inbox.attempts import Applying
 from cauce.delivery.inbox.transactions import InboxTransactions
@@ -20,24 +18,22 @@ from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep
 from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
-from cauce.errors import CauceError, ConfigurationError, PublishError
+from cauce.errors import CauceError, ConfigurationError
 from cauce.events.envelope import Envelope
-from cauce.events.event import Event, IntegrationEvent
 from cauce.listeners.listener import consumer_name
 from cauce.ports.lanes import Lane
-from cauce.ports.outbox import Outgoing
-from cauce.ports.store import DurableStore, Outbound
+from cauce.ports.store import DurableStore
 from cauce.ports.transport import Status, Transport
 from cauce.publishing.dispatcher import Dispatcher
-from cauce.publishing.pending import AfterCommit, Pending
 from cauce.publishing.units_of_work import UnitsOfWork
-from cauce.service.description import describe_service
+from cauce.service.description import introduce, introduce_as_volatile
+from cauce.service.outlet import RunOutlet
 from cauce.service.wiring import Wiring
 from cauce.telemetry.connectivity import BrokerStatus
 from cauce.telemetry.happenings import Happenings
 from cauce.telemetry.outage_log import Kept
 
-__all__ = ["NotRunning", "Run", "RunOptions"]
+__all__ = ["Run", "RunOptions"]
 
 log = logging.getLogger("cauce.service")
 
@@ -56,26 +52,8 @@ class RunOptions:
     drain_limit_s: float
 
 
-class NotRunning:
-    """The outlet of a service that was never started: nothing that waits for the commit may be published."""
-
-    outgoing: Outbound | None = None
-
-    def __init__(self, service: str) -> None:
-        self._service = service
-
-    def check(self, event_type: type[Event], /) -> None:
-        raise _not_running(self._service, event_type)
-
-    def committed(self, pending: Sequence[Pending], /) -> None:
-        """Nobody waits for what was published: `check` has seen to it."""
-
-
 class Run:
-    """One run. Queues belong to one event loop, and leftovers of a run are no part of the next.
-
-    As an outlet it takes on what transactions publish, also those that are still open when it ends.
-    """
+    """One run. Queues belong to one event loop, and leftovers of a run are no part of the next."""
 
     def __init__(
         self,
@@ -115,7 +93,9 @@ class Run:
             count=happenings.count,
         )
         self._durable = self._durable_delivery()
-        self.outgoing: Outbound | None = self._rows if self._durable is not None else None
+        self.outlet = RunOutlet(
+            self._name, queue=self._queue, durable=self._durable, sends=wiring.durable_transport is not None
+        )
 
     # Lifecycle
 
@@ -171,39 +151,6 @@ class Run:
         """The lanes this process owns now."""
         return self._durable.ownership.epochs().keys() if self._durable is not None else ()
 
-    # The outlet of transactions
-
-    def check(self, event_type: type[Event], /) -> None:
-        """PublishError if what waits for the commit would wait for ever; OutboxFullError if too much waits already."""
-        if not self._queue.is_open:
-            raise _not_running(self._name, event_type)
-        if self._durable is not None and issubclass(event_type, IntegrationEvent):
-            self._durable.watch.check_room()
-
-    def committed(self, pending: Sequence[Pending], /) -> None:
-        if self._durable is None:
-            self._queue.accept(pending)
-            return
-        self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
-        self._durable.committed(
-            to_send=any(isinstance(item, Envelope) for item in pending),
-            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
-        )
-
-    def _rows(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
-        """The outbox rows of a transaction's events."""
-        rows: list[Outgoing] = []
-        for item in pending:
-            if isinstance(item, Envelope):
-                if self._wiring.durable_transport is not None:
-                    rows.append(Outgoing(envelope=item))
-            else:
-                rows += [
-                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self._name, listener))
-                    for listener in item.durable
-                ]
-        return rows
-
     def _lost(self, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
             self._happenings.count("lost")
@@ -220,14 +167,14 @@ class Run:
                 hearing = [tasks.create_task(self.broker.run())]
                 if self._durable is not None and self._wiring.durable_store is not None:
                     await self._wiring.durable_store.prepare()
-                    await self._introduce(self._wiring.durable_store)
+                    await introduce(self._wiring, self._options.keep, self._wiring.durable_store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     working.append(tasks.create_task(self._durable.work()))
                     if self._wiring.bridge is not None and self._nestjs is not None:
                         nestjs = self._hear_nestjs(self._wiring.bridge, self._wiring.durable_store, self._nestjs)
                         hearing.append(tasks.create_task(nestjs))
                 elif self._wiring.durable_store is not None and await self._wiring.durable_store.prepared():
-                    await self._introduce_as_volatile(self._wiring.durable_store)
+                    await introduce_as_volatile(self._wiring, self._options.keep, self._wiring.durable_store)
                 self._prepared.set()
                 if self._wiring.volatile_transport is not None:
                     # Also when it only publishes: readiness names the broker.
@@ -325,39 +272,11 @@ class Run:
             alarms=options.alarms,
         )
 
-    async def _introduce(self, store: DurableStore) -> None:
-        """Record in the database who we are, for those who look at it with `cauce status` and the like."""
-        described = describe_service(
-            self._name,
-            listeners=self._wiring.listeners,
-            known=self._wiring.known,
-            publishes=self._wiring.publishes,
-            transport=self._wiring.transport,
-            start=self._wiring.start,
-            keep=self._options.keep,
-        )
-        durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
-        await store.message_store().introduce(self._name, msgspec.json.encode(described).decode(), durable)
-
-    async def _introduce_as_volatile(self, store: DurableStore) -> None:
-        """It was durable once: whoever looks into its database must not believe that it still is."""
-        try:
-            await self._introduce(store)
-        except Exception as error:
-            log.warning("%s: its database still calls it durable (%s)", self._name, type(error).__name__)
-
     async def _kept(self) -> Kept:
         """What waits in the outbox while the broker is away."""
         assert self._wiring.durable_store is not None  # noqa: S101  # only then asked
         backlog = await self._wiring.durable_store.message_store().backlog()
         return Kept(backlog.unsent, backlog.oldest_unsent_s)
-
-
-def _not_running(service: str, event_type: type[Event]) -> PublishError:
-    return PublishError(
-        f"{service} is not running, so {event_type.__name__} would be heard by nobody after the commit. "
-        "Publish inside: async with service: …"
-    )
 
 
 def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -28,7 +28,8 @@ from cauce.publishing.dispatcher import Dispatcher
 from cauce.publishing.rules import PublishingRules
 from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import CommitOutlet, UnitsOfWork
-from cauce.service.run import NotRunning, Run, RunOptions
+from cauce.service.outlet import NotRunning
+from cauce.service.run import Run, RunOptions
 from cauce.service.wiring import Start, Wiring
 from cauce.stores.memory.store import MemoryStore
 from cauce.telemetry.happenings import Happenings, Observer
@@ -238,7 +239,7 @@ class Service:
             await self.store.close()
 
     def _current_outlet(self) -> CommitOutlet:
-        return self._run if self._run is not None else self._not_running
+        return self._run.outlet if self._run is not None else self._not_running
 
     # Publishing
 

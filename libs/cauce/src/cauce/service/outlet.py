@@ -1,0 +1,84 @@
+"""Where published events go: what a run of a service takes on from the transactions that published them."""
+
+from collections.abc import Sequence
+
+from cauce.delivery.durable import DurableDelivery
+from cauce.delivery.volatile.queue import AfterCommitQueue
+from cauce.errors import PublishError
+from cauce.events.envelope import Envelope
+from cauce.events.event import Event, IntegrationEvent
+from cauce.listeners.listener import consumer_name
+from cauce.ports.outbox import Outgoing
+from cauce.ports.store import Outbound
+from cauce.publishing.pending import AfterCommit, Pending
+
+__all__ = ["NotRunning", "RunOutlet"]
+
+
+class NotRunning:
+    """The outlet of a service that was never started: nothing that waits for the commit may be published."""
+
+    outgoing: Outbound | None = None
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def check(self, event_type: type[Event], /) -> None:
+        raise _not_running(self._service, event_type)
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        """Nothing to do: `check` let nothing pass that has anybody waiting for it."""
+
+
+class RunOutlet:
+    """The outlet of one run, also for transactions that are still open when it ends.
+
+    `durable` writes events down in the transaction; without it they wait in `queue`. `sends`: whether integration
+    events go to a durable transport.
+    """
+
+    def __init__(self, service: str, *, queue: AfterCommitQueue, durable: DurableDelivery | None, sends: bool) -> None:
+        self._service = service
+        self._queue = queue
+        self._durable = durable
+        self._sends = sends
+        self.outgoing: Outbound | None = self._rows if durable is not None else None
+
+    def check(self, event_type: type[Event], /) -> None:
+        """PublishError if what waits for the commit would wait for ever; OutboxFullError if too much waits already."""
+        if not self._queue.is_open:
+            raise _not_running(self._service, event_type)
+        if self._durable is not None and issubclass(event_type, IntegrationEvent):
+            self._durable.watch.check_room()
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        """Take on what is known to be committed: listeners of this process, and a hint to the loops that send."""
+        if self._durable is None:
+            self._queue.accept(pending)
+            return
+        self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
+        self._durable.committed(
+            to_send=any(isinstance(item, Envelope) for item in pending),
+            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
+        )
+
+    def _rows(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
+        """The outbox rows of a transaction's events."""
+        rows: list[Outgoing] = []
+        for item in pending:
+            if isinstance(item, Envelope):
+                if self._sends:
+                    rows.append(Outgoing(envelope=item))
+            else:
+                rows += [
+                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self._service, listener))
+                    for listener in item.durable
+                ]
+        return rows
+
+
+def _not_running(service: str, event_type: type[Event]) -> PublishError:
+    return PublishError(
+        f"{service} is not running, so {event_type.__name__} would be heard by nobody after the commit. "
+        "Publish inside: async with service: …"
+    )
