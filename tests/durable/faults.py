@@ -27,7 +27,7 @@ from cauce.ports.outbox import Outgoing
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status, Subscription
-from cauce.stores.sql.outbox import SqlMessageStore
+from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
 from history import happened, read
@@ -120,7 +120,7 @@ def watch(engine: AsyncEngine) -> None:
 
 
 class FaultyStore(SqlAlchemyStore):
-    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
+    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
         told: list[bool] = []
 
         def tell(pending: Sequence[Any]) -> Sequence[Outgoing]:
@@ -128,11 +128,11 @@ class FaultyStore(SqlAlchemyStore):
             told.extend([True] * len(rows))
             return rows
 
-        work = super().begin(levels, read_only=read_only, outgoing=None if outgoing is None else tell)
+        work = super().begin(savepoints, read_only=read_only, outgoing=None if outgoing is None else tell)
         return _FaultyWork(work, told)
 
     def message_store(self) -> Any:
-        return _FaultyJournal(self.engine)
+        return _FaultyMessageStore(self.engine)
 
 
 class _FaultyWork:
@@ -152,7 +152,7 @@ class _FaultyWork:
             reached("after_commit")
 
 
-class _FaultyJournal(SqlMessageStore):
+class _FaultyMessageStore(SqlMessageStore):
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
         reached("before_mark")
         marked = await super().mark_sent(owned, me, sent)
@@ -160,7 +160,7 @@ class _FaultyJournal(SqlMessageStore):
         return marked
 
 
-_: type[MessageStore] = _FaultyJournal
+_: type[MessageStore] = _FaultyMessageStore
 
 
 class FaultyStreams(RedisStreams):

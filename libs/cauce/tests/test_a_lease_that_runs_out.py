@@ -9,7 +9,7 @@ import pytest
 from cauce import IntegrationEvent, Service, on
 from cauce.delivery.pace import Pace
 from cauce.dev.servers import ValkeyServer
-from cauce.stores.sql.outbox import SqlMessageStore
+from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 

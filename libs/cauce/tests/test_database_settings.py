@@ -79,7 +79,7 @@ async def test_a_new_file_that_somebody_is_writing_is_waited_for(tmp_path: Path)
 
 
 async def test_a_weaker_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cauce.stores.sqlalchemy as module
+    import cauce.stores.sql.engine as module
 
     pragmas: Any = module._SQLITE_PRAGMAS  # pyright: ignore[reportPrivateUsage]  # a SQLite that cannot is hard to find
     monkeypatch.setitem(pragmas, "synchronous", 9)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cauce.ports.outbox import OutboxRow
-from cauce.stores.sql.outbox import SqlMessageStore
+from cauce.stores.sql.message_store import SqlMessageStore
 
 
 def plant() -> None:

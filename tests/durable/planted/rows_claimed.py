@@ -6,7 +6,7 @@ from typing import Any
 from cauce.delivery.lanes.lane_keeper import LaneKeeper
 from cauce.ports.lanes import LANES, Epoch, Lane
 from cauce.ports.outbox import OutboxRow
-from cauce.stores.sql.outbox import SqlMessageStore
+from cauce.stores.sql.message_store import SqlMessageStore
 
 
 def plant() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cauce.stores.sql.outbox import SqlMessageStore
+from cauce.stores.sql.message_store import SqlMessageStore
 
 
 def plant() -> None:

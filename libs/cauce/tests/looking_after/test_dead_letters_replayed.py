@@ -72,7 +72,7 @@ async def test_replayed_by_several_people_at_once_it_is_handled_once(
 ) -> None:
     from cauce.admin.database import looking, open_engine
     from cauce.admin.targets import find_targets
-    from cauce.stores.sql.dead_letters import Wanted, replay, select
+    from cauce.stores.sql.dead_letters import DeadLetterFilter, replay, select
 
     world = World(broken={"Bob", "Cy", "tick 1", "tick 2", "index of Bob"})
     async with project.running(broker.url, world) as (shop, mail):
@@ -83,7 +83,7 @@ async def test_replayed_by_several_people_at_once_it_is_handled_once(
         world.heard.clear()
         (target,) = find_targets(["mail"])
         async with looking(target) as connection:
-            letters = await select(connection, Wanted())
+            letters = await select(connection, DeadLetterFilter())
 
         async def again() -> None:
             async with open_engine(target) as engine:

@@ -153,7 +153,7 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         await tx.inbox.end_effect(LISTENER, "shop", "event-9")
 
     # Now and then
-    await message_store.unsend("shop", Lane(1), from_position=found[-1].position if found else None)
+    await message_store.mark_unsent("shop", Lane(1), from_position=found[-1].position if found else None)
     await message_store.sent_over(rows=KEPT * 2, size=10**12)
     for age_s in (10.0**10, -60.0):
         await message_store.prune_sent(older_than_s=age_s, limit=1000)

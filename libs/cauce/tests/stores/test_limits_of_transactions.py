@@ -75,7 +75,7 @@ async def test_every_writing_transaction_of_the_relays_side_is_limited(store: Sq
     rows, _ = await message_store.beat(me, lease_s=60)
     await message_store.take(me, {row.lane: row.epoch for row in rows})
     await message_store.set_aside(1, "too large")
-    await message_store.unsend("limits-ms", rows[0].lane, from_position=None)
+    await message_store.mark_unsent("limits-ms", rows[0].lane, from_position=None)
     await message_store.prune_sent(older_than_s=60, limit=10)
     await message_store.prune_inbox(older_than_s=60, limit=10)
     await message_store.give_back(me, [rows[0].lane])

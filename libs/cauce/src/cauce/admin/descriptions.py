@@ -2,23 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from cauce.admin.database import DatabaseUnavailableError, looking
 from cauce.admin.targets import Target, find_targets
 from cauce.errors import ConfigurationError
-from cauce.ports.description import Description, read_description
+from cauce.ports.description import Description
 from cauce.ports.figures import NoTablesError
+from cauce.stores.sql.registry import description_of
 
-__all__ = ["description_of", "known_events", "read_descriptions"]
-
-
-async def description_of(connection: AsyncConnection) -> Description | None:
-    """What the service whose database this is said when it was started last; None if it never was."""
-    written = await connection.execute(text("SELECT value FROM cauce_meta WHERE name = 'description'"))
-    value = written.scalar_one_or_none()
-    return None if value is None else read_description(str(value))
+__all__ = ["known_events", "read_descriptions"]
 
 
 async def read_descriptions(targets: Sequence[Target]) -> tuple[dict[str, Description], dict[str, str]]:

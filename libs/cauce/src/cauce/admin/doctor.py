@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.admin.database import DatabaseUnavailableError, looking
-from cauce.admin.descriptions import description_of
 from cauce.admin.targets import Target
 from cauce.ports.description import Description
 from cauce.ports.figures import Figures, ListenerFigures, NoTablesError
@@ -14,7 +13,9 @@ from cauce.ports.topics import Group
 from cauce.ports.transport import Verdict
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.figures import read_figures
+from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.schema import SCHEMA, Found, examine
+from cauce.stores.sql.waiting_room import count_overdue
 from cauce.transports.redis.pipeline import RedisRefusal
 from cauce.transports.redis.replies import text
 from cauce.transports.redis.topics import BrokerView
@@ -134,11 +135,7 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     figures = await read_figures(connection)
     found.description = await description_of(connection)
     found.running = bool(figures.members)
-    overdue = await connection.execute(
-        Dialect(connection.dialect.name).sql(
-            "SELECT count(*) AS n, min(next_at) AS oldest FROM cauce_waiting WHERE next_at < :NOW - 60"
-        )
-    )
+    overdue = await count_overdue(connection, longer_than_s=60.0)
     target, typed = found.target, found.target.typed
     if figures.durable is not False:  # otherwise nobody needs lanes, and nobody says in the database that it runs
         found.add(_lanes(figures, target))
@@ -147,9 +144,8 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     found.add(_outbox(figures, typed))
     if figures.outbox.set_aside:
         found.add(_set_aside(figures, typed))
-    (late,) = overdue
-    if int(late.n):
-        fact = f"{int(late.n):,} deliveries were due more than a minute ago, and nobody has taken them"
+    if overdue:
+        fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
         found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
     found.add(*_listeners(figures, typed))
 

@@ -79,8 +79,8 @@ class OutboxTable(Protocol):
         """The rows of a lane that were sent last, in the order of sending: what the broker must still know."""
         ...
 
-    async def unsend(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
-        """The broker forgot: this row and those sent after it (None: all that are kept) are to be sent again."""
+    async def mark_unsent(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
+        """Mark the row and those sent after it (None: all that are kept) unsent, because the broker lost them."""
         ...
 
     async def prune_sent(self, *, older_than_s: float, limit: int) -> int:

@@ -103,8 +103,8 @@ class Store(Protocol):
         """The type under which listeners may ask for the session."""
         ...
 
-    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
-        """A fresh unit of work. It tells `levels` whenever a savepoint begins or ends, so that events follow it.
+    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
+        """A fresh unit of work. It tells `savepoints` whenever a savepoint begins or ends, so that events follow it.
 
         Just before every commit, what `outgoing` says of the surviving events is written with the change.
         """

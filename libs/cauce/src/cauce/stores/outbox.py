@@ -6,8 +6,8 @@
         session.add(user)
         outbox.add(session, UserCreated(id=user.id, …))
 
-The event is written in the session's own transaction and sent by whoever relays for this service: a running Service
-on the same database, in this process or another. Nothing has to run here.
+The event is written in the session's own transaction and sent by the relay of this service: a running Service on the
+same database, in this process or another. Nothing has to run here.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Publishes a service's integration events through sessions that belong to somebody else. `version`: of its code.
+    """Publishes a service's integration events through sessions that your own code begins and commits.
+
+    `version`: of the service's code.
 
     Raises ConfigurationError if one of `publishes` belongs to another service.
     """
@@ -42,7 +44,7 @@ class Outbox:
         new_id: NewId = new_id,
     ) -> None:
         self._publishable = Publishable(service, publishes, version=version, clock=clock, new_id=new_id)
-        # A session's info is shared by nobody else; one key for each outbox, so that two may write in one session.
+        # One key for each outbox, so that two may write in one session.
         self._key = f"cauce_outbox:{id(self)}"
         problems = [
             f"{one.__name__} belongs to {describe(one).source}; this is the outbox of {service}"
@@ -66,18 +68,18 @@ class Outbox:
         owner = session.sync_session if isinstance(session, AsyncSession) else session
         if not owner.in_transaction():
             owner.begin()  # so that the commit that follows is one, even if nothing else is written
-        self._levels(owner).add(envelope)
+        self._savepoints(owner).add(envelope)
         return envelope
 
-    def _levels(self, session: Session) -> Savepoints[Envelope]:
-        levels: Savepoints[Envelope] | None = session.info.get(self._key)
-        if levels is None:
-            levels = Savepoints[Envelope]()
-            session.info[self._key] = levels
+    def _savepoints(self, session: Session) -> Savepoints[Envelope]:
+        savepoints: Savepoints[Envelope] | None = session.info.get(self._key)
+        if savepoints is None:
+            savepoints = Savepoints[Envelope]()
+            session.info[self._key] = savepoints
             for savepoint in _open_savepoints(session):
-                levels.opened(savepoint)
-            follow(session, levels, _outgoing)
-        return levels
+                savepoints.opened(savepoint)
+            follow(session, savepoints, _outgoing)
+        return savepoints
 
 
 def _outgoing(envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
@@ -85,7 +87,7 @@ def _outgoing(envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
 
 
 def _open_savepoints(session: Session) -> list[int]:
-    """Savepoints that were opened before we followed the session, outermost first, as `follow` names them."""
+    """Find the savepoints that are open already, outermost first, by the ids that `follow` uses."""
     found: list[int] = []
     transaction = session.get_nested_transaction()
     while transaction is not None and transaction.nested:

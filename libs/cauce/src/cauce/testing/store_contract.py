@@ -61,14 +61,14 @@ class Unit:
     """An open transaction: what it publishes, and the inbox in it."""
 
     def __init__(self, store: JournaledStore) -> None:
-        self._levels: Savepoints[Outgoing] = Savepoints()
-        self.work: UnitOfWork = store.begin(self._levels, read_only=False, outgoing=_as_they_are)
+        self._savepoints: Savepoints[Outgoing] = Savepoints()
+        self.work: UnitOfWork = store.begin(self._savepoints, read_only=False, outgoing=_as_they_are)
         self.inbox: Inbox = store.inbox(self.work)
 
     def publish(self, *envelopes: Envelope, consumer: str | None = None) -> None:
         self.work.take_part()
         for one in envelopes:
-            self._levels.add(Outgoing(envelope=one, consumer=consumer))
+            self._savepoints.add(Outgoing(envelope=one, consumer=consumer))
 
 
 def _as_they_are(published: Sequence[Any]) -> Sequence[Outgoing]:
@@ -331,9 +331,9 @@ class StoreContract:
         newest = await message_store.newest_sent(SOURCE, lane, limit=3)
         assert newest == [(row.position, _broker_id(row)) for row in in_order[2:]]
         assert await message_store.newest_sent("elsewhere", lane, limit=3) == []
-        assert await message_store.unsend(SOURCE, lane, from_position=in_order[3].position) == 2
+        assert await message_store.mark_unsent(SOURCE, lane, from_position=in_order[3].position) == 2
         assert ids(await pending(store)) == [4, 5]
-        assert await message_store.unsend(SOURCE, lane, from_position=None) == 3
+        assert await message_store.mark_unsent(SOURCE, lane, from_position=None) == 3
         assert ids(await pending(store)) == [1, 2, 3, 4, 5]
 
     async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: JournaledStore) -> None:

@@ -121,12 +121,12 @@ async def _upgrade(arguments: argparse.Namespace) -> int:
 
 async def _restored(arguments: argparse.Namespace) -> int:
     from cauce.admin.database import looking, open_engine
-    from cauce.admin.rewinding import renew
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, NOT_DONE, WRONG
     from cauce.cli.screen import complain, say, say_json
     from cauce.cli.when import short
     from cauce.stores.sql.figures import read_figures
+    from cauce.stores.sql.restored import renew
 
     targets = targets_of(arguments)
     if len(targets) > 1:

@@ -134,12 +134,13 @@ def run_discard(arguments: argparse.Namespace) -> int:
 
 async def _list(arguments: argparse.Namespace) -> int:
     from cauce.admin.database import looking
+    from cauce.admin.short_ids import short_ids
     from cauce.cli.commands.dead_deeds import narrowed, wanted
     from cauce.cli.commands.dead_pages import as_json, list_lines
     from cauce.cli.options import targets_of
     from cauce.cli.running import WRONG, each
     from cauce.cli.screen import complain, say, say_json
-    from cauce.stores.sql.dead_letters import NoSuchListenerError, select, short_ids
+    from cauce.stores.sql.dead_letters import NoSuchListenerError, select
 
     filters = wanted(arguments)
     strangers: list[str] = []

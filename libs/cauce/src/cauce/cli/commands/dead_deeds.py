@@ -9,6 +9,7 @@ from typing import get_args
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cauce.admin.database import DatabaseUnavailableError, looking
+from cauce.admin.short_ids import short_ids
 from cauce.admin.targets import Target
 from cauce.cli.actions import Deeds, asked_in_one_way, begins_several, says_why
 from cauce.cli.options import targets_of
@@ -18,18 +19,16 @@ from cauce.cli.when import age, stamp
 from cauce.errors import ConfigurationError, did_you_mean
 from cauce.ports.figures import NoTablesError
 from cauce.ports.inbox import Reason
+from cauce.stores.sql.audit import AuditEntry, history_of
 from cauce.stores.sql.dead_letters import (
     DeadLetter,
-    Deed,
+    DeadLetterFilter,
     NoSuchListenerError,
-    Wanted,
     by_prefix,
     discard,
-    history_of,
     outcomes,
     replay,
     select,
-    short_ids,
 )
 
 __all__ = ["REASONS", "Chosen", "by_ids", "discard_chosen", "narrowed", "replay_chosen", "wanted"]
@@ -187,18 +186,18 @@ async def _history(connection: AsyncConnection, prefix: str) -> Sequence[str]:
     return told
 
 
-def _because(deed: Deed) -> str:
+def _because(deed: AuditEntry) -> str:
     return f", because {deed.why}" if deed.why else ""
 
 
-def wanted(arguments: argparse.Namespace) -> Wanted:
+def wanted(arguments: argparse.Namespace) -> DeadLetterFilter:
     """What the filters say. Raises ConfigurationError for one that means nothing."""
     reason: str | None = arguments.reason
     if reason is not None and reason not in REASONS:
         nearest = did_you_mean(reason, REASONS)
         raise ConfigurationError([f"--reason {reason}: not one of {', '.join(REASONS)}.{nearest}"])
     since = None if arguments.since is None else age(arguments.since, option="--since")
-    return Wanted(listener=arguments.listener, name=arguments.name, reason=reason, since_s=since)
+    return DeadLetterFilter(listener=arguments.listener, name=arguments.name, reason=reason, since_s=since)
 
 
 def narrowed(arguments: argparse.Namespace) -> bool:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from cauce.cli.options import add_json, add_services
 
 if TYPE_CHECKING:
-    from cauce.admin.rewinding import Heard, Published
+    from cauce.admin.rewinding import Heard
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
+    from cauce.stores.sql.rewinding import Published
 
 __all__ = ["register"]
 
@@ -87,7 +88,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 async def _published(target: "Target", since_s: float, arguments: argparse.Namespace) -> "Published":
     from cauce.admin.database import open_engine
-    from cauce.admin.rewinding import rewind_published
+    from cauce.stores.sql.rewinding import rewind_published
 
     async with open_engine(target) as engine, engine.begin() as connection:
         return await rewind_published(connection, since_s, why=arguments.because, dry_run=arguments.dry_run)
@@ -95,10 +96,10 @@ async def _published(target: "Target", since_s: float, arguments: argparse.Names
 
 async def _heard(target: "Target", since_s: float, arguments: argparse.Namespace) -> "list[Heard]":
     from cauce.admin.database import looking, open_engine
-    from cauce.admin.descriptions import description_of
     from cauce.admin.rewinding import rewind_heard
     from cauce.errors import ConfigurationError
     from cauce.stores.sql.audit import write_audit
+    from cauce.stores.sql.registry import description_of
     from cauce.transports.redis.topics import open_broker
 
     async with looking(target) as connection:

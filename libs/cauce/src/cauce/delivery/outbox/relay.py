@@ -289,7 +289,9 @@ class Relay:
         """From the oldest that is missing on; if everything we asked for is missing, all that is kept."""
         topic, lane = stream
         first = next(position for position, broker_id in newest if broker_id == lost_from)
-        again = await self._message_store.unsend(topic, lane, from_position=None if first == newest[0][0] else first)
+        again = await self._message_store.mark_unsent(
+            topic, lane, from_position=None if first == newest[0][0] else first
+        )
         self._count("refed", again)
         self._refed[topic] += again
 

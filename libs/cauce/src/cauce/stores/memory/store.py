@@ -1,4 +1,7 @@
-"""No database: transactions in memory, and with them, if it is asked for, everything durable delivery writes down."""
+"""Transactions in memory, and on request everything that durable delivery writes.
+
+Transactions of listeners take turns, as writers of SQLite do.
+"""
 
 import asyncio
 import time
@@ -10,7 +13,10 @@ from weakref import WeakKeyDictionary
 from cauce.errors import CauceError
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
-from cauce.stores.memory.message_store import MemoryInbox, MemoryMessageStore, Tables, write_outgoing
+from cauce.stores.memory.inbox import MemoryInbox
+from cauce.stores.memory.message_store import MemoryMessageStore
+from cauce.stores.memory.tables import Tables
+from cauce.stores.memory.writing import write_outgoing
 
 __all__ = ["MemoryStore"]
 
@@ -25,10 +31,10 @@ class _TurnNotHadError(CauceError):
 
 
 class MemoryStore:
-    """For services without state, and for tests. A transaction has no session; its events still follow its fate.
+    """For services without state, and for tests. A transaction has no session; its events commit or roll back with it.
 
-    What durable delivery keeps is gone with the process. So it has to be asked for, by `store=MemoryStore()`, and is
-    refused beside a broker that outlives the process. Transactions of listeners take turns. For one event loop at a
+    Everything durable delivery keeps is gone with the process. So it has to be requested, by `store=MemoryStore()`, and
+    is refused with a broker that outlives the process. Transactions of listeners take turns. For one event loop at a
     time.
     """
 
@@ -41,10 +47,10 @@ class MemoryStore:
         self._rows = Tables()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def begin(self, levels: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
         turn = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         written = None if read_only or outgoing is None else _Written(self._rows.over(), turn, outgoing, self._clock)
-        return _Work(levels, written)
+        return _Work(savepoints, written)
 
     async def prepare(self) -> None:
         return None
@@ -69,7 +75,7 @@ class MemoryStore:
 
 
 class _Written:
-    """What a transaction writes down."""
+    """The rows that a transaction writes, and its turn."""
 
     def __init__(self, rows: Tables, turn: asyncio.Lock, outgoing: Outbound, clock: Callable[[], float]) -> None:
         self._rows = rows
@@ -79,7 +85,7 @@ class _Written:
         self._clock = clock
 
     async def in_turn(self) -> Tables:
-        """The rows as this transaction sees them, once the listeners' transactions before it have ended."""
+        """Wait for the listeners' transactions before this one; then return the rows as this one sees them."""
         if not self._has_turn:
             try:
                 async with asyncio.timeout(_TURN_LIMIT_S):
@@ -109,8 +115,8 @@ class _Written:
 
 
 class _Work:
-    def __init__(self, levels: Savepoints[Any], written: _Written | None) -> None:
-        self._levels = levels
+    def __init__(self, savepoints: Savepoints[Any], written: _Written | None) -> None:
+        self._savepoints = savepoints
         self._written = written
 
     @property
@@ -131,7 +137,7 @@ class _Work:
 
     async def commit(self) -> None:
         if self._written is not None:
-            self._written.commit(self._levels.surviving())
+            self._written.commit(self._savepoints.surviving())
         self._end(committed=True)
 
     async def rollback(self) -> None:
@@ -140,7 +146,7 @@ class _Work:
     def _end(self, *, committed: bool) -> None:
         if self._written is not None:
             self._written.end()
-        self._levels.transaction_ended(committed=committed)
+        self._savepoints.transaction_ended(committed=committed)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         return self._savepoint()
@@ -148,11 +154,11 @@ class _Work:
     @asynccontextmanager
     async def _savepoint(self) -> AsyncGenerator[None]:
         mark = object()
-        self._levels.opened(mark)
+        self._savepoints.opened(mark)
         kept = False
         try:
             with self._written.savepoint() if self._written is not None else nullcontext():
                 yield
             kept = True
         finally:
-            self._levels.ended(mark, kept=kept)
+            self._savepoints.ended(mark, kept=kept)

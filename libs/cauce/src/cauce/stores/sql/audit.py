@@ -1,7 +1,12 @@
-"""Who did what by hand, when and why: a row in the database it was done to, in the transaction that did it."""
+"""Actions of an operator: who did what, when and why, written in the transaction that did it.
+
+Table: cauce_audit, appended to; read by people only, so the search of `history_of` may scan it.
+"""
 
 import os
+import re
 import socket
+from collections.abc import Sequence
 from getpass import getuser
 
 import msgspec
@@ -9,7 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.stores.sql.dialect import Dialect
 
-__all__ = ["me", "write_audit"]
+__all__ = ["AuditEntry", "history_of", "write_audit"]
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One action. `at`: seconds since the epoch, by the database's clock."""
+
+    at: float
+    who: str
+    what: str
+    why: str | None
 
 
 async def write_audit(
@@ -22,14 +36,14 @@ async def write_audit(
     event_id: str | None = None,
     detail: object = None,
 ) -> None:
-    """`what`: one word for the deed; `detail`: whatever else should be known, kept as JSON."""
+    """Append an entry. `what`: one word for the action; `detail`: everything else worth knowing, kept as JSON."""
     await connection.execute(
         Dialect(connection.dialect.name).sql(
             "INSERT INTO cauce_audit (at, who, what, why, consumer, source, event_id, detail) "
             "VALUES (:NOW, :who, :what, :why, :consumer, :source, :event_id, :detail)"
         ),
         {
-            "who": me(),
+            "who": _operator(),
             "what": what,
             "why": why,
             "consumer": consumer,
@@ -40,8 +54,21 @@ async def write_audit(
     )
 
 
-def me() -> str:
-    """The person at this terminal, as far as the system knows."""
+async def history_of(connection: AsyncConnection, prefix: str) -> Sequence[AuditEntry]:
+    """Read the actions on the dead letter whose id begins so, oldest first, also when it is gone."""
+    if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):
+        return []
+    rows = await connection.execute(
+        Dialect(connection.dialect.name).sql(
+            "SELECT at, who, what, why FROM cauce_audit WHERE detail LIKE :beginning ORDER BY position"
+        ),
+        {"beginning": f'{{"id":"{prefix}%'},
+    )
+    return [AuditEntry(at=float(row.at), who=str(row.who), what=str(row.what), why=row.why) for row in rows]
+
+
+def _operator() -> str:
+    """The user at this terminal, as far as the system knows."""
     try:
         user = getuser()
     except (OSError, KeyError):

@@ -1,8 +1,11 @@
-"""Dead letters: found, told apart, replayed, discarded.
+"""Dead letters: found, grouped by cause, replayed, discarded.
 
 A replay makes the delivery due in the waiting room of its listener, and nothing else: the running service takes it from
-there, and removes the dead letter in the transaction in which the listener succeeds. Whoever replays twice, or while
-somebody else does, gets it handled once.
+there, and removes the dead letter in the transaction in which the listener succeeds. Two replays of one letter, also at
+the same moment, get it handled once.
+
+Tables: cauce_dead_letter (by its id, or by the unique event of a consumer), cauce_waiting (by the same event, and by
+cauce_waiting_key for later events of the key), cauce_listener, cauce_audit.
 """
 
 import re
@@ -13,7 +16,6 @@ import msgspec
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cauce.admin.short_ids import shortest_beginnings
 from cauce.errors import CauceError, DecodeError, did_you_mean
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
@@ -21,26 +23,25 @@ from cauce.formats.cloudevents import from_json
 from cauce.ports.figures import listener_of
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.inbox import RELEASE_NEXT, REMOVE_WAITING
 from cauce.telemetry.log_text import place_in
 
 __all__ = [
     "Attempt",
     "DeadLetter",
-    "Deed",
+    "DeadLetterFilter",
     "NoSuchListenerError",
-    "Wanted",
     "by_prefix",
+    "dead_letter_ids",
     "discard",
-    "history_of",
     "outcomes",
     "replay",
     "resolve_listener",
     "select",
-    "short_ids",
     "siblings",
 ]
 
-_TRIES = 4
+_DEADLOCK_ATTEMPTS = 4
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery that was given up, and where it stands now. Times are seconds since the epoch, by the database."""
+    """A delivery that was given up, and its state now. Times are seconds since the epoch, by the database's clock."""
 
     id: str
     consumer: str
@@ -84,12 +85,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str | None:
-        """`mail.py:12 in send`: the innermost line of the traceback that is not some library's."""
+        """`mail.py:12 in send`: the innermost line of the traceback that is not of a library."""
         return place_in(self.stack or "")
 
     @property
     def envelope(self) -> Envelope | None:
-        """What the bytes say, if they are an event at all."""
+        """The decoded message; None if the bytes are no event."""
         try:
             return from_json(self.message)
         except DecodeError:
@@ -102,8 +103,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return None if envelope is None else msgspec.json.decode(cast("msgspec.Raw", envelope.payload))
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters; everything that is said must hold. `name` may be a pattern; `since_s` is an age."""
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters: all given conditions must hold. `name` may be a pattern; `since_s` is an age."""
 
     listener: str | None = None
     name: str | None = None
@@ -112,7 +113,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoSuchListenerError(CauceError):
-    """No listener of this service is called that; the message names the nearest."""
+    """No listener of this service has that name; the message names the nearest."""
 
 
 _COLUMNS = (
@@ -123,22 +124,24 @@ _COLUMNS = (
 )
 
 
-async def select(connection: AsyncConnection, wanted: Wanted, *, limit: int | None = None) -> Sequence[DeadLetter]:
-    """The newest `limit` of them, newest first. Raises NoSuchListenerError."""
+async def select(
+    connection: AsyncConnection, filters: DeadLetterFilter, *, limit: int | None = None
+) -> Sequence[DeadLetter]:
+    """Read the newest `limit` dead letters that match, newest first. Raises NoSuchListenerError."""
     values: dict[str, Any] = {}
     conditions = ["1 = 1"]
-    if wanted.listener is not None:
+    if filters.listener is not None:
         conditions.append("d.consumer = :consumer")
-        values["consumer"] = await resolve_listener(connection, wanted.listener)
-    if wanted.reason is not None:
+        values["consumer"] = await resolve_listener(connection, filters.listener)
+    if filters.reason is not None:
         conditions.append("d.reason = :reason")
-        values["reason"] = wanted.reason
-    if wanted.since_s is not None:
+        values["reason"] = filters.reason
+    if filters.since_s is not None:
         conditions.append("d.last_at >= :NOW - :since")
-        values["since"] = wanted.since_s
-    if wanted.name is not None:
+        values["since"] = filters.since_s
+    if filters.name is not None:
         names = [str(row.name) for row in await _ask(connection, "SELECT DISTINCT name FROM cauce_dead_letter")]
-        meant = {f"name{number}": name for number, name in enumerate(names) if matches(wanted.name, name)}
+        meant = {f"name{number}": name for number, name in enumerate(names) if matches(filters.name, name)}
         conditions.append(f"d.name IN ({', '.join(f':{one}' for one in meant)})" if meant else "1 = 0")
         values |= meant
     statement = (
@@ -151,20 +154,20 @@ async def select(connection: AsyncConnection, wanted: Wanted, *, limit: int | No
 
 
 async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLetter]:
-    """Those whose id begins so, at most twenty. The whole id means one."""
+    """Read the dead letters whose id begins so, at most twenty. The whole id means one."""
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
         return []
     statement = f"SELECT {_COLUMNS} WHERE d.id LIKE :prefix ORDER BY d.last_at DESC LIMIT 20"  # constants
     return [_letter(row) for row in await _ask(connection, statement, prefix=f"{prefix}%")]
 
 
-async def short_ids(connection: AsyncConnection) -> dict[str, str]:
-    """For every dead letter here the shortest beginning of its id that means no other."""
-    return shortest_beginnings(str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter"))
+async def dead_letter_ids(connection: AsyncConnection) -> Sequence[str]:
+    """Read the ids of all dead letters here."""
+    return [str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter")]
 
 
 async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
-    """How many others died of the same: listener, event, reason and the first line of the error."""
+    """Count the other dead letters of the same listener, event, reason and error."""
     found = await _ask(
         connection,
         "SELECT count(*) AS n FROM cauce_dead_letter WHERE consumer = :consumer AND name = :name AND reason = :reason "
@@ -178,49 +181,28 @@ async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
     return int(found[0].n)
 
 
-async def resolve_listener(connection: AsyncConnection, said: str) -> str:
-    """The consumer a person means: by its whole name, or by the last words of it if no other has them."""
+async def resolve_listener(connection: AsyncConnection, query: str) -> str:
+    """Find the consumer by its whole name, or by the last segments of it if no other listener has them."""
     rows = await _ask(
         connection, "SELECT consumer FROM cauce_listener UNION SELECT DISTINCT consumer FROM cauce_dead_letter"
     )
     names = {listener_of(str(row.consumer)): str(row.consumer) for row in rows}
     consumers = set(names.values())
-    if said in consumers:
-        return said
-    if said in names:
-        return names[said]
-    ending = [name for name in names if name.endswith(f".{said}")]
+    if query in consumers:
+        return query
+    if query in names:
+        return names[query]
+    ending = [name for name in names if name.endswith(f".{query}")]
     if len(ending) == 1:
         return names[ending[0]]
     if ending:
-        raise NoSuchListenerError(f"{said!r} is several listeners: {', '.join(sorted(ending))}")
-    nearest = did_you_mean(said, names) or did_you_mean(said, [name.rpartition(".")[2] for name in names])
-    raise NoSuchListenerError(f"no listener {said!r} here.{nearest} There is {', '.join(sorted(names)) or 'none'}.")
-
-
-class Deed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done to a dead letter by hand."""
-
-    at: float
-    who: str
-    what: str
-    why: str | None
-
-
-async def history_of(connection: AsyncConnection, prefix: str) -> Sequence[Deed]:
-    """What was done to the letter whose id begins so, oldest first: for one that is there no more."""
-    if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):
-        return []
-    rows = await _ask(
-        connection,
-        "SELECT at, who, what, why FROM cauce_audit WHERE detail LIKE :beginning ORDER BY position",
-        beginning=f'{{"id":"{prefix}%',
-    )
-    return [Deed(at=float(row.at), who=str(row.who), what=str(row.what), why=row.why) for row in rows]
+        raise NoSuchListenerError(f"{query!r} is several listeners: {', '.join(sorted(ending))}")
+    nearest = did_you_mean(query, names) or did_you_mean(query, [name.rpartition(".")[2] for name in names])
+    raise NoSuchListenerError(f"no listener {query!r} here.{nearest} There is {', '.join(sorted(names)) or 'none'}.")
 
 
 async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) -> dict[str, str]:
-    """By id, what became of letters after their replay: `handled`, `dead again`, or how it stands."""
+    """Read the outcome of replays, by id: `handled`, `dead again`, or the state of the delivery in words."""
     found: dict[str, str] = {}
     for letter in replayed:
         (row,) = await _ask(
@@ -243,29 +225,29 @@ async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) 
 
 
 async def replay(engine: AsyncEngine, letter: DeadLetter, *, why: str | None) -> bool:
-    """Make it due now for its listener, with all attempts before it. False if it is gone: handled, or discarded."""
+    """Make it due now for its listener, with all its attempts again. False if it is gone: handled, or discarded."""
     return await _in_one_transaction(engine, letter, "replay", why)
 
 
 async def discard(engine: AsyncEngine, letter: DeadLetter, *, why: str) -> bool:
-    """Give it up for good; the next event of its key is due. False if it is gone."""
+    """Delete it permanently; the next event of its key is due. False if it is gone."""
     return await _in_one_transaction(engine, letter, "discard", why)
 
 
 async def _in_one_transaction(
     engine: AsyncEngine, letter: DeadLetter, what: Literal["replay", "discard"], why: str | None
 ) -> bool:
-    for tries_left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_DEADLOCK_ATTEMPTS)):
         try:
             async with engine.begin() as connection:
                 done = await (_replay if what == "replay" else _discard)(connection, letter)
                 if done:
-                    told = {"id": letter.id, "name": letter.name, "key": letter.key, "error": letter.error}
-                    await write_audit(connection, what, why=why, detail=told, **_of(letter))
+                    detail = {"id": letter.id, "name": letter.name, "key": letter.key, "error": letter.error}
+                    await write_audit(connection, what, why=why, detail=detail, **_of(letter))
                 return done
         except DBAPIError as error:
-            # The running service was handling this very delivery: one of us had to give way.
-            if getattr(error.orig, "sqlstate", None) != "40P01" or not tries_left:
+            # The running service was handling this very delivery, and the database ended one of the two.
+            if getattr(error.orig, "sqlstate", None) != "40P01" or not attempts_left:
                 raise
     return False
 
@@ -283,13 +265,13 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     )
     if due:
         return True
-    # Not keyed, or refused before its listener saw it. Locked, so that it cannot be handled in between and come back.
+    # Without a key, or refused before its listener saw it. Locked, so that it cannot be handled in between and return.
     added = await _change(
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
         "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, lane, key, channel, message, 0, "
         ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
-        # Somebody else replays it at this moment, and was faster.
+        # Another replay of it at this moment was faster.
         "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, attempts = 0",
         id=letter.id,
     )
@@ -297,19 +279,14 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
 
 
 async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
-    await _change(
-        connection,
-        "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
-        **_of(letter),
-    )
+    await _change(connection, REMOVE_WAITING, **_of(letter))
     if not await _change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
         await connection.rollback()
         return False
     if letter.key is not None:
         await _change(
             connection,
-            "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
-            "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+            RELEASE_NEXT,
             consumer=letter.consumer,
             source=letter.source,
             key=letter.key,

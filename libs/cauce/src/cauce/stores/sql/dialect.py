@@ -1,4 +1,4 @@
-"""What PostgreSQL and SQLite spell differently."""
+"""The differences in spelling between PostgreSQL and SQLite."""
 
 from functools import lru_cache
 

@@ -1,7 +1,8 @@
-"""The numbers of one service, from its database: one question asked once, for the command, the health port and tests.
+"""The figures of one service, read from its database in one snapshot.
 
-They survive restarts, because nothing here is counted in memory. `handled` is what the inbox remembers, so it goes back
-as far as the inbox is kept and no further; `counted_since_s` says how far that is.
+They survive restarts, because nothing here is counted in memory. `handled` counts rows of the inbox, so it goes back as
+far as the inbox is kept and no further; `counted_since_s` says how far that is. Reads every table; for operators, the
+health port and tests, so scans are accepted.
 """
 
 from collections.abc import Mapping
@@ -13,25 +14,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cauce.ports.description import Description, read_description
 from cauce.ports.figures import Figures, ListenerFigures, MemberFigures, NoTablesError, OutboxFigures, listener_of
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.engine import READ_ONLY
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 
 __all__ = ["SNAPSHOT_ON_POSTGRESQL", "figures_of", "is_about_tables", "read_figures"]
 
-SNAPSHOT = {"cauce_read_only": True}
-"""Execution options for a look: on PostgreSQL all numbers are of one moment; on SQLite every transaction is so."""
-SNAPSHOT_ON_POSTGRESQL = {**SNAPSHOT, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+SNAPSHOT_ON_POSTGRESQL = {**READ_ONLY, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 async def figures_of(engine: AsyncEngine) -> Figures:
-    """The figures of the service whose database this is. Raises NoTablesError, and the driver's own errors."""
-    options = SNAPSHOT_ON_POSTGRESQL if engine.dialect.name == "postgresql" else SNAPSHOT
+    """Read the figures of the service whose database this is. Raises NoTablesError, and the driver's own errors."""
+    options = SNAPSHOT_ON_POSTGRESQL if engine.dialect.name == "postgresql" else READ_ONLY
     async with engine.connect() as connection:
         await connection.execution_options(**options)
         return await read_figures(connection)
 
 
 async def read_figures(connection: AsyncConnection) -> Figures:
-    """The same, on a connection of the caller's that reads one snapshot."""
+    """Read the figures on a connection of the caller's that reads one snapshot. Raises NoTablesError."""
     reading = _Reading(connection)
     try:
         return await reading.all()
@@ -42,7 +42,7 @@ async def read_figures(connection: AsyncConnection) -> Figures:
 
 
 def is_about_tables(error: SQLAlchemyError) -> bool:
-    """Whether the statement, not the server, is the trouble: a table or column is missing."""
+    """Whether a table or column is missing, as opposed to any other error of the statement or the server."""
     cause = getattr(error, "orig", None)
     return getattr(cause, "sqlstate", None) in ("42P01", "42703") or any(
         text in str(cause) for text in ("no such table", "no such column", "has no column")
@@ -50,7 +50,7 @@ def is_about_tables(error: SQLAlchemyError) -> bool:
 
 
 class _Reading:
-    """The questions, each one statement."""
+    """The statements behind the figures, on one snapshot."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -85,7 +85,7 @@ class _Reading:
         received = await self._by_consumer(
             "SELECT consumer, count(*) AS n FROM cauce_inbox WHERE state IS NULL GROUP BY consumer"
         )
-        # What the inbox remembers and is not settled: it waits, or a person has to decide, or has decided.
+        # In the inbox and not handled: waiting, dead, or discarded by an operator.
         unsettled = await self._by_consumer(
             "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
             "SELECT consumer, source, event_id FROM cauce_waiting "

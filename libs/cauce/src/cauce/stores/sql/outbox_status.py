@@ -1,16 +1,19 @@
-"""What stands in an outbox: events on their way by name, and how far back a broker could be fed again."""
+"""The state of an outbox, for operators: unsent events by name, and how far back lost ones could be sent again.
+
+Tables: cauce_outbox, cauce_meta; and those of the figures.
+"""
 
 from typing import Any
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.ports.description import read_description
 from cauce.ports.figures import Figures, OutboxFigures
 from cauce.ports.outbox import BATCH
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
+from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.set_aside import SetAside, select_set_aside
 
 __all__ = ["Kept", "OnTheirWay", "OutboxStatus", "read_outbox"]
@@ -27,7 +30,7 @@ class OnTheirWay(Struct, frozen=True, kw_only=True):
 
 
 class Kept(Struct, frozen=True, kw_only=True):
-    """How much of what was sent may be kept, as the service was started last; None if it never said."""
+    """How many sent events the service keeps, as it said at its last start."""
 
     seconds: float
     rows: int
@@ -46,7 +49,7 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def shortened_to_s(self) -> float | None:
-        """How far back a broker could be fed again, where the bound of rows or bytes is reached; None where it is not."""
+        """How far back events could be sent again where the limit of rows or bytes is reached; None where it is not."""
         keep, sent = self.keep, self.figures
         if keep is None or sent.oldest_sent_s is None or sent.oldest_sent_s >= keep.seconds:
             return None
@@ -56,15 +59,14 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
 
 
 async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
-    """The outbox, and the figures of the same moment. Raises NoTablesError."""
+    """Read the outbox, and the figures of the same moment. Raises NoTablesError."""
     figures = await read_figures(connection)
     unsent = await _ask(connection, UNSENT_BY_NAME)
     last = await _ask(
         connection,
         "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1",
     )
-    written = await _ask(connection, "SELECT value FROM cauce_meta WHERE name = 'description'")
-    description = read_description(str(written[0].value)) if written else None
+    description = await description_of(connection)
     return OutboxStatus(
         service=figures.service,
         figures=figures.outbox,

@@ -1,7 +1,7 @@
-"""Cauce's tables brought up to date, and what can be said of those that are there.
+"""Cauce's tables examined and brought up to date.
 
-Changes of ours only ever add: a table, a column with a default, an index. So a process of the version before goes on
-working beside one of the next, and nothing has to be stopped for an upgrade.
+Upgrades only add: a table, a column with a default, an index. So a process of the previous version keeps working with
+the tables of the next, and nothing has to be stopped for an upgrade.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,22 +17,25 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from cauce.errors import ConfigurationError
 from cauce.ports.lanes import LANES
+from cauce.stores.sql.engine import READ_ONLY
 from cauce.stores.sql.tables import metadata
 
-__all__ = ["DIALECTS", "SCHEMA", "Found", "create_tables", "ddl", "examine", "fill_tables", "upgrade"]
+__all__ = ["DIALECTS", "PROBE", "SCHEMA", "Found", "create_tables", "ddl", "examine", "fill_tables", "upgrade"]
 
 SCHEMA = 1
 """The version of the tables this code works with, kept in `cauce_meta`."""
 
 DIALECTS = ("postgresql", "sqlite")
 
+PROBE = "SELECT 1 FROM cauce_listener LIMIT 1"
+"""Fails where Cauce's tables are not there."""
+
 _LOCK = crc32(b"cauce tables")
-_READ_ONLY = {"cauce_read_only": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a database has of Cauce's tables. `version` is None where none is written down."""
+    """The state of Cauce's tables in a database. `version` is None where none is recorded."""
 
     version: int | None
     missing: Sequence[str]
@@ -40,7 +43,7 @@ class Found:
 
     @property
     def present(self) -> bool:
-        """Whether there is anything of Cauce's at all."""
+        """Whether any of Cauce's tables is there."""
         return self.version is not None or len([one for one in self.missing if one in metadata.tables]) < len(
             metadata.tables
         )
@@ -51,11 +54,11 @@ class Found:
 
 
 async def create_tables(engine: AsyncEngine) -> None:
-    """Make what is missing, so that a service can start. Safe to call twice, and by several processes at once.
+    """Make the missing tables, so that a service can start. Safe to call twice, and by several processes at once.
 
     Raises ConfigurationError if the tables were made by a later version of Cauce; nothing is changed then.
     """
-    async with engine.execution_options(**_READ_ONLY).connect() as connection:
+    async with engine.execution_options(**READ_ONLY).connect() as connection:
         if await _is_of_this_build(connection):
             return
     async with engine.begin() as connection:
@@ -63,7 +66,7 @@ async def create_tables(engine: AsyncEngine) -> None:
 
 
 def upgrade(connection: Connection) -> Sequence[str]:
-    """Bring the tables up to date, and say what was done. In one transaction of the caller's.
+    """Bring the tables up to date, and return what was done. In one transaction of the caller's.
 
     Raises ConfigurationError if they are of a later version; nothing is changed then.
     """
@@ -77,7 +80,7 @@ def upgrade(connection: Connection) -> Sequence[str]:
             where="the database",
         )
     metadata.create_all(connection, checkfirst=found.present)
-    if not found.present:  # then they are as they should be, and need not be looked at again
+    if not found.present:  # then all of them are new, and need no second look
         fill_tables(connection)
         return [f"made {one}" for one in found.missing]
     added = [_add(connection, table, column) for table, column in _missing_columns(connection)]
@@ -88,7 +91,7 @@ def upgrade(connection: Connection) -> Sequence[str]:
 
 
 def fill_tables(connection: Connection) -> None:
-    """The rows Cauce's tables start with; for a migration of your own. Safe to call again."""
+    """Insert the first rows of Cauce's tables, in a migration of your own. Safe to call again."""
     connection.execute(
         text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"),
         [{"lane": lane} for lane in range(LANES)],
@@ -105,7 +108,7 @@ def fill_tables(connection: Connection) -> None:
 
 
 def examine(connection: Connection) -> Found:
-    """What is there and what is not. Changes nothing."""
+    """Find out which of Cauce's tables, columns and indexes are there. Changes nothing."""
     there = set(inspect(connection).get_table_names())
     version = None
     if "cauce_meta" in there:
@@ -118,7 +121,7 @@ def examine(connection: Connection) -> Found:
 
 
 def ddl(dialect: str) -> Iterator[str]:
-    """The statements that make the tables, for people who run them by hand. `dialect`: one of DIALECTS."""
+    """Yield the statements that make the tables, to be run by hand. `dialect`: one of DIALECTS."""
     spelling: Dialect = postgresql.dialect() if dialect == "postgresql" else sqlite.dialect()
     for table in metadata.sorted_tables:
         yield _statement(CreateTable(table).compile(dialect=spelling))
@@ -133,7 +136,7 @@ def ddl(dialect: str) -> Iterator[str]:
 
 
 async def _is_of_this_build(connection: AsyncConnection) -> bool:
-    """One look instead of fifty, at every start but the first."""
+    """Read one row instead of fifty catalog entries, at every start but the first."""
     try:
         found = await connection.execute(text("SELECT name, value FROM cauce_meta WHERE name IN ('schema', 'build')"))
     except SQLAlchemyError:
@@ -142,7 +145,7 @@ async def _is_of_this_build(connection: AsyncConnection) -> bool:
 
 
 def _build() -> str:
-    """The tables of this very code, so that a column added without a new version is noticed all the same."""
+    """Hash the tables of this code, so that a column added without a new version is noticed too."""
     columns = (f"{table.name}.{column.name} {column.type}" for table, column in _columns(metadata.sorted_tables))
     indexes = (str(index.name) for table in metadata.sorted_tables for index in table.indexes)
     return f"{crc32(' '.join(sorted((*columns, *indexes))).encode()):08x}"
@@ -155,7 +158,7 @@ def _columns(tables: Iterable[Table]) -> Iterator[tuple[Table, Column[object]]]:
 
 
 def _missing_columns(connection: Connection) -> list[tuple[Table, Column[object]]]:
-    """Of the tables that are there."""
+    """Find the missing columns of the tables that are there."""
     seen = inspect(connection)
     there = set(seen.get_table_names())
     tables = [table for table in metadata.sorted_tables if table.name in there]

@@ -1,4 +1,4 @@
-"""Following a SQLAlchemy session: which of the events published in it survive, and their rows in its transaction."""
+"""A SQLAlchemy session followed: its surviving events are known, and their rows are written in its transaction."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
-from cauce.stores.sql.outbox import write_outgoing
+from cauce.stores.sql.writing import write_outgoing
 
 __all__ = ["FollowedSession", "follow", "joins_an_outer_transaction"]
 
@@ -16,13 +16,13 @@ _FOLLOWING = "cauce_following"
 
 
 class FollowedSession(Session):
-    """What a store of ours makes. Its class is listened to, once: to listen to each session takes as long as a
-    statement."""
+    """The session that a store of ours makes. SQLAlchemy events are registered once for the class: registering them on
+    each session takes as long as a statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Following:
-    """Who follows a session, and which of its transactions were committed."""
+    """The followers of a session, and which of its transactions were committed."""
 
     followers: list[tuple[Savepoints[Any], Outbound | None]] = field(
         default_factory=list[tuple[Savepoints[Any], Outbound | None]]
@@ -30,22 +30,22 @@ class _Following:
     committed: set[int] = field(default_factory=set[int])
 
 
-def follow(session: Session, levels: Savepoints[Any], outgoing: Outbound | None) -> None:
-    """Follow the session's transactions, including savepoints the user's code makes by itself.
+def follow(session: Session, savepoints: Savepoints[Any], outgoing: Outbound | None) -> None:
+    """Tell `savepoints` how the session's transactions and savepoints end, also those that the user's code makes.
 
-    The rows of what was published (`outgoing`) go into the same transaction, at its end: keys are locked for a moment
-    only.
+    The rows of the published events (`outgoing`) are written at the end of the same transaction, so that keys are
+    locked for a moment only.
     """
     following: _Following | None = session.info.get(_FOLLOWING)
     if following is None:
         following = session.info[_FOLLOWING] = _Following()
         if not isinstance(session, FollowedSession):
             _listen_to(session)
-    following.followers.append((levels, outgoing))
+    following.followers.append((savepoints, outgoing))
 
 
 def joins_an_outer_transaction(session: Session) -> bool:
-    """Whether a commit of this session would only release a savepoint of somebody's connection."""
+    """Whether a commit of this session would only release a savepoint of a connection that is in a transaction."""
     bind = session.bind
     return isinstance(bind, Connection) and bind.in_transaction()
 
@@ -54,8 +54,8 @@ def _before_commit(session: Session) -> None:
     if session.in_nested_transaction():
         return  # a savepoint's release
     following: _Following = session.info[_FOLLOWING]
-    for levels, outgoing in following.followers:
-        rows = outgoing(levels.surviving()) if outgoing is not None else ()
+    for savepoints, outgoing in following.followers:
+        rows = outgoing(savepoints.surviving()) if outgoing is not None else ()
         if rows:
             write_outgoing(session.connection(), rows)
 
@@ -63,8 +63,8 @@ def _before_commit(session: Session) -> None:
 def _created(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested:
         following: _Following = session.info[_FOLLOWING]
-        for levels, _ in following.followers:
-            levels.opened(id(transaction))
+        for savepoints, _ in following.followers:
+            savepoints.opened(id(transaction))
 
 
 def _after_commit(session: Session) -> None:
@@ -78,11 +78,11 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     following: _Following = session.info[_FOLLOWING]
     kept = id(transaction) in following.committed
     following.committed.discard(id(transaction))
-    for levels, _ in following.followers:
+    for savepoints, _ in following.followers:
         if transaction.nested:
-            levels.ended(id(transaction), kept=kept)
+            savepoints.ended(id(transaction), kept=kept)
         elif transaction.parent is None:
-            levels.transaction_ended(committed=kept)
+            savepoints.transaction_ended(committed=kept)
 
 
 def _listen_to(sessions: Session | type[Session]) -> None:

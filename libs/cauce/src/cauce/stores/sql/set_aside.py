@@ -1,7 +1,9 @@
-"""Events of an outbox that the broker will never take: found, released to be tried again, discarded.
+"""Events of an outbox that the broker rejects permanently: found, released for another attempt, discarded.
 
-Producer-side dead letters. The row itself is kept where it stood, so that the order of its key is kept too: what comes
-after it waits, and goes on when the row has been sent or is gone.
+Dead letters of the publisher. The row keeps its position, so that the order of its key is kept too: later events of the
+key wait until the row has been sent or is gone.
+
+Tables: cauce_outbox (rows set aside by cauce_outbox_aside) and cauce_audit.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ __all__ = ["SetAside", "discard", "release", "select_set_aside"]
 
 
 class SetAside(Struct, frozen=True, kw_only=True):
-    """An event that was committed here and cannot be sent. `problem` is why, in the transport's words."""
+    """An event that was committed here and cannot be sent. `problem`: the reason, in the transport's words."""
 
     position: int
     event_id: str
@@ -33,7 +35,7 @@ class SetAside(Struct, frozen=True, kw_only=True):
 
 
 async def select_set_aside(connection: AsyncConnection, *, name: str | None = None) -> Sequence[SetAside]:
-    """Those whose event's name fits (`name` may be a pattern), in the order in which they were published."""
+    """Read the events set aside whose name matches (`name` may be a pattern), in the order of publishing."""
     rows = await connection.execute(
         Dialect(connection.dialect.name).sql(
             "SELECT position, event_id, topic, name, key, length(message) AS size, problem, :NOW - created_at AS age, "
@@ -46,12 +48,12 @@ async def select_set_aside(connection: AsyncConnection, *, name: str | None = No
 
 
 async def release(engine: AsyncEngine, one: SetAside, *, why: str | None) -> bool:
-    """Let the relay try it again, before what waits behind it. False if it is not set aside any more."""
+    """Let the relay try it again, before the later events of its key. False if it is not set aside any more."""
     return await _done(engine, one, "release outgoing", "UPDATE cauce_outbox SET problem = NULL", why)
 
 
 async def discard(engine: AsyncEngine, one: SetAside, *, why: str) -> bool:
-    """Give it up: nobody will ever hear it, and the next event of its key is due. False if it is not there any more."""
+    """Delete it: no listener receives it, and the next event of its key is due. False if it is not there any more."""
     return await _done(engine, one, "discard outgoing", "DELETE FROM cauce_outbox", why)
 
 

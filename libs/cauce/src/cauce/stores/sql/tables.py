@@ -6,17 +6,17 @@ Times are seconds since the epoch by the database's own clock, the only clock th
     cauce_key_head    the last sequence number of every key
     cauce_member      the running processes of this service, each with a lease
     cauce_lane        which process owns which lane, with a fencing epoch
-    cauce_inbox       what each listener has handled
+    cauce_inbox       the events each listener has handled
     cauce_started     deliveries that may have killed a process, while they are handled again
     cauce_position    the last event of every key each listener has handled
     cauce_waiting     deliveries that wait here: durable domain events, retries, parked keys
-    cauce_dead_letter what was given up, with everything needed to try again
+    cauce_dead_letter deliveries that were given up, with everything needed for another attempt
     cauce_listener    which listeners there are, and since when
-    cauce_audit       what people did: replays, discards, rewinds
+    cauce_audit       actions of operators: replays, discards, rewinds
     cauce_meta        the incarnation of this database, the number of lanes, the version of these tables
 
-A position stands for one row for ever, on SQLite too (AUTOINCREMENT): whoever still holds the number of a row that is
-gone must not mean another.
+A position stands for one row permanently, on SQLite too (AUTOINCREMENT): code that still holds the position of a
+deleted row must not reach another one.
 """
 
 from sqlalchemy import (
@@ -46,9 +46,9 @@ _BUSY: dict[str, float] = {
     "autovacuum_vacuum_threshold": 1000,
     "autovacuum_vacuum_cost_delay": 0,
 }
-"""PostgreSQL's default waits until a fifth of the rows is dead, and every look at what waits passes the dead ones."""
+"""PostgreSQL's default waits until a fifth of the rows is dead, and every search passes the dead ones."""
 _CHANGED_IN_PLACE = {**_BUSY, "fillfactor": 80}
-"""With room in the page, a row whose indexed columns stay is changed without its indexes."""
+"""With room in the page, an update that leaves the indexed columns as they are does not touch the indexes."""
 
 meta = Table("cauce_meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 

@@ -1,0 +1,205 @@
+"""Engines with the settings that Cauce's promises need, for PostgreSQL and for SQLite."""
+
+import asyncio
+import sqlite3
+import time
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from cauce.errors import ConfigurationError
+
+__all__ = ["READ_ONLY", "create_engine", "is_in_memory"]
+
+_READ_ONLY = "cauce_read_only"
+READ_ONLY = {_READ_ONLY: True}
+"""Execution options of a transaction that writes nothing: on SQLite it does not wait for the writers' turn."""
+_DRIVERS = {"sqlite": ("aiosqlite",), "postgresql": ("psycopg", "asyncpg")}
+_POOL_SIZE = 20
+"""A connection beyond these is closed after its use, and making one takes longer than a transaction."""
+_RESTS_SINCE = "cauce_rests_since"
+_RESTED_S = 1.0
+_WRITES = "cauce_writes"
+_TURN_LIMIT_S = 30.0
+_BUSY_TIMEOUT_S = 5
+_SQLITE_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "busy_timeout": _BUSY_TIMEOUT_S * 1000,
+    "foreign_keys": 1,
+}
+"""Committed means on the disk (2 = FULL), and writers wait for each other instead of failing."""
+
+
+def create_engine(url: str, **options: Any) -> AsyncEngine:
+    """Make an engine with the settings Cauce's promises need; `options` go to `create_async_engine`.
+
+    SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
+    read-only (a deferred one that turns writer fails at once instead of waiting). A SQLite in memory is one connection,
+    which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections that have rested
+    are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
+
+    Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise ConfigurationError(
+            [
+                "the database URL cannot be read; expected sqlite+aiosqlite:///FILE or postgresql+psycopg://USER:PASS@HOST/DB"
+            ]
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise ConfigurationError([f"database {backend!r} is not supported: use sqlite+aiosqlite or postgresql+psycopg"])
+    _check_driver(parsed)
+    if backend == "sqlite":
+        if is_in_memory(parsed):  # it lives in one connection, which transactions then have one after the other
+            alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+            options = {**alone, "pool_timeout": _TURN_LIMIT_S, **options}
+        engine = create_async_engine(parsed, hide_parameters=True, **options)
+        _prepare_sqlite(engine)
+        return engine
+    arguments: dict[str, Any] = options.pop("connect_args", {})
+    if parsed.get_driver_name() == "psycopg":
+        arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
+    pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
+    engine = create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options})
+    if not options.get("pool_pre_ping", False):
+        _test_after_a_pause(engine)
+    return engine
+
+
+def _test_after_a_pause(engine: AsyncEngine) -> None:
+    """Test a connection that has rested before it is used. One that was used just now is not tested: that would cost
+    every transaction a round trip, and find no more than its own first statement finds."""
+    dialect = engine.sync_engine.dialect
+
+    def returned(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTS_SINCE] = time.monotonic()
+
+    def taken(connection: Any, record: ConnectionPoolEntry, _pooled: object) -> None:
+        if time.monotonic() - record.info.get(_RESTS_SINCE, float("inf")) > _RESTED_S:
+            try:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error
+
+    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkout", taken)
+
+
+def _check_driver(url: URL) -> None:
+    """Raise ConfigurationError unless the driver is a supported one, and installed."""
+    backend = url.get_backend_name()
+    drivers = _DRIVERS[backend]
+    _, _, driver = url.drivername.partition("+")
+    if driver not in drivers:
+        driver_or_default = (
+            f"the driver {driver!r} of the database URL"
+            if driver
+            else "the database URL names no driver, and the default"
+        )
+        raise ConfigurationError([f"{driver_or_default} is not asynchronous; write {backend}+{drivers[0]}://…"])
+    try:
+        import_module(driver)
+    except ImportError:
+        fix = f"'cauce[{'sqlite' if backend == 'sqlite' else 'postgres'}]'" if driver == drivers[0] else driver
+        raise ConfigurationError([f"the driver {driver} is not installed: pip install {fix}"]) from None
+
+
+def is_in_memory(url: URL) -> bool:
+    return url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
+        cursor = connection.cursor()
+        for pragma, wanted in _SQLITE_PRAGMAS.items():
+            _set(connection, cursor, f"PRAGMA {pragma} = {wanted}")
+            cursor.execute(f"PRAGMA {pragma}")
+            if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
+                raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        if connection.get_execution_options().get(_READ_ONLY, False):
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _wait_for_turn(connection, turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        turn: asyncio.Lock | None = (record.record_info or {}).pop(_WRITES, None)
+        if turn is not None:
+            turn.release()
+        if connection is not None:
+            cursor = connection.cursor()
+            if connection.driver_connection.in_transaction:  # a refused COMMIT leaves it open
+                cursor.execute("ROLLBACK")
+            cursor.execute("PRAGMA query_only = 0")
+            cursor.close()
+
+    def invalidated(connection: Any, _record: object, _error: object) -> None:
+        # A closed connection of SQLite keeps its locks as long as a cursor of it is referenced, and the traceback of
+        # cancelled code references one. So its transaction is ended first.
+        if connection is not None:
+            # A second cancellation is suppressed: the first is being raised already, and the connection must be closed.
+            with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError, asyncio.CancelledError):
+                connection.run_async(_roll_back)
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "invalidate", invalidated)
+    event.listen(engine.sync_engine, "begin", begun)
+    event.listen(engine.sync_engine, "checkin", returned)
+
+
+def _set(connection: Any, cursor: Any, statement: str) -> None:
+    """Execute it, waiting while the database is locked. The first process that opens a new file turns it to WAL, and
+    SQLite does not wait for that: others that open it at the same moment get "database is locked" at once, whatever the
+    busy timeout."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            return cursor.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        connection.run_async(_pause)
+
+
+async def _pause(_driver: object) -> None:
+    await asyncio.sleep(0.01)
+
+
+async def _roll_back(driver: Any) -> None:
+    await asyncio.shield(driver.rollback())
+
+
+def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:
+    """Queue the writers of one process; SQLite's own waiting is a lottery, which some writer loses under load.
+
+    The turn ends when the connection goes back to the pool. A writer that waits too long proceeds without a turn, and
+    gets SQLite's own error.
+    """
+    pooled: Any = connection.connection
+    if _WRITES in pooled.record_info:
+        return
+
+    async def wait(_driver: object) -> None:
+        async with asyncio.timeout(_TURN_LIMIT_S):
+            await turn.acquire()
+
+    with suppress(TimeoutError):
+        pooled.dbapi_connection.run_async(wait)
+        pooled.record_info[_WRITES] = turn

@@ -1,0 +1,317 @@
+"""The inbox on a listener's own session: first time or not, position of the key, waiting room, dead letter.
+
+Tables: cauce_inbox, cauce_started and cauce_position (each by its primary key), cauce_waiting (by its position, by its
+unique event of a consumer, or by cauce_waiting_key for the events of a key), cauce_dead_letter (by its unique event of
+a consumer). All of it commits or rolls back with the listener's own changes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cauce.events.envelope import Envelope
+from cauce.ports.inbox import Arrival, Failure, Position, WaitingDelivery, letter_id, sequence_of
+from cauce.stores.sql.dialect import Dialect
+
+__all__ = ["RELEASE_NEXT", "REMOVE_WAITING", "SqlInbox"]
+
+RELEASE_NEXT = (
+    "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
+    "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)"
+)
+"""Of a parked key: the first waiting delivery becomes due, unless it has its own time."""
+REMOVE_WAITING = "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id"
+_LIMITED = (
+    "set_config('lock_timeout', '5s', true) IS NOT NULL "
+    "AND set_config('idle_in_transaction_session_timeout', :idle, true) IS NOT NULL"
+)
+"""Limits for a listener's transaction alone: its connection belongs to the user's pool. A process frozen in the middle of
+it must not keep the event locked from the lane's next owner. As conditions, they cost no round trip."""
+_MOVE = (
+    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
+    "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
+)
+_ARRIVE = f"""
+    WITH arrived AS (
+        SELECT * FROM unnest(
+            CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:seqs AS bigint[]),
+            CAST(:incarnations AS text[])
+        ) AS a (source, event_id, key, seq, incarnation)
+    ), first AS (
+        INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
+        SELECT :consumer, source, event_id, :NOW FROM arrived WHERE {_LIMITED} ORDER BY source, event_id
+        ON CONFLICT DO NOTHING RETURNING source, event_id
+    ), moved AS (
+        INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
+        SELECT :consumer, source, key, seq, incarnation FROM arrived JOIN first USING (source, event_id)
+        WHERE seq IS NOT NULL ORDER BY source, key
+        {_MOVE} RETURNING source, key
+    )
+    SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
+        p.last_seq, p.incarnation,
+        EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
+        AS parked
+    FROM arrived a
+    LEFT JOIN first USING (source, event_id)
+    LEFT JOIN moved USING (source, key)
+    LEFT JOIN cauce_position p ON p.consumer = :consumer AND p.source = a.source AND p.key = a.key
+""".replace(":consumer", "CAST(:consumer AS text)")
+"""One round trip for a whole batch. Rows are locked in one order, so that two processes never deadlock."""
+_ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
+"""A line of `tried`: when an attempt failed, and with what."""
+_TRIED_LIMIT = 16_000
+_AS_READ = "position = :position AND attempts = :attempts AND next_at <= :NOW"
+"""Of a waiting delivery: there was no attempt to handle it since it was read."""
+
+
+class SqlInbox:
+    """The Inbox of the ports, on a listener's own session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        bind = session.get_bind()
+        self._dialect = Dialect(bind.dialect.name)
+
+    async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
+        if not self._dialect.postgres:
+            return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
+        rows = await self._run(
+            _ARRIVE,
+            idle=_milliseconds(idle_s),
+            consumer=consumer,
+            sources=[one.source for one in envelopes],
+            ids=[one.id for one in envelopes],
+            keys=[one.key for one in envelopes],
+            seqs=[sequence_of(one) for one in envelopes],
+            incarnations=[one.incarnation for one in envelopes],
+        )
+        found = {(row.source, row.event_id): row for row in rows}
+        return [await self._arrival(consumer, one, found[one.source, one.id]) for one in envelopes]
+
+    async def _arrival(self, consumer: str, envelope: Envelope, row: Any) -> Arrival:
+        if not row.first:
+            return Arrival(known=True)
+        position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
+        if sequence_of(envelope) is not None and not row.moved:
+            # The statement saw the position as it was when it began; if it waited for a lock, that may be old.
+            position = await self._position(consumer, envelope.source, envelope.key)
+        return Arrival(known=False, position=position, parked=row.parked)
+
+    async def _arrive_alone(self, consumer: str, envelope: Envelope) -> Arrival:
+        if not await self.first_time(consumer, envelope.source, envelope.id):
+            return Arrival(known=True)
+        if envelope.key is None:
+            return Arrival(known=False)
+        place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
+        position = await self._position(**place)
+        if sequence_of(envelope) is not None:
+            await self._run(
+                "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
+                f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
+                **place,
+                seq=envelope.key_seq,
+                incarnation=envelope.incarnation,
+            )
+        parked = await self._run(
+            "SELECT EXISTS (SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
+            **place,
+        )
+        return Arrival(known=False, position=position, parked=bool(parked.scalar_one()))
+
+    async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
+        done = await self._run(
+            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) "
+            "VALUES (:consumer, :source, :event_id, :NOW) ON CONFLICT DO NOTHING",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return done.rowcount == 1
+
+    async def mark_started(self, consumer: str, source: str, event_id: str) -> int:
+        done = await self._run(
+            "INSERT INTO cauce_started (consumer, source, event_id, marks, marked_at) "
+            "VALUES (:consumer, :source, :event_id, 1, :NOW) ON CONFLICT (consumer, source, event_id) "
+            "DO UPDATE SET marks = cauce_started.marks + 1, marked_at = :NOW RETURNING marks",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return int(done.scalar_one())
+
+    async def unmark_started(self, consumer: str, source: str, event_id: str) -> None:
+        await self._run(
+            "DELETE FROM cauce_started WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+
+    async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
+        if await self.is_in_doubt(consumer, source, event_id):
+            return "in_doubt"
+        await self._set_state(consumer, source, event_id, "sending")
+        return "first"
+
+    async def is_in_doubt(self, consumer: str, source: str, event_id: str) -> bool:
+        found = await self._run(
+            "SELECT state FROM cauce_inbox WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+        )
+        return found.scalar_one_or_none() == "sending"
+
+    async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
+        await self._set_state(consumer, source, event_id, None)
+
+    async def _set_state(self, consumer: str, source: str, event_id: str, state: str | None) -> None:
+        await self._run(
+            "INSERT INTO cauce_inbox (consumer, source, event_id, received_at, state) "
+            "VALUES (:consumer, :source, :event_id, :NOW, CAST(:state AS text)) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET state = CAST(:state AS text)",
+            consumer=consumer,
+            source=source,
+            event_id=event_id,
+            state=state,
+        )
+
+    async def _position(self, consumer: str, source: str, key: str | None) -> Position | None:
+        row = (
+            await self._run(
+                "SELECT last_seq, incarnation FROM cauce_position "
+                "WHERE consumer = :consumer AND source = :source AND key = :key",
+                consumer=consumer,
+                source=source,
+                key=key,
+            )
+        ).one_or_none()
+        return None if row is None else Position(int(row.last_seq), str(row.incarnation))
+
+    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
+        due = "CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END"
+        if delay_s is None and error is None:
+            # Earlier deliveries of the key may have left since they were seen; nothing would make this one due.
+            due = (
+                "CASE WHEN (SELECT min(position) FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
+                "AND b.key = :key AND b.event_id <> :event_id) IS NULL THEN :NOW END"
+            )
+        await self._run(
+            (
+                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
+                "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, "
+                f":message, :attempts, {due}, "
+                "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, "
+                f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
+                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+                "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
+                f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
+                f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
+            )
+            .replace(":delay", "CAST(:delay AS double precision)")
+            .replace(":error", "CAST(:error AS text)")
+            .replace(":event_id", "CAST(:event_id AS text)"),
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=delivery.channel,
+            message=delivery.message,
+            attempts=delivery.attempts,
+            delay=delay_s,
+            error=error,
+        )
+
+    async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
+        statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ}", _as_read(delivery)
+        if self._dialect.postgres:
+            done = await self._run(f"{statement} AND {_LIMITED}", **read, idle=_milliseconds(idle_s))
+        else:
+            done = await self._run(statement, **read)
+        return done.rowcount == 1
+
+    async def lock(self, delivery: WaitingDelivery) -> bool:
+        found = await self._run(f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ} FOR UPDATE", **_as_read(delivery))
+        return found.one_or_none() is not None
+
+    async def release_next(self, delivery: WaitingDelivery) -> None:
+        if delivery.key is None:
+            return
+        # A process that lost the lane may still be putting an event behind this one, and does that under this lock.
+        await self._run(
+            "SELECT 1 FROM cauce_position WHERE consumer = :consumer AND source = :source AND key = :key FOR UPDATE",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            key=delivery.key,
+        )
+        await self._run(
+            RELEASE_NEXT,
+            consumer=delivery.consumer,
+            source=delivery.source,
+            key=delivery.key,
+        )
+
+    async def remove_dead_letter(self, delivery: WaitingDelivery) -> bool:
+        done = await self._run(
+            "DELETE FROM cauce_dead_letter WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+        )
+        return done.rowcount == 1
+
+    async def remove(self, delivery: WaitingDelivery) -> None:
+        await self._run(
+            REMOVE_WAITING,
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+        )
+
+    async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
+        await self._run(
+            (
+                "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
+                "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, "
+                ":name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
+                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, "
+                "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
+                f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = excluded.reason, error = excluded.error, "
+                "stack = excluded.stack, attempts = excluded.attempts, last_at = excluded.last_at, "
+                "worker = excluded.worker, version = excluded.version, tried = excluded.tried"
+            )
+            .replace(":error", "CAST(:error AS text)")
+            .replace(":attempts", "CAST(:attempts AS integer)")
+            .replace(":event_id", "CAST(:event_id AS text)"),
+            id=letter_id(delivery),
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            name=name,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=delivery.channel,
+            message=delivery.message,
+            reason=failure.reason,
+            error=failure.error,
+            stack=failure.stack,
+            attempts=failure.attempts,
+            first=delivery.first_failed_at,
+            worker=failure.worker,
+            version=failure.version,
+        )
+
+    async def _run(self, statement: str, **values: Any) -> Any:
+        return await self._session.execute(self._dialect.sql(statement), values)
+
+
+def _as_read(delivery: WaitingDelivery) -> Mapping[str, int | None]:
+    return {"position": delivery.position, "attempts": delivery.attempts}
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"

@@ -1,0 +1,12 @@
+"""The message store on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
+
+from cauce.stores.sql.lanes import SqlLanes
+from cauce.stores.sql.outbox import SqlOutbox
+from cauce.stores.sql.registry import SqlRegistry
+from cauce.stores.sql.waiting_room import SqlWaitingRoom
+
+__all__ = ["SqlMessageStore"]
+
+
+class SqlMessageStore(SqlOutbox, SqlLanes, SqlWaitingRoom, SqlRegistry):
+    """The relay's side, on connections of its own: every group of tables that the port asks for."""

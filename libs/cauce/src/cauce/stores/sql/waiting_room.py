@@ -1,0 +1,101 @@
+"""What waits for a listener, what was given up, and how long handled events are remembered.
+
+Tables: cauce_waiting (due heads by cauce_waiting_next, lane and time; earlier ones of a key by cauce_waiting_key),
+cauce_dead_letter (a small table), cauce_inbox (pruned by ix_cauce_inbox_received_at) and cauce_started.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cauce.ports.inbox import Dead, WaitingDelivery
+from cauce.ports.lanes import Lane
+from cauce.stores.sql.by_lane import first_of_each
+from cauce.stores.sql.connections import TableGroup
+from cauce.stores.sql.dialect import Dialect
+
+__all__ = ["SqlWaitingRoom", "count_overdue"]
+
+
+class SqlWaitingRoom(TableGroup):
+    """The WaitingRoom of the ports."""
+
+    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
+        if not lanes:
+            return []
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection,
+                first_of_each(
+                    lanes,
+                    "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) "
+                    "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
+                    "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
+                    order="next_at",
+                    limit=limit,
+                ),
+            )
+            return [_waiting(row) for row in rows]
+
+    async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
+        async with self._reading() as connection:
+            rows = await self._run(
+                connection, "SELECT * FROM cauce_dead_letter ORDER BY last_at LIMIT :limit", limit=limit
+            )
+            return [
+                Dead(
+                    id=row.id,
+                    consumer=row.consumer,
+                    source=row.source,
+                    event_id=row.event_id,
+                    name=row.name,
+                    lane=Lane(int(row.lane)),
+                    key=row.key,
+                    channel=row.channel,
+                    message=bytes(row.message),
+                    reason=row.reason,
+                    error=row.error,
+                    stack=row.stack,
+                    attempts=int(row.attempts),
+                    first_at=float(row.first_at),
+                    last_at=float(row.last_at),
+                    worker=row.worker,
+                )
+                for row in rows
+            ]
+
+    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
+        async with self._writing() as connection:
+            done = await self._run(
+                connection,
+                "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
+                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT :NOW - :age) AND state IS NULL "
+                "ORDER BY received_at LIMIT :limit)",
+                age=older_than_s,
+                limit=limit,
+            )
+            await self._run(connection, "DELETE FROM cauce_started WHERE marked_at < :NOW - :age", age=older_than_s)
+            return int(done.rowcount)
+
+
+async def count_overdue(connection: AsyncConnection, *, longer_than_s: float) -> int:
+    """Count the deliveries that have been due for longer than that and were not taken."""
+    statement = "SELECT count(*) FROM cauce_waiting WHERE next_at < :NOW - :age"
+    found = await connection.execute(Dialect(connection.dialect.name).sql(statement), {"age": longer_than_s})
+    return int(found.scalar_one())
+
+
+def _waiting(row: Any) -> WaitingDelivery:
+    return WaitingDelivery(
+        position=int(row.position),
+        consumer=row.consumer,
+        source=row.source,
+        event_id=row.event_id,
+        lane=Lane(int(row.lane)),
+        key=row.key,
+        channel=row.channel,
+        message=bytes(row.message),
+        attempts=int(row.attempts),
+        first_failed_at=None if row.first_failed_at is None else float(row.first_failed_at),
+    )

@@ -1,0 +1,143 @@
+"""Events written in the transaction that publishes them: numbered by key, then outbox rows and waiting deliveries.
+
+Tables: cauce_key_head (counted by its primary key, topic and key), cauce_outbox and cauce_waiting (inserts only),
+cauce_meta (the incarnation). Runs on the user's connection, just before the commit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection
+
+from cauce.formats.cloudevents import number, outgoing_around_number
+from cauce.formats.cloudevents import outgoing as message_of
+from cauce.ports.lanes import lane_of
+from cauce.ports.outbox import Outgoing
+from cauce.stores.sql.dialect import Dialect
+
+__all__ = ["write_outgoing"]
+
+_COUNT = (
+    "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
+    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq "
+    "RETURNING seq, (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
+)
+_WRITE = f"""
+    WITH counted AS (
+        INSERT INTO cauce_key_head (topic, key, seq)
+        SELECT topic, key, count FROM unnest(
+            CAST(:head_topics AS text[]), CAST(:head_keys AS text[]), CAST(:counts AS bigint[])
+        ) WITH ORDINALITY AS c (topic, key, count, n) ORDER BY n
+        ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq RETURNING topic, key, seq
+    ), written AS (
+        SELECT o.*, counted.seq - later AS key_seq, before || CASE WHEN counted.seq IS NULL THEN '' ELSE convert_to(
+            '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
+        ) END || after AS message
+        FROM unnest(
+            CAST(:ids AS text[]), CAST(:topics AS text[]), CAST(:lanes AS smallint[]), CAST(:keys AS text[]),
+            CAST(:laters AS bigint[]), CAST(:names AS text[]), CAST(:consumers AS text[]),
+            CAST(:befores AS bytea[]), CAST(:afters AS bytea[])
+        ) WITH ORDINALITY AS o (event_id, topic, lane, key, later, name, consumer, before, after, n)
+        LEFT JOIN counted USING (topic, key)
+        LEFT JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m ON true
+    ), here AS (
+        INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
+        SELECT consumer, topic, event_id, lane, key, '', message, :NOW, :NOW FROM written
+        WHERE consumer IS NOT NULL ORDER BY n
+    )
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
+    SELECT event_id, topic, lane, key, key_seq, name, message, :NOW FROM written WHERE consumer IS NULL ORDER BY n
+"""
+"""Everything a transaction published, in one round trip: the database adds numbers and incarnation to messages."""
+
+
+def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
+    """Write the events that a transaction published, in that transaction, just before its commit.
+
+    Keys are counted first, in sorted order, so that two transactions never deadlock; the row of a key stays locked
+    until the commit, so numbers are given in the order of commits, without holes.
+    """
+    dialect = Dialect(connection.dialect.name)
+    plain = len(outgoing) == 1 and outgoing[0].envelope.key is None  # one short statement is quicker than one long one
+    (_write_at_once if dialect.postgres and not plain else _write_in_turn)(connection, dialect, outgoing)
+
+
+def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
+    counts = _events_by_key(outgoing)
+    heads = sorted(counts)
+    later = {(topic, key, event_id): left for (topic, key), ids in counts.items() for event_id, left in _later(ids)}
+    rows = [(one.envelope, one.consumer, *outgoing_around_number(one.envelope)) for one in outgoing]
+    connection.execute(
+        dialect.sql(_WRITE),
+        {
+            "head_topics": [topic for topic, _ in heads],
+            "head_keys": [key for _, key in heads],
+            "counts": [len(counts[head]) for head in heads],
+            "ids": [one.id for one, *_ in rows],
+            "topics": [one.source for one, *_ in rows],
+            "lanes": [int(lane_of(one)) for one, *_ in rows],
+            "keys": [one.key for one, *_ in rows],
+            "laters": [later.get((one.source, one.key or "", one.id)) for one, *_ in rows],
+            "names": [one.name for one, *_ in rows],
+            "consumers": [consumer for _, consumer, *_ in rows],
+            "befores": [before for *_, before, _ in rows],
+            "afters": [after for *_, after in rows],
+        },
+    )
+
+
+def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
+    numbers: dict[str, int] = {}
+    incarnation = None
+    for (topic, key), ids in sorted(_events_by_key(outgoing).items()):
+        head = connection.execute(dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids)}).one()
+        numbers |= {event_id: int(head.seq) - left for event_id, left in _later(ids)}
+        incarnation = str(head.incarnation)
+    sent: list[dict[str, Any]] = []
+    here: list[dict[str, Any]] = []
+    for one in outgoing:
+        envelope = one.envelope
+        if envelope.key is not None:
+            envelope = replace(envelope, key_seq=numbers[envelope.id], incarnation=incarnation)
+        row = {
+            "event_id": envelope.id,
+            "topic": envelope.source,
+            "lane": int(lane_of(envelope)),
+            "key": envelope.key,
+            "key_seq": envelope.key_seq,
+            "name": envelope.name,
+            "message": message_of(envelope),
+            "consumer": one.consumer,
+        }
+        (sent if one.consumer is None else here).append(row)
+    if sent:
+        connection.execute(
+            dialect.sql(
+                "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
+                "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
+            ),
+            sent if len(sent) > 1 else sent[0],
+        )
+    if here:
+        connection.execute(
+            dialect.sql(
+                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at) "
+                "VALUES (:consumer, :topic, :event_id, :lane, :key, '', :message, :NOW, :NOW)"
+            ),
+            here if len(here) > 1 else here[0],
+        )
+
+
+def _events_by_key(outgoing: Sequence[Outgoing]) -> Mapping[tuple[str, str], Sequence[str]]:
+    """Group the ids of keyed events by topic and key, each id once, in the order of publishing."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for one in outgoing:
+        if one.envelope.key is not None:
+            found.setdefault((one.envelope.source, one.envelope.key), {})[one.envelope.id] = None
+    return {head: list(ids) for head, ids in found.items()}
+
+
+def _later(ids: Sequence[str]) -> Sequence[tuple[str, int]]:
+    """Pair each id with the number of ids that follow it."""
+    return [(event_id, len(ids) - 1 - at) for at, event_id in enumerate(ids)]
