@@ -121,16 +121,6 @@ def is_in_memory(url: URL) -> bool:
 def _prepare_sqlite(engine: AsyncEngine) -> None:
     turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
-        cursor = connection.cursor()
-        for pragma, wanted in _SQLITE_PRAGMAS.items():
-            _set(connection, cursor, f"PRAGMA {pragma} = {wanted}")
-            cursor.execute(f"PRAGMA {pragma}")
-            if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
-                raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
-        cursor.close()
-
     def begun(connection: Connection) -> None:
         if connection.get_execution_options().get(_READ_ONLY, False):
             connection.exec_driver_sql("PRAGMA query_only = 1")
@@ -138,17 +128,6 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         else:
             _wait_for_turn(connection, turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
-        turn: asyncio.Lock | None = (record.record_info or {}).pop(_WRITES, None)
-        if turn is not None:
-            turn.release()
-        if connection is not None:
-            cursor = connection.cursor()
-            if connection.driver_connection.in_transaction:  # a refused COMMIT leaves it open
-                cursor.execute("ROLLBACK")
-            cursor.execute("PRAGMA query_only = 0")
-            cursor.close()
 
     def invalidated(connection: Any, _record: object, _error: object) -> None:
         # A closed connection of SQLite keeps its locks as long as a cursor of it is referenced, and the traceback of
@@ -158,10 +137,34 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError, asyncio.CancelledError):
                 connection.run_async(_roll_back)
 
-    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "invalidate", invalidated)
     event.listen(engine.sync_engine, "begin", begun)
-    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkin", _end_turn)
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
+    cursor = connection.cursor()
+    for pragma, wanted in _SQLITE_PRAGMAS.items():
+        _set(connection, cursor, f"PRAGMA {pragma} = {wanted}")
+        cursor.execute(f"PRAGMA {pragma}")
+        if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
+            raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
+    cursor.close()
+
+
+def _end_turn(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Let the next writer begin, and leave the connection as it is expected in the pool: no transaction, writable."""
+    turn: asyncio.Lock | None = (record.record_info or {}).pop(_WRITES, None)
+    if turn is not None:
+        turn.release()
+    if connection is not None:
+        cursor = connection.cursor()
+        if connection.driver_connection.in_transaction:  # a refused COMMIT leaves it open
+            cursor.execute("ROLLBACK")
+        cursor.execute("PRAGMA query_only = 0")
+        cursor.close()
 
 
 def _set(connection: Any, cursor: Any, statement: str) -> None:

@@ -21,6 +21,29 @@ __all__ = ["SNAPSHOT_ON_POSTGRESQL", "figures_of", "is_about_tables", "read_figu
 
 SNAPSHOT_ON_POSTGRESQL = {**READ_ONLY, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
+_RECEIVED = "SELECT consumer, count(*) AS n FROM cauce_inbox WHERE state IS NULL GROUP BY consumer"
+_UNSETTLED = (
+    "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
+    "SELECT consumer, source, event_id FROM cauce_waiting "
+    "UNION SELECT consumer, source, event_id FROM cauce_dead_letter "
+    "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what = 'discard') o "
+    "ON o.consumer = i.consumer AND o.source = i.source AND o.event_id = i.event_id "
+    "WHERE i.state IS NULL GROUP BY i.consumer"
+)
+"""In the inbox and not handled: waiting, dead, or discarded by an operator."""
+_WAITING = (
+    "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
+    "sum(CASE WHEN w.attempts > 0 AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
+    "min(CASE WHEN w.attempts > 0 THEN w.next_at END) AS next_at "
+    "FROM cauce_waiting w LEFT JOIN cauce_dead_letter d "
+    "ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
+    "WHERE d.id IS NULL GROUP BY w.consumer"
+)
+_PARKED_KEYS = (
+    "SELECT consumer, count(*) AS n FROM (SELECT DISTINCT consumer, source, key FROM cauce_waiting "
+    "WHERE key IS NOT NULL AND (attempts > 0 OR next_at IS NULL)) k GROUP BY consumer"
+)
+
 
 async def figures_of(engine: AsyncEngine) -> Figures:
     """Read the figures of the service whose database this is. Raises NoTablesError, and the driver's own errors."""
@@ -82,33 +105,10 @@ class _Reading:
     async def _listeners(self, description: Description | None, at: float) -> tuple[ListenerFigures, ...]:
         known = {row.consumer: row for row in await self._ask("SELECT consumer, first_seen_at FROM cauce_listener")}
         in_code = {one.consumer for one in description.listeners} if description else set[str]()
-        received = await self._by_consumer(
-            "SELECT consumer, count(*) AS n FROM cauce_inbox WHERE state IS NULL GROUP BY consumer"
-        )
-        # In the inbox and not handled: waiting, dead, or discarded by an operator.
-        unsettled = await self._by_consumer(
-            "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
-            "SELECT consumer, source, event_id FROM cauce_waiting "
-            "UNION SELECT consumer, source, event_id FROM cauce_dead_letter "
-            "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what = 'discard') o "
-            "ON o.consumer = i.consumer AND o.source = i.source AND o.event_id = i.event_id "
-            "WHERE i.state IS NULL GROUP BY i.consumer"
-        )
-        waiting = {
-            row.consumer: row
-            for row in await self._ask(
-                "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
-                "sum(CASE WHEN w.attempts > 0 AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
-                "min(CASE WHEN w.attempts > 0 THEN w.next_at END) AS next_at "
-                "FROM cauce_waiting w LEFT JOIN cauce_dead_letter d "
-                "ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
-                "WHERE d.id IS NULL GROUP BY w.consumer"
-            )
-        }
-        parked = await self._by_consumer(
-            "SELECT consumer, count(*) AS n FROM (SELECT DISTINCT consumer, source, key FROM cauce_waiting "
-            "WHERE key IS NOT NULL AND (attempts > 0 OR next_at IS NULL)) k GROUP BY consumer"
-        )
+        received = await self._by_consumer(_RECEIVED)
+        unsettled = await self._by_consumer(_UNSETTLED)
+        waiting = {row.consumer: row for row in await self._ask(_WAITING)}
+        parked = await self._by_consumer(_PARKED_KEYS)
         dead = await self._by_consumer("SELECT consumer, count(*) AS n FROM cauce_dead_letter GROUP BY consumer")
         discarded = await self._by_consumer(
             "SELECT consumer, count(*) AS n FROM cauce_audit WHERE what = 'discard' GROUP BY consumer"
