@@ -1,5 +1,7 @@
 """`[tool.cauce.dev]`: every mistake stops the start, with its line and the nearest valid word."""
 
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -258,3 +260,11 @@ def test_a_store_that_cannot_be_is_refused(store: str, servers: str, expected: s
     with pytest.raises(ConfigurationError) as refused:
         make_plan(project, {"STORE": store})
     assert refused.value.problems == (expected,)
+
+
+def test_the_projects_table_is_read_without_pydantic() -> None:
+    program = (
+        "import sys, cauce.settings as settings, cauce.dev.system; settings.project_settings(); "
+        "assert 'pydantic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -17,8 +17,9 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cauce.errors import ConfigurationError, did_you_mean
-from cauce.settings.loading import project_settings, resolve, value_of
-from cauce.settings.project import Project, ServiceSpec, expand
+from cauce.settings.declared import resolve
+from cauce.settings.loading import value_of
+from cauce.settings.project import Project, ServiceSpec, expand, project_settings
 
 __all__ = ["Broker", "Target", "broker_of_project", "find_targets"]
 

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cauce.dev.private_file import write_private
+from cauce.settings.sources import MARK
 
-__all__ = ["MARK", "StateFile"]
-
-MARK = "# Written by cauce dev"
-"""How the first line begins: whoever reads the file can tell that no hand wrote it."""
+__all__ = ["StateFile"]
 
 
 class StateFile:

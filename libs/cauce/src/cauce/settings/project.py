@@ -18,21 +18,20 @@
 
 import re
 import shlex
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from cauce.errors import ConfigurationError, did_you_mean
+from cauce.settings.pyproject import DEV_TABLE, as_table, dev_table, documents, parse, places, project_name
 
-__all__ = ["SERVERS", "Project", "ServiceSpec", "expand"]
+__all__ = ["SERVERS", "Project", "ServiceSpec", "expand", "project_settings"]
 
 SERVERS = ("valkey", "postgres", "mail-sink")
 
 _PROJECT_KEYS = ("servers", "services", "ready_within_s", "grace_s")
 _SERVICE_KEYS = ("command", "ready", "address", "database", "env", "settings")
-_TABLE = ("tool", "cauce", "dev")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -82,9 +81,8 @@ class Project:
     @classmethod
     def find(cls, start: Path) -> "Project":
         """The nearest one from `start` upward. Raises ConfigurationError with all that is wrong in it."""
-        for folder in (start.resolve(), *start.resolve().parents):
-            file = folder / "pyproject.toml"
-            if file.is_file() and _dev_table(_parse(file)) is not None:
+        for file, document in documents(start):
+            if dev_table(document) is not None:
                 return cls.read(file)
         raise ConfigurationError(
             ["no pyproject.toml with a [tool.cauce.dev] table, so nothing to start. For example:\n\n" + _EXAMPLE],
@@ -94,12 +92,12 @@ class Project:
     @classmethod
     def read(cls, file: Path) -> "Project":
         """What this file says. Raises ConfigurationError with every problem, each with its line."""
-        document = _parse(file)
-        table = _dev_table(document)
+        document = parse(file)
+        table = dev_table(document)
         reading = _Reading(file)
         if table is None:
             raise ConfigurationError([f"{file.name} has no [tool.cauce.dev] table."], where=str(file))
-        reading.refuse_unknown_keys(table, _PROJECT_KEYS, _TABLE)
+        reading.refuse_unknown_keys(table, _PROJECT_KEYS, DEV_TABLE)
         servers = reading.servers(table)
         services = reading.services(table)
         ready_within_s = reading.seconds(table, "ready_within_s", 60.0)
@@ -108,12 +106,26 @@ class Project:
             raise ConfigurationError(reading.problems, where=file.name)
         return cls(
             root=file.resolve().parent,
-            name=_project_name(document) or file.resolve().parent.name,
+            name=project_name(document) or file.resolve().parent.name,
             servers=servers,
             services=services,
             ready_within_s=ready_within_s,
             grace_s=grace_s,
         )
+
+
+def project_settings(folder: Path | None = None) -> dict[str, str]:
+    """The `module:Class` of every service of the project around `folder`, by the service's name.
+
+    From `[tool.cauce.dev.services.NAME] settings = "module:Class"` in the nearest pyproject.toml with such a
+    table; empty without one. Raises ConfigurationError when that file is not TOML.
+    """
+    for _, document in documents(folder or Path.cwd(), where="the configuration"):
+        services = as_table((dev_table(document) or {}).get("services"))
+        if services:
+            found = {name: (as_table(service) or {}).get("settings") for name, service in services.items()}
+            return {name: target for name, target in found.items() if isinstance(target, str)}
+    return {}
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:
@@ -136,7 +148,7 @@ class _Reading:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._places = dict(_places(file.read_text(encoding="utf-8").splitlines()))
+        self._places = dict(places(file.read_text(encoding="utf-8").splitlines()))
         self.problems: list[str] = []
 
     def problem(self, path: tuple[str, ...], text: str) -> None:
@@ -153,7 +165,7 @@ class _Reading:
 
     def servers(self, table: Mapping[str, object]) -> tuple[str, ...]:
         given = table.get("servers", [])
-        path = (*_TABLE, "servers")
+        path = (*DEV_TABLE, "servers")
         if not isinstance(given, list):
             self.problem(path, f'servers = {given!r}: expected a list, as in ["valkey"].')
             return ()
@@ -171,8 +183,8 @@ class _Reading:
         return tuple(names)
 
     def services(self, table: Mapping[str, object]) -> dict[str, ServiceSpec]:
-        path = (*_TABLE, "services")
-        given = _table(table.get("services", {}))
+        path = (*DEV_TABLE, "services")
+        given = as_table(table.get("services", {}))
         if given is None:
             self.problem(path, "services: expected tables, as in [tool.cauce.dev.services.accounts].")
             return {}
@@ -195,12 +207,12 @@ class _Reading:
     def seconds(self, table: Mapping[str, object], key: str, default: float) -> float:
         value = table.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            self.problem((*_TABLE, key), f"{key} = {value!r}: expected a number of seconds above 0.")
+            self.problem((*DEV_TABLE, key), f"{key} = {value!r}: expected a number of seconds above 0.")
             return default
         return float(value)
 
     def _service(self, name: str, value: object, path: tuple[str, ...]) -> ServiceSpec | None:
-        table = _table(value)
+        table = as_table(value)
         if table is None:
             self.problem(path, f"{name}: expected a table with a command.")
             return None
@@ -252,7 +264,7 @@ class _Reading:
         return None
 
     def _env(self, table: Mapping[str, object], path: tuple[str, ...]) -> dict[str, str]:
-        given = _table(table.get("env", {}))
+        given = as_table(table.get("env", {}))
         if given is None:
             self.problem((*path, "env"), 'env: expected a table, as in env = { LOG_LEVEL = "DEBUG" }.')
             return {}
@@ -268,54 +280,3 @@ class _Reading:
                 return self._places[path]
             path = path[:-1]
         return 1
-
-
-def _places(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every key and table header with its line number (tomllib does not tell them). Inner keys of inline
-    tables are not found; their outer key is."""
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(lines, start=1):
-        header = re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line)
-        if header:
-            table = _key_path(header[1])
-            yield table, number
-        elif key := re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line):
-            yield (*table, *_key_path(key[1])), number
-
-
-def _key_path(text: str) -> tuple[str, ...]:
-    try:
-        value: object = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
-        return (text,)
-    path: list[str] = []
-    while (table := _table(value)) is not None:
-        key, value = next(iter(table.items()))
-        path.append(key)
-    return tuple(path)
-
-
-def _parse(file: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{file}: {error}"], where=file.name) from None
-
-
-def _dev_table(document: Mapping[str, object]) -> dict[str, object] | None:
-    value: object = document
-    for key in _TABLE:
-        table = _table(value)
-        if table is None or key not in table:
-            return None
-        value = table[key]
-    return _table(value)
-
-
-def _project_name(document: Mapping[str, object]) -> str | None:
-    name = (_table(document.get("project")) or {}).get("name")
-    return name if isinstance(name, str) else None
-
-
-def _table(value: object) -> dict[str, object] | None:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else None

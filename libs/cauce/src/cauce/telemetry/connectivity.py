@@ -1,8 +1,4 @@
-"""What the log says while the broker is away: little, but enough.
-
-One line when it begins, one a minute while it lasts, one when it is over. Where events are kept meanwhile, it says how
-many; where they are lost, they are named five times, then counted. A broker that comes and goes every second costs no more lines than one that stays away.
-"""
+"""Whether the broker and the database can be used: up, down, and why. Kept for readiness, reported to the log."""
 
 import asyncio
 import logging
@@ -18,10 +14,10 @@ _KEPT_LIMIT_S = 1.0
 
 
 class BrokerStatus:
-    """The Status a service hands its transport: keeps the reason for readiness, and writes the log.
+    """The Status a service gives its transport: keeps the reason for readiness, and writes the log.
 
-    Several loops over one broker each report to a `part` of their own: all must be up. `kept` tells what waits in the
-    outbox, if there is one, and `sent` how many events the broker has taken so far.
+    Several loops over one broker each report to a `part` of their own; all must be up. `kept` asks what waits in
+    the outbox, if there is one; `sent` says how many events the broker has taken so far.
     """
 
     def __init__(
@@ -39,9 +35,9 @@ class BrokerStatus:
         self._kept = kept
         self._sent = sent
         self._sent_before = 0
-        self._unsaid: list[Line] = []
-        """Lines that wait for what the outbox says."""
-        self._news = asyncio.Event()
+        self._unlogged: list[Line] = []
+        """Lines that wait for the figures of the outbox."""
+        self._unlogged_added = asyncio.Event()
         self._reason: str | None = _NOT_YET
         self._reported = asyncio.Event()
         self._parts: dict[str, str | None] = {}
@@ -52,7 +48,7 @@ class BrokerStatus:
         return LoopStatus(self, name)
 
     def report(self, name: str, reason: str | None, *, retry_in_s: float = 0.0) -> None:
-        """What a part has found: up (None), or down for a reason."""
+        """Take the report of a part: up (None), or down for a reason."""
         self._parts[name] = reason
         if reason is not None:
             self.down(reason, retry_in_s=retry_in_s)
@@ -69,14 +65,14 @@ class BrokerStatus:
     def up(self) -> None:
         self._reason = None
         self._write(self._lines.up(self._clock()))
-        self._said()
+        self._mark_reported()
 
     def down(self, reason: str, *, retry_in_s: float) -> None:
         if self._reason in (None, _NOT_YET):
             self._sent_before = self._sent()
         self._reason = reason.partition(" → ")[0]
         self._write(self._lines.down(self._clock(), reason, retry_in_s=retry_in_s))
-        self._said()
+        self._mark_reported()
 
     def lost(self, event_id: str) -> None:
         """Also while the broker seems to be there: it may refuse a publisher and serve a subscriber."""
@@ -96,12 +92,12 @@ class BrokerStatus:
             while True:
                 try:
                     async with asyncio.timeout(5.0):
-                        await self._news.wait()
+                        await self._unlogged_added.wait()
                 except TimeoutError:
                     self._write(self._lines.due(self._clock()))
-                self._news.clear()
-                if self._unsaid:
-                    self._say(await self._ask())
+                self._unlogged_added.clear()
+                if self._unlogged:
+                    self._log_lines(await self._ask_outbox())
         finally:
             self.stopped()
 
@@ -110,35 +106,35 @@ class BrokerStatus:
         self._reason = _NOT_YET
         self._reported = asyncio.Event()
         self._parts = dict.fromkeys(self._parts, _NOT_YET)
-        self._say(None)
+        self._log_lines(None)
         for line in self._lines.stopped(self._clock()):
             self._log.log(line.level, "%s", line.text)
 
     def _write(self, lines: Iterable[Line]) -> None:
         """At once, or in their order as soon as the outbox has been asked."""
-        self._unsaid += lines
+        self._unlogged += lines
         if self._kept is None:
-            self._say(None)
-        elif self._unsaid:
-            self._news.set()
+            self._log_lines(None)
+        elif self._unlogged:
+            self._unlogged_added.set()
 
-    def _say(self, kept: Kept | None) -> None:
-        unsaid, self._unsaid = self._unsaid, []
-        for line in unsaid:
+    def _log_lines(self, kept: Kept | None) -> None:
+        unlogged, self._unlogged = self._unlogged, []
+        for line in unlogged:
             text = line.text if self._kept is None else line.with_kept(kept, self._sent() - self._sent_before)
             self._log.log(line.level, "%s", text)
-        self._said()
+        self._mark_reported()
 
-    def _said(self) -> None:
-        if not self._unsaid and self._reason != _NOT_YET:
+    def _mark_reported(self) -> None:
+        if not self._unlogged and self._reason != _NOT_YET:
             self._reported.set()
 
-    async def _ask(self) -> Kept | None:
+    async def _ask_outbox(self) -> Kept | None:
         assert self._kept is not None  # noqa: S101  # otherwise nothing waits for its answer
         try:
             async with asyncio.timeout(_KEPT_LIMIT_S):
                 return await self._kept()
-        except Exception:  # the database does not answer either, which others say
+        except Exception:  # the database does not answer either, which DatabaseStatus reports
             return None
 
 
@@ -157,7 +153,7 @@ class LoopStatus:
 
 
 class DatabaseStatus:
-    """One voice for all loops of a service that need its database: they all fail at once, and it is said once."""
+    """One status for all loops of a service that need its database: they fail together, and it is logged once."""
 
     def __init__(self, who: str, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = OutageLog(f"{who}: database")
@@ -165,7 +161,7 @@ class DatabaseStatus:
         self._clock = clock
 
     def down(self, error: BaseException, *, retry_in_s: float) -> None:
-        """A loop could not do its part, and tries again. Costs no attempt and loses nothing."""
+        """A loop could not do its work, and tries again. Costs no attempt and loses nothing."""
         reason = f"it does not serve us ({type(error).__name__}); nothing is lost → cauce doctor"
         self._write(self._lines.down(self._clock(), reason, retry_in_s=retry_in_s))
 

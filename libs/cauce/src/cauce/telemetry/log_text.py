@@ -1,4 +1,7 @@
-"""Where in the code something went wrong, in few words: the innermost line that is not some library's."""
+"""Text fit for a log line: where in the code an error was raised, and any text without control characters.
+
+The place of an error is the innermost line that is not some library's, in few words.
+"""
 
 import os
 import re
@@ -12,6 +15,7 @@ _LIBRARIES = (
     os.path.dirname(os.path.dirname(__file__)),
 )
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 _INSTALLED = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python\d[\d.]*)[/\\]")
 
 
@@ -33,9 +37,6 @@ def place_in(stack: str) -> str | None:
         return None
     file, line, function = (own or frames)[-1]
     return f"{os.path.basename(file)}:{line} in {function}"
-
-
-_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 def one_line(text: str) -> str:

@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cauce.cli.screen import complain, say, say_json
     from cauce.errors import ConfigurationError, did_you_mean
-    from cauce.settings.loading import inspect, project_settings, resolve
+    from cauce.settings.declared import resolve
+    from cauce.settings.loading import inspect
+    from cauce.settings.project import project_settings
 
     service: str | None = arguments.service
     try:

@@ -22,6 +22,7 @@ from typing import Any
 from cauce.formats.cloudevents import CONTENT_GONE, read_of_topic
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status
+from cauce.transports.redis.acks import RETRY_CAP_S, Acks, HeldEntry, LaneStream
 from cauce.transports.redis.connection import RedisTroubleError
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
@@ -44,111 +45,11 @@ once that he has to send again what was in it."""
 _AT_ONCE = 512
 """Entries asked for in one read, over all streams: the bound of what is in memory beside the service's own queue."""
 _RETRY_FIRST_S = 0.1
-_RETRY_CAP_S = 2.0
 _STEADY_S = 5.0
-_ACK_AFTER_S = 0.003
 _LIVELY_S = 1.0
 """A stream that brought something so lately, and of which no more than `_FEW` are held, is asked about together with the
 read: more often would cost an idle service commands, and a busy one answers."""
 _FEW = 8
-
-
-class _Stream:
-    """One lane of one topic, as this process sees it over all its connections."""
-
-    __slots__ = ("held", "key", "lane", "lively_until", "missing_since", "seen", "tenure", "topic")
-
-    def __init__(self, key: str, topic: str, lane: Lane) -> None:
-        self.key = key
-        self.topic = topic
-        self.lane = lane
-        self.held: dict[bytes, _Entry] = {}
-        """Entries that were delivered, and whose acknowledgement the server has not confirmed yet."""
-        self.tenure: int | None = None
-        """Of the lane, when its reading began."""
-        self.seen = False
-        self.missing_since: float | None = None
-        self.lively_until = 0.0
-
-
-class _Entry:
-    """The way back of one delivery."""
-
-    __slots__ = ("_acks", "_id", "_stream")
-
-    def __init__(self, acks: "_Acks", stream: _Stream, entry_id: bytes) -> None:
-        self._acks = acks
-        self._stream = stream
-        self._id = entry_id
-
-    async def ack(self) -> None:
-        self._acks.add(self._stream, self._id)
-        if not self._acks.running:
-            await self._acks.flush()
-
-    def release(self) -> None:
-        if self._stream.held.get(self._id) is self:  # it may have been delivered again meanwhile
-            del self._stream.held[self._id]
-        self._acks.released = True
-
-
-class _Acks:
-    """Acknowledgements on their way, many in one trip. One that is lost costs one more delivery, never an event, and
-    may be sent again: it changes nothing the second time."""
-
-    def __init__(self, commands: RedisCommands, group: str) -> None:
-        self._commands = commands
-        self._group = group
-        self._waiting: dict[_Stream, list[bytes]] = {}
-        self._wake = asyncio.Event()
-        self.running = False
-        self.released = False
-        """Something was given back, to be delivered again."""
-
-    def add(self, stream: _Stream, entry_id: bytes) -> None:
-        waiting = self._waiting.get(stream)
-        if waiting is None:
-            waiting = self._waiting[stream] = []
-            self._wake.set()
-        waiting.append(entry_id)
-
-    async def run(self) -> None:
-        """Until cancelled; what is left then is sent by `flush`."""
-        self.running = True
-        try:
-            while True:
-                await self._wake.wait()
-                await asyncio.sleep(_ACK_AFTER_S)
-                if not await self.flush():
-                    await asyncio.sleep(_RETRY_CAP_S / 4)
-        finally:
-            self.running = False
-
-    async def flush(self) -> bool:
-        """Whether the server has taken all that was waiting."""
-        batch, self._waiting = self._waiting, {}
-        self._wake.clear()
-        if not batch:
-            return True
-        commands: list[Command] = [("XACK", stream.key, self._group, *ids) for stream, ids in batch.items()]
-        answers: Sequence[Any] = ()
-        try:
-            answers = await self._commands.ask(*commands)
-        except RedisTroubleError:
-            pass
-        finally:
-            self._settle(batch, answers)
-        return not self._waiting
-
-    def _settle(self, batch: Mapping[_Stream, list[bytes]], answers: Sequence[Any]) -> None:
-        taken = list(answers) + [None] * (len(batch) - len(answers))
-        for (stream, ids), answer in zip(batch.items(), taken, strict=True):
-            if isinstance(answer, int):
-                for entry_id in ids:
-                    stream.held.pop(entry_id, None)
-            else:
-                self._waiting.setdefault(stream, []).extend(ids)
-                self._wake.set()
 
 
 class GroupReading:
@@ -178,8 +79,8 @@ class GroupReading:
         self._since = since
         self._label = label
         self._pick = pick
-        self._acks = _Acks(commands, group)
-        self._streams: dict[tuple[str, Lane], _Stream] = {}
+        self._acks = Acks(commands, group)
+        self._streams: dict[tuple[str, Lane], LaneStream] = {}
 
     async def run(self) -> None:
         """Until cancelled. Then what was acknowledged is still sent, within the answer limit."""
@@ -198,7 +99,7 @@ class GroupReading:
                 await _Connected(self, await self._commands.connect()).run()
             except RedisTroubleError as trouble:
                 attempt = 0 if time.monotonic() - began >= _STEADY_S else attempt + 1
-                longest = min(_RETRY_CAP_S, _RETRY_FIRST_S * 2 ** min(attempt, 10))
+                longest = min(RETRY_CAP_S, _RETRY_FIRST_S * 2 ** min(attempt, 10))
                 pause_s = self._pick(longest / 2, longest)
                 self._status.down(str(trouble), retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
@@ -223,7 +124,7 @@ class GroupReading:
             ("HSETNX", self._keys.groups(topic), self._group, self._since.get(topic, "0-0")) for topic in self._topics
         ]
 
-    def owned(self) -> tuple[Sequence[_Stream], Collection[_Stream]]:
+    def owned(self) -> tuple[Sequence[LaneStream], Collection[LaneStream]]:
         """The streams of our lanes, topic by topic; and those of them that were lost since we were asked last."""
         owned = self._lanes()
         streams = [self._stream(topic, lane) for topic in self._topics for lane in sorted(owned)]
@@ -233,13 +134,13 @@ class GroupReading:
             stream.tenure, stream.held = owned[stream.lane], {}
         return streams, lost
 
-    def _stream(self, topic: str, lane: Lane) -> _Stream:
+    def _stream(self, topic: str, lane: Lane) -> LaneStream:
         stream = self._streams.get((topic, lane))
         if stream is None:
-            stream = self._streams[topic, lane] = _Stream(self._keys.stream(topic, lane), topic, lane)
+            stream = self._streams[topic, lane] = LaneStream(self._keys.stream(topic, lane), topic, lane)
         return stream
 
-    def begin_of(self, stream: _Stream) -> str:
+    def begin_of(self, stream: LaneStream) -> str:
         return self._since.get(stream.topic, "0-0")
 
     def refused(self, refusal: RedisRefusal) -> RedisTroubleError:
@@ -247,7 +148,7 @@ class GroupReading:
         hint = " → ACL SETUSER, see RedisStreams.rights()" if refusal.code == "NOPERM" else ""
         return RedisTroubleError(f"Redis at {self._label} answered: {what}{hint}", answered=True)
 
-    async def hand_over(self, stream: _Stream, entries: Iterable[Any], *, redelivered: bool) -> bool:
+    async def hand_over(self, stream: LaneStream, entries: Iterable[Any], *, redelivered: bool) -> bool:
         """Deliver what we do not hold already, as long as the lane is ours; whether it was to the end.
 
         What was not delivered stays pending: we must read it again before anything newer, or the lane's new owner.
@@ -264,7 +165,7 @@ class GroupReading:
                 return False
             raw = field_of(fields, FIELD)
             envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
-            entry = held[entry_id] = _Entry(acks, stream, entry_id)
+            entry = held[entry_id] = HeldEntry(acks, stream, entry_id)
             await deliver(
                 Delivery(
                     channel=key,
@@ -288,11 +189,11 @@ class _Connected:
     def __init__(self, reading: GroupReading, pipeline: RedisPipeline) -> None:
         self._reading = reading
         self._pipeline = pipeline
-        self._ready_at: dict[_Stream, float] = {}
+        self._ready_at: dict[LaneStream, float] = {}
         """Streams whose group is there, and from when on they may be read."""
-        self._recovered: dict[_Stream, bytes] = {}
+        self._recovered: dict[LaneStream, bytes] = {}
         """Streams whose pending entries have been delivered, with the last id that was read: new ones may follow."""
-        self._settled: set[_Stream] = set()
+        self._settled: set[LaneStream] = set()
         """Streams that nobody but us has read from while they were ours, on this connection."""
         self._look_at = time.monotonic() + _LOOK_EVERY_S
 
@@ -323,7 +224,7 @@ class _Connected:
             await asyncio.sleep(_NO_LANES_S)
             self._pipeline.check()
 
-    def _let_go(self, owned: Sequence[_Stream], lost: Collection[_Stream]) -> None:
+    def _let_go(self, owned: Sequence[LaneStream], lost: Collection[LaneStream]) -> None:
         if not lost and len(owned) == len(self._ready_at) and all(stream in self._ready_at for stream in owned):
             return
         ours = set(owned) - set(lost)
@@ -331,7 +232,7 @@ class _Connected:
         self._recovered = {stream: last for stream, last in self._recovered.items() if stream in ours}
         self._settled &= ours
 
-    def _patience_s(self, owned: Sequence[_Stream], now: float) -> float:
+    def _patience_s(self, owned: Sequence[LaneStream], now: float) -> float:
         """How long a read may block: shorter if a stream of ours waits for its turn."""
         waiting = [max(at - now, 0.01) for stream, at in self._ready_at.items() if stream not in self._recovered]
         missing = [0.1] if len(self._ready_at) < len(owned) else []
@@ -339,13 +240,13 @@ class _Connected:
 
     # The group
 
-    async def _prepare(self, streams: Sequence[_Stream], now: float) -> None:
+    async def _prepare(self, streams: Sequence[LaneStream], now: float) -> None:
         """Find the group of each stream or make it, and when an earlier owner's read must have ended."""
         if not streams:
             return
         group = self._reading.group
         answers = await self._pipeline.ask(*(("XINFO", "CONSUMERS", stream.key, group) for stream in streams))
-        groupless: list[_Stream] = []
+        groupless: list[LaneStream] = []
         for stream, answer in zip(streams, answers, strict=True):
             if not isinstance(answer, RedisRefusal):
                 self._found(stream, now if stream in self._settled else now + _read_ends_in_s(answer))
@@ -355,18 +256,18 @@ class _Connected:
                 raise self._reading.refused(answer)
         await self._make_groups(groupless, now)
 
-    def _found(self, stream: _Stream, ready_at: float) -> None:
+    def _found(self, stream: LaneStream, ready_at: float) -> None:
         self._ready_at[stream] = ready_at
         stream.seen, stream.missing_since = True, None
 
-    async def _make_groups(self, streams: Sequence[_Stream], now: float) -> None:
+    async def _make_groups(self, streams: Sequence[LaneStream], now: float) -> None:
         if not streams:
             return
         group = self._reading.group
         clock, *lasts = await self._pipeline.ask(("TIME",), *(("XINFO", "STREAM", stream.key) for stream in streams))
         self._accept([clock])
-        making: list[tuple[_Stream, Command]] = []
-        _tell_forgotten(group, [stream for stream in streams if stream.seen and stream.missing_since is None])
+        making: list[tuple[LaneStream, Command]] = []
+        _warn_of_forgotten(group, [stream for stream in streams if stream.seen and stream.missing_since is None])
         for stream, last in zip(streams, lasts, strict=True):
             begin = self._reading.begin_of(stream)
             if isinstance(last, RedisRefusal):
@@ -386,7 +287,7 @@ class _Connected:
                 raise self._reading.refused(answer)
             self._found(stream, now + (_READ_ENDS_S if isinstance(answer, RedisRefusal) else 0.0))
 
-    def _leave_to_publisher(self, stream: _Stream, now: float) -> bool:
+    def _leave_to_publisher(self, stream: LaneStream, now: float) -> bool:
         if not stream.seen:
             return False
         if stream.missing_since is None:
@@ -401,7 +302,7 @@ class _Connected:
 
     # The entries
 
-    async def _recover(self, streams: Sequence[_Stream]) -> None:
+    async def _recover(self, streams: Sequence[LaneStream]) -> None:
         """Deliver what these lanes were given before and is not acknowledged, except what we hold."""
         after = dict.fromkeys(streams, b"0-0")
         while after:
@@ -444,7 +345,7 @@ class _Connected:
         if full:
             await self._read_portions(full, None)
 
-    async def _read_portions(self, streams: Sequence[_Stream], patience_s: float | None) -> Sequence[_Stream]:
+    async def _read_portions(self, streams: Sequence[LaneStream], patience_s: float | None) -> Sequence[LaneStream]:
         """Deliver one portion of each; which of them were full."""
         count = max(1, _AT_ONCE // len(streams))
         began = time.monotonic()
@@ -464,8 +365,8 @@ class _Connected:
         return [stream for stream, entries in portions if len(entries) >= count and stream in self._recovered]
 
     async def _passed_over(
-        self, portions: Sequence[tuple[_Stream, Sequence[Any]]], told: Mapping[_Stream, Any]
-    ) -> Collection[_Stream]:
+        self, portions: Sequence[tuple[LaneStream, Sequence[Any]]], told: Mapping[LaneStream, Any]
+    ) -> Collection[LaneStream]:
         """Streams of which somebody else was given entries that come before these; all that is pending is read again.
 
         `told`: what was asked together with the read.
@@ -480,14 +381,14 @@ class _Connected:
             and _first_of_others(given[stream], stream.held, entries[0][0]) != entries[0][0]
         }
 
-    def _given(self, stream: _Stream, to: bytes) -> Command:
+    def _given(self, stream: LaneStream, to: bytes) -> Command:
         """The question for what was given out in our name after what we read, up to one that we do not hold."""
         after, count = b"(" + self._recovered[stream], str(len(stream.held) + 1)
         return ("XPENDING", stream.key, self._reading.group, after, to, count)
 
     async def _read(
         self,
-        streams: Sequence[_Stream],
+        streams: Sequence[LaneStream],
         after: Sequence[bytes],
         count: int,
         patience_s: float | None = None,
@@ -513,7 +414,7 @@ class _Connected:
                 raise self._reading.refused(answer)
 
 
-def _tell_forgotten(group: str, streams: Iterable[_Stream]) -> None:
+def _warn_of_forgotten(group: str, streams: Iterable[LaneStream]) -> None:
     """One line for a topic, however many lanes it has."""
     for topic, lanes in Counter(stream.topic for stream in streams).items():
         log.warning(
