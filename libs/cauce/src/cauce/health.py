@@ -56,7 +56,7 @@ def health_app(service: Service) -> ASGIApp:
 
 
 class _Status:
-    """The figures of the service, kept for a moment: whoever asks often shall not keep the database busy."""
+    """The figures of the service, kept for a moment: frequent requests do not load the database."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

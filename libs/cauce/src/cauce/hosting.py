@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
 
 
 class _App:
-    """The application, and what kept it from starting: an exit code is made of it, and it is said once."""
+    """The application, and what kept it from starting: it becomes an exit code, and is logged once."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -164,12 +164,12 @@ async def _serve(
     except TimeoutError:
         log.error("%s: did not drain within %.0f s", service.name, grace_s)
         return EXIT_CRASHED
-    except Exception as error:  # the last door: said, and turned into an exit code
+    except Exception as error:  # nothing above catches it: logged, and turned into an exit code
         cause = _innermost(error)
         if isinstance(cause, ConfigurationError) and not started:
             raise cause from None
         what = "stopped by" if started else "could not start:"
-        told = cause if service.crash is None else None  # a crash was told with its traceback by the service
+        told = cause if service.crash is None else None  # the service has logged a crash with its traceback
         log.critical("%s: %s %s: %s", service.name, what, type(cause).__name__, cause, exc_info=told)
         return EXIT_CRASHED
     if not stopping.is_set():

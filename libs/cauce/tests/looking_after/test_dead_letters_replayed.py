@@ -70,7 +70,7 @@ async def test_a_replay_reaches_that_listener_only_and_lets_its_key_go_on_in_ord
 async def test_replayed_by_several_people_at_once_it_is_handled_once(
     project: Project, broker: ValkeyServer, cauce: Command, times: int
 ) -> None:
-    from cauce.admin.database import looking, open_engine
+    from cauce.admin.database import open_engine, read_only_connection
     from cauce.admin.targets import find_targets
     from cauce.stores.sql.dead_letters import DeadLetterFilter, replay, select
 
@@ -82,7 +82,7 @@ async def test_replayed_by_several_people_at_once_it_is_handled_once(
         world.broken.clear()
         world.heard.clear()
         (target,) = find_targets(["mail"])
-        async with looking(target) as connection:
+        async with read_only_connection(target) as connection:
             letters = await select(connection, DeadLetterFilter())
 
         async def again() -> None:

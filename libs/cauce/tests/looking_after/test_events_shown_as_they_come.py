@@ -3,16 +3,16 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
+from cauce.admin.broker import open_broker
 from cauce.admin.targets import Broker
 from cauce.dev.servers import ValkeyServer
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.ports.lanes import Lane
 from cauce.ports.topics import Seen
-from cauce.transports.redis.topics import open_broker
-from cauce.transports.redis.watching import watch
 from cauce.transports.redis_streams import RedisStreams
 from shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
 
@@ -105,7 +105,7 @@ async def test_it_follows_topics_that_are_new_too_and_moves_nobodys_position(
     async with open_broker(Broker(url=broker.url, origin="test")) as view, asyncio.timeout(60):
 
         async def look() -> None:
-            async for one in watch(view, topics=(), since_ms=None, follow=True, trouble=lambda _: None):
+            async for one in view.watch((), since=None, follow=True, trouble=lambda _: None):
                 seen.append(one)
                 if one.topic == "brand-new":
                     return
@@ -134,7 +134,9 @@ async def test_an_outage_is_said_and_nothing_of_it_is_missed(project: Project, o
         await append(0)
 
         async def look() -> None:
-            async for one in watch(view, topics=("shop-ms",), since_ms=0, follow=True, trouble=told.append):
+            async for one in view.watch(
+                ("shop-ms",), since=datetime.fromtimestamp(0, UTC), follow=True, trouble=told.append
+            ):
                 seen.append(one)
                 if len(seen) == 3:
                     return

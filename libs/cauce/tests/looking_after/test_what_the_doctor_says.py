@@ -37,7 +37,7 @@ async def test_a_system_in_good_health_is_praised_and_nothing_more(
 
         await until(handled)
         if project.dialect == "postgresql":
-            monkeypatch.setattr("cauce.admin.doctor._commits", _durable)
+            monkeypatch.setattr("cauce.admin.service_checks._commits", _durable)
         said = await cauce("doctor", "mail")
 
     assert said.code == 0, said.out
@@ -204,7 +204,7 @@ async def test_clocks_that_differ_are_noticed(
     import time
 
     real = time.time
-    monkeypatch.setattr("cauce.admin.doctor.time.time", lambda: real() - 90)
+    monkeypatch.setattr("cauce.admin.service_checks.time.time", lambda: real() - 90)
 
     said = await cauce("doctor", "mail")
 
@@ -216,7 +216,7 @@ async def test_weak_points_count_only_when_it_is_strict(
     project: Project, own_valkey: ValkeyServer, cauce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", own_valkey.url)
-    monkeypatch.setattr("cauce.admin.doctor._commits", _good)
+    monkeypatch.setattr("cauce.admin.service_checks._commits", _good)
     await _configure(own_valkey, "appendfsync", "no")
     async with project.running(own_valkey.url, World()) as (_, mail):
 

@@ -1,10 +1,10 @@
-"""A service's database opened from outside: to look, without a chance of changing anything, or to change a few rows."""
+"""A service's database opened from outside: read-only, so that nothing can change, or to change a few rows."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, event
@@ -18,7 +18,9 @@ from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, is_about_tables
 from cauce.stores.sql.schema import examine
 from cauce.stores.sqlalchemy import create_engine
 
-__all__ = ["DatabaseUnavailableError", "looking", "open_engine"]
+__all__ = ["DatabaseUnavailableError", "ask_each", "open_engine", "read_only_connection"]
+
+T = TypeVar("T")
 
 
 class DatabaseUnavailableError(CauceError):
@@ -41,8 +43,8 @@ async def open_engine(target: Target, *, create_file: bool = False) -> AsyncGene
 
 
 @asynccontextmanager
-async def looking(target: Target) -> AsyncGenerator[AsyncConnection]:
-    """A connection that sees one moment of the database and can write nothing. Raises as `open_engine` does."""
+async def read_only_connection(target: Target) -> AsyncGenerator[AsyncConnection]:
+    """A connection that reads one snapshot and can write nothing. Raises as `open_engine` does."""
     _require_file(target)
     engine = _reading_engine(target.database)
     try:
@@ -54,6 +56,20 @@ async def looking(target: Target) -> AsyncGenerator[AsyncConnection]:
         await engine.dispose()
 
 
+async def ask_each(
+    targets: Sequence[Target], ask: Callable[[Target], Awaitable[T]]
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What `ask` found, by service; and for the databases that cannot be reached, why."""
+    found: dict[str, T] = {}
+    unreachable: dict[str, str] = {}
+    for target in targets:
+        try:
+            found[target.name] = await ask(target)
+        except (DatabaseUnavailableError, NoTablesError) as error:
+            unreachable[target.name] = str(error)
+    return found, unreachable
+
+
 def _reading_engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url.render_as_string(hide_password=False))
@@ -63,7 +79,7 @@ def _reading_engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(file, hide_parameters=True)
 
     def connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # we begin ourselves: the driver would not for a SELECT
+        connection.isolation_level = None  # BEGIN is sent below: the driver would not send it for a SELECT
 
     def begun(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN")
@@ -122,7 +138,7 @@ def _unavailable(target: Target, error: Exception) -> str:
 
 
 def _why(target: Target, error: Exception) -> str:
-    """What the driver says, in one line and without a password."""
+    """The driver's message, in one line and without a password."""
     said = " ".join(str(getattr(error, "orig", None) or error).split())
     why = re.sub(r"^.*?(FATAL: +|failed: (?!.*failed: ))", "", said)
     why = re.sub(r" *(Is the server running|Multiple connection attempts|- host:).*$", "", why).rstrip(".")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cauce.admin.database import DatabaseUnavailableError, looking
+from cauce.admin.database import DatabaseUnavailableError, read_only_connection
 from cauce.admin.targets import Target, find_targets
 from cauce.errors import ConfigurationError
 from cauce.ports.description import Description
@@ -13,12 +13,12 @@ __all__ = ["known_events", "read_descriptions"]
 
 
 async def read_descriptions(targets: Sequence[Target]) -> tuple[dict[str, Description], dict[str, str]]:
-    """The descriptions by the name people use here; and for the others, why there is none."""
+    """The descriptions by the name the project uses; and for the other services, why there is none."""
     found: dict[str, Description] = {}
     missing: dict[str, str] = {}
     for target in targets:
         try:
-            async with looking(target) as connection:
+            async with read_only_connection(target) as connection:
                 description = await description_of(connection)
         except (DatabaseUnavailableError, NoTablesError) as error:
             missing[target.name] = str(error)
@@ -31,7 +31,7 @@ async def read_descriptions(targets: Sequence[Target]) -> tuple[dict[str, Descri
 
 
 async def known_events() -> set[str]:
-    """The names of all events that the services of this project know; empty where that cannot be said."""
+    """The names of all events that the services of this project know; empty where they cannot be asked."""
     try:
         targets = find_targets()
     except ConfigurationError:

@@ -1,29 +1,81 @@
-"""Going back on the broker: the group of a service gets again what it was given since a moment."""
+"""Going back: what was sent is sent again, what was heard is heard again, and a restored database starts over."""
+
+from collections.abc import Sequence
+from datetime import timedelta
 
 from msgspec import Struct
 
+from cauce.admin.broker import open_broker
+from cauce.admin.database import open_engine, read_only_connection
+from cauce.admin.targets import Target
+from cauce.errors import CauceError, ConfigurationError
 from cauce.ports.description import Description
-from cauce.transports.redis.topics import BrokerView
+from cauce.ports.topics import Inspectable
+from cauce.stores.sql.audit import write_audit
+from cauce.stores.sql.figures import read_figures
+from cauce.stores.sql.registry import description_of
+from cauce.stores.sql.rewinding import Published, Restored, mark_unsent_since, renew_incarnation
 
-__all__ = ["Heard", "rewind_heard"]
+__all__ = ["Heard", "StillRunningError", "renew", "rewind_heard", "rewind_published"]
 
 
 class Heard(Struct, frozen=True, kw_only=True):
-    """`entries` of a topic are given again; `trimmed`: the broker let go of some of that time."""
+    """`entries` of a topic are given again; `trimmed`: the broker has trimmed some of that time."""
 
     topic: str
     entries: int
     trimmed: bool
 
 
-async def rewind_heard(view: BrokerView, description: Description, since_s: float, *, dry_run: bool) -> list[Heard]:
-    """The service's group in every topic it hears goes back; it may run meanwhile, and its inbox knows the repeats."""
-    since_ms = await view.now_ms() - int(since_s * 1000)
+class StillRunningError(CauceError):
+    """Processes of the service are running, as far as its database knows; nothing was changed."""
+
+
+async def rewind_published(target: Target, since_s: float, *, why: str | None, dry_run: bool) -> Published:
+    """Kept rows of that age and younger are sent again, before anything new."""
+    async with open_engine(target) as engine, engine.begin() as connection:
+        return await mark_unsent_since(connection, since_s, why=why, dry_run=dry_run)
+
+
+async def rewind_heard(target: Target, since_s: float, *, why: str | None, dry_run: bool) -> Sequence[Heard]:
+    """The service's group goes back in every topic it hears; it may run meanwhile, and its inbox knows the repeats.
+
+    Raises ConfigurationError if the service has never been started.
+    """
+    async with read_only_connection(target) as connection:
+        description = await description_of(connection)
+    if description is None:
+        raise ConfigurationError(
+            [f"{target.name} has never been started with this database, so what it hears is not known"]
+        )
+    prefix = description.transport.prefix if description.transport else None
+    async with open_broker(target.broker, prefix=prefix) as broker:
+        heard = await _set_back(broker, description, since_s, dry_run=dry_run)
+    if not dry_run:
+        async with open_engine(target) as engine, engine.begin() as connection:
+            detail = {"since_s": since_s, "topics": {one.topic: one.entries for one in heard}}
+            await write_audit(connection, "rewind heard", why=why, detail=detail)
+    return heard
+
+
+async def _set_back(broker: Inspectable, description: Description, since_s: float, *, dry_run: bool) -> Sequence[Heard]:
+    since = await broker.now() - timedelta(seconds=since_s)
     found: list[Heard] = []
     for topic in description.topics:
         if dry_run:
-            entries = await view.count_topic_since(topic, since_ms)
+            entries = await broker.count_since(topic, since)
         else:
-            entries = sum((await view.set_back(topic, description.service, since_ms)).values())
-        found.append(Heard(topic=topic, entries=entries, trimmed=await view.trimmed_since(topic, since_ms)))
+            entries = sum((await broker.set_back(topic, description.service, since)).values())
+        found.append(Heard(topic=topic, entries=entries, trimmed=await broker.trimmed_since(topic, since)))
     return found
+
+
+async def renew(target: Target, *, why: str | None, force: bool) -> Restored:
+    """Give a restored database a new incarnation. Raises StillRunningError unless `force`."""
+    async with read_only_connection(target) as connection:
+        figures = await read_figures(connection)
+    if figures.members and not force:
+        processes = ", ".join(one.member.rpartition(":")[0] for one in figures.members)
+        raise StillRunningError(f"{target.name} is running ({processes}).")
+    async with open_engine(target) as engine, engine.begin() as connection:
+        return await renew_incarnation(connection, why=why)

@@ -29,7 +29,7 @@ _EXPECTED = "expected postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """`origin`: which variable said so, and where it stands. The URL holds the password."""
+    """`origin`: the variable that named it, and where that is set. The URL holds the password."""
 
     url: str
     origin: str

@@ -3,9 +3,12 @@
 Exit codes: 0 all went well; 1 it was not done, or a look found something that needs a person; 2 the command line or the
 configuration is wrong; 3 a database or the broker cannot be reached; 130 interrupted.
 
-Every subcommand is a module here with `register(subparsers)`, which adds a parser and sets `run` to a function
+Every subcommand is a module of `commands` with `register(subparsers)`, which adds a parser and sets `run` to a function
 from the parsed arguments to the exit code. `register` and the module's imports must stay light: all of them run
-for `cauce --help`. What a command needs is imported in its `run`.
+for `cauce --help`. What a command needs is imported in its `run`; what it does is in `cauce.admin`.
+
+Read `parsing` and `options` (the command line), `running` (errors to exit codes), `screen` and `when` (what is printed),
+`actions` (what several commands ask and print of one action on many things), then a command.
 """
 
 import argparse

@@ -1,67 +1,42 @@
-"""What one command does to several things: which are meant, what is done, and what is said of it at the end."""
+"""What the commands print of one action on several things, and what they ask for before it."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from cauce.admin.database import open_engine
-from cauce.admin.targets import Target
-from cauce.cli.running import DONE, NOT_DONE, WRONG
+from cauce.admin.bulk import BulkResult
+from cauce.admin.selection import Selectable, UnknownIdError
+from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE
 from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
 
-__all__ = ["Deeds", "asked_in_one_way", "begins_several", "says_why"]
+__all__ = ["BulkAction", "complain_of_unknown_id", "require_one_selector", "require_reason"]
 
 _SHOWN = 20
 
 
-class Thing(Protocol):
-    """Something with an id. `target` is where it is; `short` the beginning that means no other; `about` what it is."""
-
-    @property
-    def target(self) -> Target: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def short(self) -> str: ...
-    @property
-    def about(self) -> str: ...
+T = TypeVar("T", bound=Selectable)
 
 
-T = TypeVar("T", bound=Thing)
+class BulkAction(Generic[T]):
+    """`verb` is the participle, `noun` what one of them is called: BulkAction("replayed", "dead letter")."""
 
-
-class Deeds(Generic[T]):
-    """`done` is the participle, `noun` what one of them is called: Deeds("replayed", "dead letter")."""
-
-    def __init__(self, done: str, noun: str, *, dry_run: bool) -> None:
-        self._verb = done
+    def __init__(self, verb: str, noun: str, result: BulkResult[T]) -> None:
+        self._verb = verb
         self._noun = noun
-        self._dry_run = dry_run
-        self.done: list[T] = []
-        self.gone: list[T] = []
-        self.refused: list[tuple[T, str]] = []
+        self._result = result
 
-    async def carry_out(self, chosen: Sequence[T], do: Callable[[AsyncEngine, T], Awaitable[bool]]) -> None:
-        """Do it to each, one database after the other; in a dry run, to none. `do` says whether it was still there."""
-        for target in dict.fromkeys(one.target for one in chosen):
-            async with open_engine(target) as engine:
-                for one in (one for one in chosen if one.target is target):
-                    done = self._dry_run or await do(engine, one)
-                    (self.done if done else self.gone).append(one)
-
-    def tell(self, outcome: Mapping[str, str] | None = None, *, as_json: bool, afterwards: str | None = None) -> int:
-        """Print it, and return the exit code.
+    def report(self, outcome: Mapping[str, str] | None = None, *, as_json: bool, afterwards: str | None = None) -> int:
+        """Print what became of them, and return the exit code.
 
         `outcome`: by id, what became of those that were waited for. `afterwards`: what to expect of them otherwise.
         """
+        result = self._result
         if as_json:
             say_json(
                 {
-                    self._verb: [one.id for one in self.done],
-                    "gone": [one.id for one in self.gone],
-                    "refused": [{"id": one.id, "why": why} for one, why in self.refused],
-                    "dry_run": self._dry_run,
+                    self._verb: [one.id for one in result.done],
+                    "gone": [one.id for one in result.gone],
+                    "refused": [{"id": one.id, "why": why} for one, why in result.refused],
+                    "dry_run": result.dry_run,
                     **({"outcome": outcome} if outcome is not None else {}),
                 }
             )
@@ -69,51 +44,52 @@ class Deeds(Generic[T]):
             for line in self._lines(outcome, afterwards):
                 say(line)
         failed = outcome is not None and any(became != "handled" for became in outcome.values())
-        return NOT_DONE if self.gone or self.refused or failed else DONE
+        return NOT_DONE if result.gone or result.refused or failed else DONE
 
     def _lines(self, outcome: Mapping[str, str] | None, afterwards: str | None) -> Iterator[str]:
-        for one in self.done[:_SHOWN]:
+        result = self._result
+        for one in result.done[:_SHOWN]:
             became = (outcome or {}).get(one.id)
-            text = f"{self._told(1)}{f': {became}' if became else ''} · {one.about}"
+            text = f"{self._predicate(1)}{f': {became}' if became else ''} · {one.about}"
             yield from _under(one.short, text)
-        if len(self.done) > _SHOWN:
-            yield f"… and {len(self.done) - _SHOWN:,} more"
-        for one in self.gone:
+        if len(result.done) > _SHOWN:
+            yield f"… and {len(result.done) - _SHOWN:,} more"
+        for one in result.gone:
             yield from _under(yellow(one.short), "is gone: it was dealt with meanwhile")
-        for one, why in self.refused:
+        for one, why in result.refused:
             yield from _under(red(one.short), f"was not {self._verb}: {why}")
-        if not (self.done or self.gone or self.refused):
+        if not (result.done or result.gone or result.refused):
             yield f"No {self._noun}s like that."
-        elif len(self.done) > 1:
-            yield f"{plural(len(self.done), self._noun)} {self._told(len(self.done))}."
-        if self.done and afterwards and not self._dry_run:
+        elif len(result.done) > 1:
+            yield f"{plural(len(result.done), self._noun)} {self._predicate(len(result.done))}."
+        if result.done and afterwards and not result.dry_run:
             yield dim(afterwards)
 
-    def _told(self, number: int) -> str:
-        if self._dry_run:
+    def _predicate(self, number: int) -> str:
+        if self._result.dry_run:
             return f"would be {self._verb}"
         return f"{'was' if number == 1 else 'were'} {self._verb}"
 
 
-def asked_in_one_way(command: str, ways: Sequence[object], usage: str) -> bool:
-    """Whether exactly one of the ways to say which ones was used; complains if not."""
+def require_one_selector(command: str, ways: Sequence[object], usage: str) -> bool:
+    """Whether exactly one of the ways to select was used; complains if not."""
     used = sum(map(bool, ways))
     if used != 1:
         complain(f"{command}: {'say it in one way, not in two:' if used else 'which ones?'} {usage}")
     return used == 1
 
 
-def says_why(because: str) -> bool:
+def require_reason(because: str) -> bool:
     """Whether a reason was given; complains if not."""
     if not because.strip():
         complain("--because is empty: say why, for whoever asks later.")
     return bool(because.strip())
 
 
-def begins_several(prefix: str, candidates: Sequence[Thing]) -> int:
-    """The complaint about a beginning that means more than one, and its exit code."""
-    complain(f"{prefix} begins several: {', '.join(one.short for one in candidates)}. Write more of it.")
-    return WRONG
+def complain_of_unknown_id(error: UnknownIdError, history: Sequence[str] = ()) -> int:
+    """Why some databases could not be asked and what became of it, else that there is none; and the exit code."""
+    complain("\n".join([*error.unreachable, *history]) or str(error))
+    return UNREACHABLE if error.unreachable else NOT_DONE
 
 
 def _under(short: str, text: str) -> Iterator[str]:

@@ -1,16 +1,21 @@
-"""What a broker holds of a system, seen from outside: topics, groups, entries."""
+"""What a broker holds of a system, for people: topics, groups, entries, and the two things that may be set right.
 
+Not part of the transport: a running service needs none of it, and its user has none of these rights.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import datetime
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Lane
-from cauce.transports.redis.replies import order
+from cauce.ports.transport import Verdict
 
-__all__ = ["Group", "Seen", "Topic"]
+__all__ = ["Group", "Inspectable", "Seen", "Topic"]
 
 
 class Group(Struct, frozen=True, kw_only=True):
@@ -47,16 +52,81 @@ class Seen:
     topic: str
     lane: Lane
     entry: str
+    at: datetime
+    """When the broker took it."""
     raw: bytes
     envelope: Envelope | None
     problem: str | None
 
     @property
-    def at_ms(self) -> int:
-        """When the broker took it."""
-        return order(self.entry)[0]
-
-    @property
     def payload(self) -> Any:
         """The decoded payload; None if it is no event."""
         return None if self.envelope is None else msgspec.json.decode(cast("msgspec.Raw", self.envelope.payload))
+
+
+class Inspectable(Protocol):
+    """A broker that can be looked at, and set right, from outside a service.
+
+    Everything raises TransportUnavailableError when the broker does not answer or does not permit it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What people call the broker: `Redis`."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where it is, without a password."""
+        ...
+
+    async def now(self) -> datetime:
+        """The broker's clock."""
+        ...
+
+    async def topics(self) -> Sequence[Topic]:
+        """Every topic of the system, by name."""
+        ...
+
+    async def topic(self, name: str) -> Topic:
+        """One of them. A topic that nobody has published to yet has no streams."""
+        ...
+
+    async def health(self) -> Sequence[Verdict]:
+        """How well the broker keeps what it has confirmed, and how much room it has left."""
+        ...
+
+    async def forget(self, topic: str, group: str) -> bool:
+        """Remove a group, and what waits for it, for good; whether it was known."""
+        ...
+
+    async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:
+        """Deliver to the group again what was appended since then. By lane, how many entries that is.
+
+        What was trimmed does not come back. Lanes in which the group is not there are left out.
+        """
+        ...
+
+    async def count_since(self, topic: str, since: datetime) -> int:
+        """How many entries were appended since then, as far as they are held."""
+        ...
+
+    async def trimmed_since(self, topic: str, since: datetime) -> bool:
+        """Whether younger entries were trimmed on purpose: only their publisher has them still."""
+        ...
+
+    def watch(
+        self,
+        topics: Sequence[str],
+        *,
+        since: datetime | None,
+        follow: bool,
+        trouble: Callable[[str | None], None],
+    ) -> AsyncGenerator[Seen]:
+        """Everything appended to these topics (to all, if none is named) since then, or from now on.
+
+        No group's position moves. In the order of the broker's clock, as far as it was there when it was read. With
+        `follow` it continues until it is closed, and through outages, which `trouble` is told (None: it is over);
+        without, it ends with what is there.
+        """
+        ...

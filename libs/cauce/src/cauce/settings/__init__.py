@@ -1,4 +1,4 @@
-"""What a program is told from outside: its settings, and the project's table in pyproject.toml.
+"""What a program gets from outside: its settings, and the project's table in pyproject.toml.
 
 Read `declared` (what a settings class declares), `sources` (where values come from), `pyproject` and `project` (what the
 project's table says), `messages` (what is wrong, in words), then `loading`, which puts them together.

@@ -144,7 +144,7 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
 
 
 class _Reading:
-    """Reads one file and collects what is wrong, so that everything is told at once."""
+    """Reads one file and collects what is wrong, so that everything is reported at once."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

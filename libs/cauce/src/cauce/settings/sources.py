@@ -33,7 +33,7 @@ class Sources:
     folder: Path
     file: Mapping[str, Given] = field(default_factory=dict[str, Given])
     problems: tuple[str, ...] = ()
-    generated: bool = False  # by `cauce dev`, for all services: a name one of them lacks is nobody's mistake
+    generated: bool = False  # by `cauce dev`, for all services: a name that one of them lacks is no mistake
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None, folder: Path | None) -> "Sources":
@@ -76,7 +76,7 @@ def _relative(path: Path, folder: Path) -> str:
 def _written_by_cauce_dev(path: Path) -> bool:
     try:
         return path.read_text(encoding="utf-8").startswith(MARK)
-    except (OSError, UnicodeDecodeError):  # told by _parse
+    except (OSError, UnicodeDecodeError):  # reported by _parse
         return False
 
 

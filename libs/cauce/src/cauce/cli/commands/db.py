@@ -95,18 +95,16 @@ def run_restored(arguments: argparse.Namespace) -> int:
 
 
 async def _upgrade(arguments: argparse.Namespace) -> int:
-    from cauce.admin.database import looking, open_engine
+    from cauce.admin.tables import missing_tables, upgrade_tables
     from cauce.cli.options import targets_of
     from cauce.cli.running import each
     from cauce.cli.screen import say, say_json
-    from cauce.stores.sql.schema import SCHEMA, examine, upgrade
+    from cauce.stores.sql.schema import SCHEMA
 
     async def look(target: "Target") -> "Sequence[str]":
         if arguments.dry_run:
-            async with looking(target) as connection:
-                return [f"{one} is missing" for one in (await connection.run_sync(examine)).missing]
-        async with open_engine(target, create_file=True) as engine, engine.begin() as connection:
-            return await connection.run_sync(upgrade)
+            return [f"{one} is missing" for one in await missing_tables(target)]
+        return await upgrade_tables(target)
 
     found, code = await each(targets_of(arguments), look)
     if arguments.json:
@@ -120,27 +118,22 @@ async def _upgrade(arguments: argparse.Namespace) -> int:
 
 
 async def _restored(arguments: argparse.Namespace) -> int:
-    from cauce.admin.database import looking, open_engine
+    from cauce.admin.rewinding import StillRunningError, renew
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, NOT_DONE, WRONG
     from cauce.cli.screen import complain, say, say_json
     from cauce.cli.when import short
-    from cauce.stores.sql.figures import read_figures
-    from cauce.stores.sql.restored import renew
 
     targets = targets_of(arguments)
     if len(targets) > 1:
         complain(f"cauce db restored: which one? {', '.join(one.name for one in targets)}")
         return WRONG
     target = targets[0]
-    async with looking(target) as connection:
-        figures = await read_figures(connection)
-    if figures.members and not arguments.force:
-        who = ", ".join(one.member.rpartition(":")[0] for one in figures.members)
-        complain(f"{target.name} is running ({who}). Stop it first; or, if that is the past speaking: --force")
+    try:
+        restored = await renew(target, why=arguments.because, force=arguments.force)
+    except StillRunningError as error:
+        complain(f"{error} Stop it first; or, if that is the past speaking: --force")
         return NOT_DONE
-    async with open_engine(target) as engine, engine.begin() as connection:
-        restored = await renew(connection, why=arguments.because)
     if arguments.json:
         say_json({"service": target.name, **_plain(restored)})
         return DONE

@@ -8,11 +8,7 @@ from cauce.cli.options import add_json, add_services, count
 from cauce.cli.parsing import add_action, add_actions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
-    from cauce.stores.sql.dead_letters import DeadLetter
 
 __all__ = ["register"]
 
@@ -118,7 +114,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_replay(arguments: argparse.Namespace) -> int:
     """0 if all were replayed."""
-    from cauce.cli.commands.dead_deeds import replay_chosen
+    from cauce.cli.commands.dead_actions import replay_chosen
     from cauce.cli.running import carry_out
 
     return carry_out(replay_chosen(arguments))
@@ -126,44 +122,33 @@ def run_replay(arguments: argparse.Namespace) -> int:
 
 def run_discard(arguments: argparse.Namespace) -> int:
     """0 if all were discarded."""
-    from cauce.cli.commands.dead_deeds import discard_chosen
+    from cauce.cli.commands.dead_actions import discard_chosen
     from cauce.cli.running import carry_out
 
     return carry_out(discard_chosen(arguments))
 
 
 async def _list(arguments: argparse.Namespace) -> int:
-    from cauce.admin.database import looking
-    from cauce.admin.short_ids import short_ids
-    from cauce.cli.commands.dead_deeds import narrowed, wanted
+    from cauce.admin.replay import find_letters
+    from cauce.cli.commands.dead_actions import filters_of, narrowed
     from cauce.cli.commands.dead_pages import as_json, list_lines
     from cauce.cli.options import targets_of
-    from cauce.cli.running import WRONG, each
+    from cauce.cli.running import WRONG, complain_of_unreachable
     from cauce.cli.screen import complain, say, say_json
-    from cauce.stores.sql.dead_letters import NoSuchListenerError, select
 
-    filters = wanted(arguments)
-    strangers: list[str] = []
-
-    async def look(target: "Target") -> "tuple[Sequence[DeadLetter], dict[str, str]]":
-        async with looking(target) as connection:
-            try:
-                return await select(connection, filters), await short_ids(connection)
-            except NoSuchListenerError as error:
-                strangers.append(f"{target.name}: {error}")
-                return [], {}
-
-    found, code = await each(targets_of(arguments), look)
-    if strangers and len(strangers) == len(found):
-        complain("\n".join(strangers))
+    filters = filters_of(arguments)
+    found = await find_letters(targets_of(arguments), filters)
+    code = complain_of_unreachable(found.unreachable)
+    if found.unknown_listener is not None:
+        complain(found.unknown_listener)
         return WRONG
     if arguments.json:
-        say_json({name: [as_json(letter) for letter in letters] for name, (letters, _) in found.items()})
+        say_json({name: [as_json(one.letter) for one in letters] for name, letters in found.by_service.items()})
         return code
-    blocks = [list_lines(name, letters, shown, arguments.limit) for name, (letters, shown) in found.items() if letters]
+    blocks = [list_lines(name, letters, arguments.limit) for name, letters in found.by_service.items() if letters]
     if blocks:
         say("\n\n".join("\n".join(lines) for lines in blocks))
-    elif found:
+    elif found.by_service:
         say("No dead letters" + (" like that." if narrowed(arguments) else "."))
     return code
 
@@ -171,27 +156,26 @@ async def _list(arguments: argparse.Namespace) -> int:
 async def _show(arguments: argparse.Namespace) -> int:
     from base64 import b64encode
 
-    from cauce.admin.database import looking
-    from cauce.cli.commands.dead_deeds import by_ids
+    from cauce.admin.replay import count_alike
+    from cauce.cli.commands.dead_actions import by_ids
     from cauce.cli.commands.dead_pages import as_json, show_lines
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE
     from cauce.cli.screen import say, say_json
-    from cauce.stores.sql.dead_letters import siblings
 
     found = await by_ids(targets_of(arguments), [arguments.id])
     if isinstance(found, int):
         return found
-    target, letter, short = found[0].target, found[0].letter, found[0].short
+    one = found[0]
     if arguments.raw and not arguments.json:
-        sys.stdout.buffer.write(letter.message)
+        sys.stdout.buffer.write(one.letter.message)
         sys.stdout.buffer.flush()
         return DONE
-    async with looking(target) as connection:
-        alike = await siblings(connection, letter)
+    alike = await count_alike(one)
     if arguments.json:
-        raw = {"raw_base64": b64encode(letter.message).decode()} if arguments.raw else {}
-        say_json({"service": target.name, **as_json(letter), "stack": letter.stack, "like_this": alike, **raw})
+        raw = {"raw_base64": b64encode(one.letter.message).decode()} if arguments.raw else {}
+        told = {"service": one.target.name, **as_json(one.letter), "stack": one.letter.stack, "like_this": alike}
+        say_json({**told, **raw})
     else:
-        say("\n".join(show_lines(target, letter, alike, short)))
+        say("\n".join(show_lines(one, alike)))
     return DONE

@@ -1,11 +1,11 @@
 """What is printed of dead letters: the list, and everything about one."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cauce.admin.masking import masked, masked_text
-from cauce.admin.targets import Target
+from cauce.admin.replay import ChosenLetter
 from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped
 from cauce.cli.when import iso, stamp
 from cauce.stores.sql.dead_letters import DeadLetter
@@ -14,26 +14,26 @@ from cauce.telemetry.log_text import one_line
 __all__ = ["as_json", "list_lines", "show_lines"]
 
 
-def list_lines(service: str, letters: Sequence[DeadLetter], shown: Mapping[str, str], limit: int) -> Iterator[str]:
+def list_lines(service: str, letters: Sequence[ChosenLetter], limit: int) -> Iterator[str]:
     """Those of one service, those of the same cause together; of each cause at most `limit`."""
-    causes: dict[tuple[str, ...], list[DeadLetter]] = {}
-    for letter in letters:
-        causes.setdefault((letter.consumer, letter.name, letter.reason, letter.error), []).append(letter)
+    causes: dict[tuple[str, ...], list[ChosenLetter]] = {}
+    for one in letters:
+        letter = one.letter
+        causes.setdefault((letter.consumer, letter.name, letter.reason, letter.error), []).append(one)
     several = f" of {len(causes)} causes" if len(causes) > 1 else " of one cause" if len(letters) > 1 else ""
     yield f"{bold(service)}  {plural(len(letters), 'dead letter')}{several}"
     for alike in causes.values():
-        first = alike[0]
+        first = alike[0].letter
         yield ""
         told = (f"{first.name} → {first.listener}", f"{_how(first)}: {first.error}{_at_place(first)}")
         for text in told:
             yield from (f"  {line}" for line in wrapped(text, width() - 2))
-        for letter in alike[:limit]:
-            yield f"    {red(shown.get(letter.id, letter.id))}  {stamp(letter.last_at)}{_waits(letter)}".rstrip()
+        for one in alike[:limit]:
+            yield f"    {red(one.short)}  {stamp(one.letter.last_at)}{_waits(one.letter)}".rstrip()
         if len(alike) > limit:
             yield f"    … and {len(alike) - limit:,} more like this: --limit {len(alike)}"
-    first_id = shown.get(letters[0].id, letters[0].id)
     yield ""
-    yield dim(f"  cauce dead show {first_id}")
+    yield dim(f"  cauce dead show {letters[0].short}")
 
 
 def _how(letter: DeadLetter) -> str:
@@ -52,39 +52,12 @@ def _waits(letter: DeadLetter) -> str:
     return f"  {plural(letter.behind, 'later event')} of its key waiting" if letter.behind else ""
 
 
-def show_lines(target: Target, letter: DeadLetter, alike: int, short: str) -> Iterator[str]:
-    """Everything about one. `alike`: how many others died of the same; `short`: its id, as short as it may be."""
-    envelope = letter.envelope
-    yield f"{bold('dead letter ' + short)}  {dim(target.name)}"
+def show_lines(one: ChosenLetter, alike: int) -> Iterator[str]:
+    """Everything about one. `alike`: how many others died of the same."""
+    letter, short = one.letter, one.short
+    yield f"{bold('dead letter ' + short)}  {dim(one.target.name)}"
     yield ""
-    version = f", version {envelope.version}" if envelope else ""
-    rows = [
-        ("event", f"{letter.name}{version}"),
-        ("event id", letter.event_id),
-        ("listener", letter.listener if letter.reached_a_listener else "none: it was refused on arrival"),
-        ("reason", f"{letter.reason}{_meaning(letter)}"),
-        ("error", red(letter.error)),
-    ]
-    if letter.place:
-        rows.append(("place", letter.place))
-    if letter.key is not None:
-        behind = f" · {plural(letter.behind, 'later event')} of this key waiting" if letter.behind else ""
-        rows.append(("key", f"{letter.key}{behind}"))
-    rows.append(("from", _producer(letter)))
-    if envelope is not None:
-        rows.append(("occurred", stamp(envelope.occurred_on.timestamp())))
-        if envelope.correlation_id != letter.event_id:
-            rows.append(("conversation", envelope.correlation_id))
-        if envelope.causation_id:
-            rows.append(("caused by", envelope.causation_id))
-    rows.append(("came by", letter.channel or "this service's own database"))
-    rows.append(("worker", f"{letter.worker}, version {letter.version}" if letter.version else letter.worker))
-    if letter.state == "being_replayed":
-        rows.append(("now", "due again: its listener has been asked to take it"))
-    if alike:
-        others = f"{alike + 1:,} like this (same listener, event and error)"
-        rows.append(("cause", others))
-    yield from headed(rows)
+    yield from headed(_about(letter, alike))
     yield ""
     yield from _attempt_lines(letter)
     yield from _message_lines(letter)
@@ -98,6 +71,34 @@ def show_lines(target: Target, letter: DeadLetter, alike: int, short: str) -> It
         if alike:
             yield f"  cauce dead replay --listener {letter.listener} --name {letter.name}"
     yield f"  cauce dead discard {short} --because '…'"
+
+
+def _about(letter: DeadLetter, alike: int) -> Iterator[tuple[str, str]]:
+    envelope = letter.envelope
+    version = f", version {envelope.version}" if envelope else ""
+    yield "event", f"{letter.name}{version}"
+    yield "event id", letter.event_id
+    yield "listener", letter.listener if letter.reached_a_listener else "none: it was refused on arrival"
+    yield "reason", f"{letter.reason}{_meaning(letter)}"
+    yield "error", red(letter.error)
+    if letter.place:
+        yield "place", letter.place
+    if letter.key is not None:
+        behind = f" · {plural(letter.behind, 'later event')} of this key waiting" if letter.behind else ""
+        yield "key", f"{letter.key}{behind}"
+    yield "from", _producer(letter)
+    if envelope is not None:
+        yield "occurred", stamp(envelope.occurred_on.timestamp())
+        if envelope.correlation_id != letter.event_id:
+            yield "conversation", envelope.correlation_id
+        if envelope.causation_id:
+            yield "caused by", envelope.causation_id
+    yield "came by", letter.channel or "this service's own database"
+    yield "worker", f"{letter.worker}, version {letter.version}" if letter.version else letter.worker
+    if letter.state == "being_replayed":
+        yield "now", "due again: its listener has been asked to take it"
+    if alike:
+        yield "cause", f"{alike + 1:,} like this (same listener, event and error)"
 
 
 def _meaning(letter: DeadLetter) -> str:
@@ -139,7 +140,6 @@ def _attempt_lines(letter: DeadLetter) -> Iterator[str]:
 
 
 def _message_lines(letter: DeadLetter) -> Iterator[str]:
-
     yield ""
     envelope = letter.envelope
     size = plural(len(letter.message), "byte")
@@ -160,7 +160,6 @@ def _message_lines(letter: DeadLetter) -> Iterator[str]:
 
 def as_json(letter: DeadLetter) -> dict[str, Any]:
     """The same for programs; the payload with secrets masked."""
-
     envelope = letter.envelope
     return {
         "id": letter.id,

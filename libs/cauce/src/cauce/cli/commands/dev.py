@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     import asyncio
     from pathlib import Path
 
-    from cauce.cli.commands.foreground import run_in_foreground
+    from cauce.cli.commands.dev_foreground import run_in_foreground
 
     only_servers: bool = arguments.only_servers
     return asyncio.run(run_in_foreground(Path.cwd(), only_servers=only_servers))

@@ -8,8 +8,7 @@ from cauce.cli.options import add_json, add_services
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cauce.admin.doctor import Examined
-    from cauce.admin.targets import Broker
+    from cauce.admin.doctor import Examination
     from cauce.cli.parsing import Subparsers
     from cauce.ports.transport import Verdict
 
@@ -51,78 +50,44 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    from cauce.admin.doctor import examine_service, worst
+    from cauce.admin.doctor import examine, would_be_lost
+    from cauce.admin.verdicts import worst
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, NOT_DONE
     from cauce.cli.screen import say, say_json
 
-    services = [await examine_service(target) for target in targets_of(arguments)]
-    brokers = await _brokers(services)
-    everything = [one for examined in services for one in examined.verdicts]
-    everything += [one for verdicts in brokers.values() for one in verdicts]
+    found = await examine(targets_of(arguments))
     if arguments.json:
         say_json(
             {
-                "worst": worst(everything),
-                "services": {one.target.name: one.verdicts for one in services},
-                "brokers": brokers,
-                "if_something_dies_now": list(_in_plain_words(everything)),
+                "worst": worst(found.verdicts),
+                "services": {one.target.name: one.verdicts for one in found.services},
+                "brokers": found.brokers,
+                "if_something_dies_now": list(would_be_lost(found.verdicts)),
             }
         )
     else:
-        say("\n".join(_lines(services, brokers, everything)))
+        say("\n".join(_lines(found)))
     failing = ("bad", "weak") if arguments.strict else ("bad",)
-    return NOT_DONE if any(one.state in failing for one in everything) else DONE
+    return NOT_DONE if any(one.state in failing for one in found.verdicts) else DONE
 
 
-async def _brokers(services: "Sequence[Examined]") -> "dict[str, list[Verdict]]":
-    """The verdicts on every broker the services use, by its address and prefix."""
-    from cauce.admin.doctor import examine_broker
-    from cauce.errors import ConfigurationError, TransportUnavailableError
-    from cauce.ports.transport import Verdict
-    from cauce.transports.redis.connection import RedisTroubleError
-    from cauce.transports.redis.topics import open_broker
-
-    groups: dict[tuple[Broker, str | None], list[Examined]] = {}
-    for examined in services:
-        transport = examined.description.transport if examined.description else None
-        if examined.description is not None and (transport is None or transport.name != "redis"):
-            continue  # it uses none, or one of another kind
-        groups.setdefault((examined.target.broker, transport.prefix if transport else None), []).append(examined)
-    # A service that has never been started says nothing of its prefix; it goes with the others.
-    brokers: dict[str, list[Verdict]] = {}
-    for (broker, prefix), members in groups.items():
-        if prefix is None and any(other == broker and known for other, known in groups):
-            continue
-        try:
-            async with open_broker(broker, prefix=prefix) as view:
-                name = view.address if prefix in (None, "cauce") else f"{view.address} ({prefix})"
-                try:
-                    brokers[name] = await examine_broker(view, members)
-                except (RedisTroubleError, TransportUnavailableError) as error:
-                    fact, _, fix = str(error).partition(" → ")
-                    brokers[name] = [Verdict("broker", "bad", fact, fix)]
-        except ConfigurationError as error:
-            brokers[broker.origin] = [Verdict("broker", "bad", error.problems[0], f"correct {broker.origin}")]
-    return brokers
-
-
-def _lines(
-    services: "Sequence[Examined]", brokers: "dict[str, list[Verdict]]", everything: "Sequence[Verdict]"
-) -> "Iterator[str]":
-    from cauce.admin.doctor import worst
+def _lines(found: "Examination") -> "Iterator[str]":
+    from cauce.admin.doctor import would_be_lost
+    from cauce.admin.verdicts import worst
     from cauce.cli.screen import bold, green, plural, red, yellow
 
-    for examined in services:
+    everything = found.verdicts
+    for examined in found.services:
         yield bold(examined.target.name)
         yield from _verdict_lines(examined.verdicts)
         yield ""
-    for address, verdicts in brokers.items():
+    for address, verdicts in found.brokers.items():
         yield bold(f"broker {address}")
         yield from _verdict_lines(verdicts)
         yield ""
     yield bold("If something dies now")
-    for sentence in _in_plain_words(everything):
+    for sentence in would_be_lost(everything):
         yield from _sentence_lines(sentence)
     yield ""
     bad, weak = (sum(one.state == state for one in everything) for state in ("bad", "weak"))
@@ -158,32 +123,3 @@ def _sentence_lines(sentence: str) -> "Iterator[str]":
     first, *rest = wrapped(sentence, width() - 4)
     yield f"  {first}"
     yield from (f"  {line}" for line in rest)
-
-
-def _in_plain_words(verdicts: "Sequence[Verdict]") -> "Iterator[str]":
-    """What these verdicts mean together for an event that is committed and not yet handled."""
-    losing: list[str] = []
-    for one in verdicts:
-        match one.subject, one.state:
-            case "tables", "bad" if "none of" in one.fact:
-                losing.append(
-                    "An event of a service without tables is LOST if the process or the broker dies at that moment."
-                )
-            case "transport", "bad":
-                losing.append("An event is LOST for every service that is not listening when it is sent.")
-            case "commits", "bad":
-                losing.append("If the database's machine dies, its last commits and their events are LOST.")
-            case "persistence", "weak" | "bad":
-                losing.append(
-                    "If the broker dies it forgets events. They are sent again from the outboxes, as far back as sent "
-                    "events are kept; LOST is what is older than that and still unheard."
-                )
-            case "eviction", "bad":
-                losing.append("If the broker is full it throws events away. Those the outboxes keep are sent again.")
-            case _:
-                pass
-    if any(one.subject in ("database", "broker") and one.state == "bad" for one in verdicts):
-        yield "Not everything could be looked at, so this is said of the rest only."
-    yield from dict.fromkeys(losing)
-    if not losing:
-        yield "Nothing that is committed is lost: it waits in a database or on the broker until it is handled."

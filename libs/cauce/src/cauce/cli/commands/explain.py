@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from cauce.cli.options import add_json, add_services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from cauce.admin.targets import Target
+    from cauce.admin.explaining import Explanation
     from cauce.cli.parsing import Subparsers
     from cauce.ports.description import DescribedEvent, DescribedListener, Description
 
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _run(arguments: argparse.Namespace) -> int:
     from cauce.admin.descriptions import read_descriptions
+    from cauce.admin.explaining import explain
     from cauce.cli.options import targets_of
-    from cauce.cli.running import DONE, NOT_DONE, WRONG
+    from cauce.cli.running import DONE, NOT_DONE
     from cauce.cli.screen import complain, say, say_json
-    from cauce.errors import did_you_mean
 
     targets = targets_of(arguments)
     found, missing = await read_descriptions(targets)
@@ -59,121 +59,103 @@ async def _run(arguments: argparse.Namespace) -> int:
     if not found:
         complain("No service has said anything about its events yet: start the project once.")
         return NOT_DONE
-    said: str = arguments.event
-    events = {event.name: event for description in found.values() for event in description.events}
-    event = next((one for one in events.values() if said in (one.name, one.cls, *one.earlier_names)), None)
-    if event is None:
-        words = [word for one in events.values() for word in (one.name, one.cls)]
-        known = "\n".join(f"  {one.name}  ({one.cls})" for one in sorted(events.values(), key=lambda one: one.name))
-        complain(f"No service knows an event {said!r}.{did_you_mean(said, words)} There are:\n{known}")
-        return WRONG
-    shortened_to_s = await _shortened(event, found, targets)
+    explanation = await explain(arguments.event, found, targets)
     if arguments.json:
-        say_json(_as_json(event, found, shortened_to_s))
+        say_json(_as_json(explanation))
     else:
-        say("\n".join(_lines(event, found, shortened_to_s)))
+        say("\n".join(_lines(explanation)))
     return DONE
 
 
-async def _shortened(
-    event: "DescribedEvent", services: "Mapping[str, Description]", targets: "Sequence[Target]"
-) -> float | None:
-    """How far back the publisher's outbox can feed a broker now, where that is less than it promises."""
-    from cauce.admin.database import looking
-    from cauce.stores.sql.outbox_status import read_outbox
-
-    for target in targets:
-        if target.name in services and event.name in services[target.name].publishes:
-            async with looking(target) as connection:
-                status, _ = await read_outbox(connection)
-            return status.shortened_to_s
-    return None
-
-
-def _lines(
-    event: "DescribedEvent", services: "Mapping[str, Description]", shortened_to_s: float | None
-) -> "Iterator[str]":
+def _lines(facts: "Explanation") -> "Iterator[str]":
     from cauce.cli.screen import bold, headed
 
-    yield bold(event.name)
-    publisher = next((one for one in services.values() if event.name in one.publishes), None)
-    heard = [(service, listener) for service in services.values() for listener in service.listeners]
-    heard = [(service, listener) for service, listener in heard if event.name in listener.events]
+    yield bold(facts.event.name)
     yield ""
-    yield from headed(_about(event, publisher, heard, shortened_to_s))
+    yield from headed(_about(facts))
     yield ""
-    yield bold("Heard by") if heard else bold("Heard by nobody in this project")
-    for service, listener in heard:
+    yield bold("Heard by") if facts.heard_by else bold("Heard by nobody in this project")
+    for service, listener in facts.heard_by:
         yield ""
-        yield from _listener_lines(service, listener, event)
+        yield from _listener_lines(service, listener, facts.event)
     yield ""
     yield bold("What is lost if")
-    yield from headed(_losses(event, publisher, heard, shortened_to_s))
+    yield from headed(_losses(facts))
 
 
-def _about(
-    event: "DescribedEvent",
-    publisher: "Description | None",
-    heard: "Sequence[tuple[Description, DescribedListener]]",
-    shortened_to_s: float | None,
-) -> "Iterator[tuple[str, str]]":
-    from cauce.cli.commands.outbox import size
-    from cauce.cli.screen import yellow
-    from cauce.cli.when import short
-
-    durable = publisher is not None and publisher.transport is not None and publisher.transport.durable
+def _about(facts: "Explanation") -> "Iterator[tuple[str, str]]":
+    event = facts.event
     whose = f"published by {event.source}" if event.source else "a domain event, inside its service"
     yield "event", f"{event.cls}, version {event.version}, {whose}"
-    if event.kind == "domain":
-        yield "way", "publish → listeners in the transaction → COMMIT → after-commit and durable listeners"
-    elif publisher is None:
-        yield "way", f"nobody in this project publishes it; {event.source} does"
-    elif durable:
-        assert publisher.transport is not None  # noqa: S101  # durable says so
-        yield (
-            "way",
-            (
-                f"COMMIT of {publisher.service} with a row in cauce_outbox → relay → {publisher.transport.name} stream "
-                f"{publisher.transport.prefix or 'cauce'}:{{{publisher.service}}}:0…15 → inbox + listener + COMMIT → acknowledged"
-            ),
-        )
-    else:
-        yield "way", "COMMIT → broker → whoever listens in that moment; nothing is remembered"
+    yield "way", _way(facts)
     if event.key:
         yield "order", f"per {event.key}: what happened to one {event.key} is handled in the order of the commits"
     else:
         yield "order", "none: it has no key, so two of them may be handled in either order"
-    if event.kind == "integration" and durable:
-        assert publisher is not None  # noqa: S101  # durable says so
-        yield (
-            "kept",
-            (
-                f"after sending, {short(publisher.sent_s)}, {publisher.sent_rows:,} events or {size(publisher.sent_bytes)}, "
-                f"whichever comes first; on the broker {short(publisher.broker_s)}, and until every service has it"
-            ),
-        )
-        if shortened_to_s is not None:
-            yield "now", yellow(f"so much is sent that only the last {short(shortened_to_s)} are kept")
-    inboxes = sorted(
-        service.inbox_s
-        for service, listener in heard
-        if listener.when in ("arrival", "durable") and not _volatile(service, listener)
-    )
-    if inboxes:
-        later = (
-            f"by the number among the events of its {event.key}" if event.key else "not at all: it may be handled again"
-        )
-        yield "acked", "when the effect is committed, or a retry, or a dead letter; never before"
-        yield (
-            "repeats",
-            (
-                "may arrive, after a crash between sending and noting it, or from a broker that lost something; "
-                f"recognised by the event's id for {short(inboxes[0])}, after that {later}"
-            ),
-        )
-        yield "proven by", "the tests that docs/explanation/delivery.md names"
+    yield from _kept(facts)
+    yield from _repeats(facts)
     if event.earlier_names:
         yield "formerly", ", ".join(event.earlier_names)
+
+
+def _is_durable(publisher: "Description | None") -> bool:
+    return publisher is not None and publisher.transport is not None and publisher.transport.durable
+
+
+def _way(facts: "Explanation") -> str:
+    event, publisher = facts.event, facts.publisher
+    if event.kind == "domain":
+        return "publish → listeners in the transaction → COMMIT → after-commit and durable listeners"
+    if publisher is None:
+        return f"nobody in this project publishes it; {event.source} does"
+    if publisher.transport is None or not publisher.transport.durable:
+        return "COMMIT → broker → whoever listens in that moment; nothing is remembered"
+    return (
+        f"COMMIT of {publisher.service} with a row in cauce_outbox → relay → {publisher.transport.name} stream "
+        f"{publisher.transport.prefix or 'cauce'}:{{{publisher.service}}}:0…15 → inbox + listener + COMMIT → acknowledged"
+    )
+
+
+def _kept(facts: "Explanation") -> "Iterator[tuple[str, str]]":
+    from cauce.cli.commands.outbox import size
+    from cauce.cli.screen import yellow
+    from cauce.cli.when import short
+
+    publisher = facts.publisher
+    if facts.event.kind != "integration" or publisher is None or not _is_durable(publisher):
+        return
+    yield (
+        "kept",
+        (
+            f"after sending, {short(publisher.sent_s)}, {publisher.sent_rows:,} events or {size(publisher.sent_bytes)}, "
+            f"whichever comes first; on the broker {short(publisher.broker_s)}, and until every service has it"
+        ),
+    )
+    if facts.shortened_to_s is not None:
+        yield "now", yellow(f"so much is sent that only the last {short(facts.shortened_to_s)} are kept")
+
+
+def _repeats(facts: "Explanation") -> "Iterator[tuple[str, str]]":
+    from cauce.cli.when import short
+
+    inboxes = sorted(
+        service.inbox_s
+        for service, listener in facts.heard_by
+        if listener.when in ("arrival", "durable") and not _volatile(service, listener)
+    )
+    if not inboxes:
+        return
+    key = facts.event.key
+    later = f"by the number among the events of its {key}" if key else "not at all: it may be handled again"
+    yield "acked", "when the effect is committed, or a retry, or a dead letter; never before"
+    yield (
+        "repeats",
+        (
+            "may arrive, after a crash between sending and noting it, or from a broker that lost something; "
+            f"recognised by the event's id for {short(inboxes[0])}, after that {later}"
+        ),
+    )
+    yield "proven by", "the tests that docs/explanation/delivery.md names"
 
 
 def _listener_lines(service: "Description", listener: "DescribedListener", event: "DescribedEvent") -> "Iterator[str]":
@@ -226,15 +208,11 @@ def _seconds(seconds: float) -> str:
     return short(seconds) if seconds >= 1 else f"{seconds:g} s"
 
 
-def _losses(
-    event: "DescribedEvent",
-    publisher: "Description | None",
-    heard: "Sequence[tuple[Description, DescribedListener]]",
-    shortened_to_s: float | None,
-) -> "Iterator[tuple[str, str]]":
+def _losses(facts: "Explanation") -> "Iterator[tuple[str, str]]":
     from cauce.cli.when import short
 
-    hints = any(listener.when == "after_commit" for _, listener in heard)
+    event, publisher = facts.event, facts.publisher
+    hints = any(listener.when == "after_commit" for _, listener in facts.heard_by)
     if event.kind == "domain":
         yield (
             "the process dies",
@@ -246,13 +224,12 @@ def _losses(
     if publisher is None:
         yield "", "its publisher is not in this project, so only its own can say"
         return
-    durable = publisher.transport is not None and publisher.transport.durable
-    if not durable:
+    if not _is_durable(publisher):
         yield f"{publisher.service} dies", "the event, if it dies between its commit and the broker"
         yield "the broker dies", "what was being sent, for everybody"
         yield "a listener dies", "what is sent until it is back"
         return
-    kept_s = publisher.sent_s if shortened_to_s is None else shortened_to_s
+    kept_s = publisher.sent_s if facts.shortened_to_s is None else facts.shortened_to_s
     yield f"{publisher.service} dies", "nothing: what is committed stands in its outbox, and its next process sends it"
     yield (
         "the broker dies",
@@ -267,28 +244,24 @@ def _losses(
     )
 
 
-def _as_json(
-    event: "DescribedEvent", services: "Mapping[str, Description]", shortened_to_s: float | None
-) -> dict[str, Any]:
+def _as_json(facts: "Explanation") -> dict[str, Any]:
     import msgspec
 
-    publisher = next((one for one in services.values() if event.name in one.publishes), None)
+    publisher = facts.publisher
     return {
-        "event": msgspec.to_builtins(event),
+        "event": msgspec.to_builtins(facts.event),
         "published_by": publisher.service if publisher else None,
         "transport": msgspec.to_builtins(publisher.transport) if publisher else None,
         "kept": {
             "sent_s": publisher.sent_s,
             "sent_rows": publisher.sent_rows,
             "broker_s": publisher.broker_s,
-            "shortened_to_s": shortened_to_s,
+            "shortened_to_s": facts.shortened_to_s,
         }
         if publisher
         else None,
         "heard_by": [
             {"service": service.service, "inbox_s": service.inbox_s, **msgspec.to_builtins(listener)}
-            for service in services.values()
-            for listener in service.listeners
-            if event.name in listener.events
+            for service, listener in facts.heard_by
         ],
     }

@@ -8,7 +8,6 @@ from cauce.cli.options import add_json, add_services
 from cauce.cli.parsing import add_action, add_actions
 
 if TYPE_CHECKING:
-    from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
     from cauce.ports.figures import Figures
     from cauce.stores.sql.outbox_status import OutboxStatus
@@ -86,7 +85,7 @@ def run_status(arguments: argparse.Namespace) -> int:
 
 def run_release(arguments: argparse.Namespace) -> int:
     """0 if all were released."""
-    from cauce.cli.commands.outbox_deeds import release_chosen
+    from cauce.cli.commands.outbox_actions import release_chosen
     from cauce.cli.running import carry_out
 
     return carry_out(release_chosen(arguments))
@@ -94,24 +93,19 @@ def run_release(arguments: argparse.Namespace) -> int:
 
 def run_discard(arguments: argparse.Namespace) -> int:
     """0 if all were discarded."""
-    from cauce.cli.commands.outbox_deeds import discard_chosen
+    from cauce.cli.commands.outbox_actions import discard_chosen
     from cauce.cli.running import carry_out
 
     return carry_out(discard_chosen(arguments))
 
 
 async def _status(arguments: argparse.Namespace) -> int:
-    from cauce.admin.database import looking
+    from cauce.admin.status import outbox_of
     from cauce.cli.options import targets_of
     from cauce.cli.running import each
     from cauce.cli.screen import say, say_json
-    from cauce.stores.sql.outbox_status import read_outbox
 
-    async def look(target: "Target") -> "tuple[OutboxStatus, Figures]":
-        async with looking(target) as connection:
-            return await read_outbox(connection)
-
-    found, code = await each(targets_of(arguments), look)
+    found, code = await each(targets_of(arguments), outbox_of)
     if arguments.json:
         say_json({name: status for name, (status, _) in found.items()})
     elif found:

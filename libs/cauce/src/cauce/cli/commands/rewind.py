@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
+    from cauce.admin.rewinding import rewind_heard, rewind_published
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, WRONG
     from cauce.cli.screen import complain, say, say_json
@@ -72,53 +73,23 @@ async def _run(arguments: argparse.Namespace) -> int:
         return WRONG
     target = targets[0]
     since_s = age(arguments.since, option="--since")
-    published = await _published(target, since_s, arguments) if arguments.published else None
-    heard = await _heard(target, since_s, arguments) if arguments.heard else None
+    why: str | None = arguments.because
+    dry_run: bool = arguments.dry_run
+    published = await rewind_published(target, since_s, why=why, dry_run=dry_run) if arguments.published else None
+    heard = await rewind_heard(target, since_s, why=why, dry_run=dry_run) if arguments.heard else None
     if arguments.json:
-        say_json({"service": target.name, "dry_run": arguments.dry_run, "published": published, "heard": heard})
+        say_json({"service": target.name, "dry_run": dry_run, "published": published, "heard": heard})
     else:
         if published is not None:
-            _tell_published(target, published, since_s, dry_run=arguments.dry_run)
+            _report_published(target, published, since_s, dry_run=dry_run)
         for topic in heard or []:
-            _tell_heard(target, topic, dry_run=arguments.dry_run)
+            _report_heard(target, topic, dry_run=dry_run)
         if heard == []:
             say(f"{target.name} hears no topic.")
     return DONE
 
 
-async def _published(target: "Target", since_s: float, arguments: argparse.Namespace) -> "Published":
-    from cauce.admin.database import open_engine
-    from cauce.stores.sql.rewinding import rewind_published
-
-    async with open_engine(target) as engine, engine.begin() as connection:
-        return await rewind_published(connection, since_s, why=arguments.because, dry_run=arguments.dry_run)
-
-
-async def _heard(target: "Target", since_s: float, arguments: argparse.Namespace) -> "list[Heard]":
-    from cauce.admin.database import looking, open_engine
-    from cauce.admin.rewinding import rewind_heard
-    from cauce.errors import ConfigurationError
-    from cauce.stores.sql.audit import write_audit
-    from cauce.stores.sql.registry import description_of
-    from cauce.transports.redis.topics import open_broker
-
-    async with looking(target) as connection:
-        description = await description_of(connection)
-    if description is None:
-        raise ConfigurationError(
-            [f"{target.name} has never been started with this database, so what it hears is not known"]
-        )
-    prefix = description.transport.prefix if description.transport else None
-    async with open_broker(target.broker, prefix=prefix) as view:
-        heard = await rewind_heard(view, description, since_s, dry_run=arguments.dry_run)
-    if not arguments.dry_run:
-        async with open_engine(target) as engine, engine.begin() as connection:
-            told = {"since_s": since_s, "topics": {one.topic: one.entries for one in heard}}
-            await write_audit(connection, "rewind heard", why=arguments.because, detail=told)
-    return heard
-
-
-def _tell_published(target: "Target", published: "Published", since_s: float, *, dry_run: bool) -> None:
+def _report_published(target: "Target", published: "Published", since_s: float, *, dry_run: bool) -> None:
     from cauce.cli.screen import plural, say, yellow
     from cauce.cli.when import short
 
@@ -130,7 +101,7 @@ def _tell_published(target: "Target", published: "Published", since_s: float, *,
         )
 
 
-def _tell_heard(target: "Target", topic: "Heard", *, dry_run: bool) -> None:
+def _report_heard(target: "Target", topic: "Heard", *, dry_run: bool) -> None:
     from cauce.cli.screen import say, yellow
 
     will = "would get" if dry_run else "gets"

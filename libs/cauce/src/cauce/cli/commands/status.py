@@ -47,18 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    from cauce.admin.database import looking
+    from cauce.admin.status import figures_of
     from cauce.cli.options import targets_of
     from cauce.cli.running import each
     from cauce.cli.screen import say, say_json
-    from cauce.stores.sql.figures import read_figures
-
-    async def look(target: "Target") -> "Figures":
-        async with looking(target) as connection:
-            return await read_figures(connection)
 
     targets = targets_of(arguments)
-    found, code = await each(targets, look)
+    found, code = await each(targets, figures_of)
     if arguments.json:
         say_json(found)
     elif found:

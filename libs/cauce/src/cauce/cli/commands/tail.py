@@ -60,53 +60,36 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(arguments: argparse.Namespace) -> int:
     from contextlib import aclosing
 
+    from cauce.admin.broker import open_broker
     from cauce.admin.targets import broker_of_project
+    from cauce.admin.watching import unknown_names, watch_events
     from cauce.cli.running import DONE
     from cauce.cli.screen import complain, say
     from cauce.cli.when import age
-    from cauce.events.names import matches
-    from cauce.transports.redis.topics import open_broker
-    from cauce.transports.redis.watching import watch
 
-    since = None if arguments.since is None else age(arguments.since, option="--since")
+    since_s = None if arguments.since is None else age(arguments.since, option="--since")
     names: Sequence[str] = arguments.names
     limit: int | None = arguments.limit
 
     def trouble(reason: str | None) -> None:
         complain("Back." if reason is None else f"{reason} · trying again, nothing is missed")
 
-    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as view:
-        await _warn_of_unknown_names(names)
-        since_ms = None if since is None else await view.now_ms() - int(since * 1000)
-        watching = watch(
-            view, topics=arguments.topic, since_ms=since_ms, follow=not arguments.no_follow, trouble=trouble
+    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as broker:
+        # A name that no service of the project knows is probably misspelt; listened to all the same.
+        for name, nearest in (await unknown_names(names)).items():
+            complain(f"No service of the project says that it knows {name!r}.{nearest}")
+        events = watch_events(
+            broker, names, topics=arguments.topic, since_s=since_s, follow=not arguments.no_follow, trouble=trouble
         )
         shown = 0
-        async with aclosing(watching):
-            async for seen in watching:
-                name = seen.envelope.name if seen.envelope else ""
-                if names and not any(matches(pattern, name) for pattern in names):
-                    continue
+        async with aclosing(events):
+            async for seen in events:
                 for line in [_as_json(seen)] if arguments.json else _lines(seen, full=arguments.full):
                     say(line, at_once=True)
                 shown += 1
                 if shown == limit:
                     break
     return DONE
-
-
-async def _warn_of_unknown_names(names: "Sequence[str]") -> None:
-    """A name that no service of the project knows is probably misspelt; listened to all the same."""
-    from cauce.admin.descriptions import known_events
-    from cauce.cli.screen import complain
-    from cauce.errors import did_you_mean
-    from cauce.events.names import is_pattern
-
-    exact = [name for name in names if not is_pattern(name)]
-    known = await known_events() if exact else set[str]()
-    for name in exact:
-        if known and name not in known:
-            complain(f"No service of the project says that it knows {name!r}.{did_you_mean(name, known)}")
 
 
 def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
@@ -117,7 +100,7 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
     from cauce.cli.when import clock, iso
     from cauce.telemetry.log_text import one_line
 
-    at = clock(seen.at_ms / 1000)
+    at = clock(seen.at.timestamp())
     envelope = seen.envelope
     if envelope is None:
         yield f"{at}  {red('not an event')} in {seen.topic}, lane {seen.lane}: {seen.problem}"

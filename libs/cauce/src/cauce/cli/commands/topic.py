@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from cauce.cli.parsing import Subparsers
     from cauce.ports.topics import Group, Topic
-    from cauce.transports.redis.topics import BrokerView
 
 __all__ = ["register"]
 
@@ -68,25 +67,21 @@ def run_forget(arguments: argparse.Namespace) -> int:
     return carry_out(_forget(arguments))
 
 
-async def _topics(view: "BrokerView") -> "list[Topic]":
-    return [await view.topic(name) for name in await view.topic_names()]
-
-
 async def _list(arguments: argparse.Namespace) -> int:
+    from cauce.admin.broker import open_broker
     from cauce.admin.targets import broker_of_project
     from cauce.cli.running import DONE
     from cauce.cli.screen import say, say_json
-    from cauce.transports.redis.topics import open_broker
 
-    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as view:
-        topics = await _topics(view)
+    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as broker:
+        topics = await broker.topics()
         if arguments.json:
             say_json({topic.name: topic for topic in topics})
         elif topics:
             say("\n\n".join("\n".join(_lines(topic)) for topic in topics))
         else:
             say(
-                f"No topics on {view.address} under the prefix {arguments.prefix!r}: nobody has published or heard yet."
+                f"No topics on {broker.address} under the prefix {arguments.prefix!r}: nobody has published or heard yet."
             )
     return DONE
 
@@ -122,44 +117,25 @@ def _remark(topic: "Topic", group: "Group") -> str | None:
 
 
 async def _forget(arguments: argparse.Namespace) -> int:
+    from cauce.admin.broker import open_broker
     from cauce.admin.targets import broker_of_project
-    from cauce.cli.running import DONE, NOT_DONE, WRONG
+    from cauce.admin.topics import StillWaitingError, forget_group
+    from cauce.cli.running import DONE, NOT_DONE
     from cauce.cli.screen import complain, plural, say, say_json
-    from cauce.errors import did_you_mean
-    from cauce.transports.redis.topics import open_broker
 
     name: str = arguments.group
-    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as view:
-        topics = await _topics(view)
-        known = {group.name for topic in topics for group in topic.groups}
-        of_that_name = {
-            topic.name: group
-            for topic in topics
-            if arguments.topic in (None, topic.name)
-            for group in topic.groups
-            if group.name == name
-        }
-        if not of_that_name:
-            if arguments.topic is not None and arguments.topic not in {topic.name for topic in topics}:
-                complain(f"No topic {arguments.topic!r}.{did_you_mean(arguments.topic, [one.name for one in topics])}")
-            else:
-                heard = f" There is {', '.join(sorted(known))}." if known else ""
-                complain(f"No topic is heard by {name!r}.{did_you_mean(name, known)}{heard}")
-            return WRONG
-        waiting = sum(group.lag + group.pending for group in of_that_name.values())
-        if waiting and not (arguments.force or arguments.dry_run):
-            complain(
-                f"{plural(waiting, 'event')} in {', '.join(of_that_name)} still wait for {name}. If it will never come "
-                "back: --force"
-            )
+    dry_run: bool = arguments.dry_run
+    async with open_broker(broker_of_project(redis_url=arguments.redis_url), prefix=arguments.prefix) as broker:
+        try:
+            forgotten = await forget_group(broker, name, topic=arguments.topic, force=arguments.force, dry_run=dry_run)
+        except StillWaitingError as error:
+            complain(f"{error} If it will never come back: --force")
             return NOT_DONE
-        if not arguments.dry_run:
-            for topic in of_that_name:
-                await view.forget(topic, name)
+    topics, waiting = forgotten.topics, forgotten.unheard
     if arguments.json:
-        say_json({"forgotten": name, "topics": sorted(of_that_name), "unheard": waiting, "dry_run": arguments.dry_run})
+        say_json({"forgotten": name, "topics": topics, "unheard": waiting, "dry_run": dry_run})
     else:
-        done = "would be forgotten" if arguments.dry_run else "is forgotten"
+        done = "would be forgotten" if dry_run else "is forgotten"
         unheard = f", with {plural(waiting, 'event')} it never handled" if waiting else ""
-        say(f"{name} {done} in {', '.join(sorted(of_that_name))}{unheard}.")
+        say(f"{name} {done} in {', '.join(topics)}{unheard}.")
     return DONE

@@ -1,7 +1,9 @@
-"""Kept events marked unsent from a moment on, so that the relay sends them again.
+"""A service's tables taken back: sent events are to be sent again, and a restored database gets a new incarnation.
 
-Tables: cauce_outbox (sent rows by cauce_outbox_sent_at) and cauce_audit.
+Tables: cauce_outbox (sent rows by cauce_outbox_sent_at), cauce_meta, cauce_lane, cauce_member, cauce_audit.
 """
+
+from uuid import uuid4
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.dialect import Dialect
 
-__all__ = ["Published", "rewind_published"]
+__all__ = ["Published", "Restored", "mark_unsent_since", "renew_incarnation"]
 
 
 class Published(Struct, frozen=True, kw_only=True):
@@ -20,8 +22,17 @@ class Published(Struct, frozen=True, kw_only=True):
     kept_for_s: float | None
 
 
-async def rewind_published(connection: AsyncConnection, since_s: float, *, why: str | None, dry_run: bool) -> Published:
-    """Mark kept rows of that age and younger unsent: they go before anything new. In the caller's transaction."""
+class Restored(Struct, frozen=True, kw_only=True):
+    before: str
+    after: str
+    newest_s: float | None
+    """How old the youngest trace of work in the restored database is: about how much was lost."""
+
+
+async def mark_unsent_since(
+    connection: AsyncConnection, since_s: float, *, why: str | None, dry_run: bool
+) -> Published:
+    """Mark kept rows of that age and younger as unsent: they go before anything new. In the caller's transaction."""
     sql = Dialect(connection.dialect.name).sql
     (kept,) = await connection.execute(
         sql("SELECT :NOW - min(sent_at) AS age, min(position) AS lowest FROM cauce_outbox WHERE sent_at IS NOT NULL")
@@ -32,29 +43,50 @@ async def rewind_published(connection: AsyncConnection, since_s: float, *, why: 
             {"since": since_s},
         )
     )
-    events = 0
-    for row in firsts:
-        lane = {"lane": row.lane, "first": row.first}
-        # As when the relay finds the loss itself: everything of the lane from there on, so the order is kept.
-        if dry_run:
-            statement = (
-                "SELECT count(*) FROM cauce_outbox WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
-            )
-            events += int((await connection.execute(sql(statement), lane)).scalar_one())
-        else:
-            done = await connection.execute(
-                sql(
-                    "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL "
-                    "WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
-                ),
-                lane,
-            )
-            events += int(done.rowcount)
-    found = Published(
+    # As when the relay notices it itself: everything of a lane from there on, so that the order is kept.
+    do = _count_sent_from if dry_run else _mark_unsent_from
+    events = sum([await do(connection, lane=row.lane, first=row.first) for row in firsts])
+    if not dry_run:
+        await write_audit(connection, "rewind published", why=why, detail={"since_s": since_s, "events": events})
+    return Published(
         events=events,
         lanes=len(firsts),
         kept_for_s=None if kept.age is None or kept.lowest == 1 else round(float(kept.age), 3),
     )
-    if not dry_run:
-        await write_audit(connection, "rewind published", why=why, detail={"since_s": since_s, "events": events})
-    return found
+
+
+async def _count_sent_from(connection: AsyncConnection, *, lane: int, first: int) -> int:
+    statement = Dialect(connection.dialect.name).sql(
+        "SELECT count(*) FROM cauce_outbox WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
+    )
+    return int((await connection.execute(statement, {"lane": lane, "first": first})).scalar_one())
+
+
+async def _mark_unsent_from(connection: AsyncConnection, *, lane: int, first: int) -> int:
+    statement = Dialect(connection.dialect.name).sql(
+        "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL "
+        "WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
+    )
+    return int((await connection.execute(statement, {"lane": lane, "first": first})).rowcount)
+
+
+async def renew_incarnation(connection: AsyncConnection, *, why: str | None) -> Restored:
+    """Begin a new incarnation: key sequences may restart, and consumers accept it. Lanes are given up."""
+    sql = Dialect(connection.dialect.name).sql
+    before = str(
+        (await connection.execute(sql("SELECT value FROM cauce_meta WHERE name = 'incarnation'"))).scalar_one()
+    )
+    after = str(uuid4())
+    (newest,) = await connection.execute(
+        sql(
+            "SELECT :NOW - max(at) AS age FROM (SELECT max(created_at) AS at FROM cauce_outbox "
+            "UNION ALL SELECT max(received_at) FROM cauce_inbox UNION ALL SELECT max(lease_until) FROM cauce_member) x"
+        )
+    )
+    await connection.execute(sql("UPDATE cauce_meta SET value = :after WHERE name = 'incarnation'"), {"after": after})
+    # A member that owned a lane when the backup was made owns it no more, and no epoch of then is given out again.
+    await connection.execute(sql("UPDATE cauce_lane SET member = NULL, epoch = epoch + 1000000"))
+    await connection.execute(sql("DELETE FROM cauce_member"))
+    await write_audit(connection, "restored", why=why, detail={"before": before, "after": after})
+    age = None if newest.age is None else round(max(0.0, float(newest.age)), 3)
+    return Restored(before=before, after=after, newest_s=age)

@@ -53,7 +53,7 @@ _FEW = 8
 
 
 class GroupReading:
-    """One `consume` of a RedisStreams, reconnecting for ever."""
+    """One `consume` of a RedisStreams, reconnecting until it is cancelled."""
 
     def __init__(
         self,
@@ -87,11 +87,11 @@ class GroupReading:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._acks.run())
-                await self._read_for_ever()
+                await self._read_until_cancelled()
         finally:
             await self._acks.flush()
 
-    async def _read_for_ever(self) -> None:
+    async def _read_until_cancelled(self) -> None:
         attempt = 0
         while True:
             began = time.monotonic()
@@ -194,7 +194,7 @@ class _Connected:
         self._recovered: dict[LaneStream, bytes] = {}
         """Streams whose pending entries have been delivered, with the last id that was read: new ones may follow."""
         self._settled: set[LaneStream] = set()
-        """Streams that nobody but us has read from while they were ours, on this connection."""
+        """Streams that only this process has read from while it owned them, on this connection."""
         self._look_at = time.monotonic() + _LOOK_EVERY_S
 
     async def run(self) -> None:
@@ -295,7 +295,7 @@ class _Connected:
         return now - stream.missing_since < _LEAVE_TO_PUBLISHER_S
 
     def _prepare_again(self) -> None:
-        """A group or a stream is gone; nobody tells which."""
+        """A group or a stream is gone; the server does not tell which."""
         self._settled |= self._recovered.keys()
         self._ready_at.clear()
         self._recovered.clear()

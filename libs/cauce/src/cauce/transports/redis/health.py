@@ -1,4 +1,4 @@
-"""Whether a Redis or Valkey server may be trusted with events: persistence, eviction, role. Best effort.
+"""Whether a Redis or Valkey server may be trusted with events: persistence, eviction, role, memory. Best effort.
 
 It asks INFO and CONFIG, which a service's own user should not be permitted: what it may not see is `unknown`.
 """
@@ -9,7 +9,7 @@ from cauce.ports.transport import Verdict
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import text, texts
 
-__all__ = ["look"]
+__all__ = ["look", "memory"]
 
 _NOT_PERMITTED = "this user may not ask (INFO, CONFIG GET)"
 _ASK_AN_ADMINISTRATOR = "redis-cli INFO persistence · redis-cli CONFIG GET maxmemory-policy, as an administrator"
@@ -29,6 +29,21 @@ async def look(commands: RedisCommands) -> Sequence[Verdict]:
             Verdict("eviction", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
         ]
     return [_version(info), _persistence(info, settings), _eviction(info), _role(info)]
+
+
+async def memory(commands: RedisCommands) -> Sequence[Verdict]:
+    """How full the server is, if it has a limit and tells. Raises RedisTroubleError when it does not answer at all."""
+    (answer,) = await commands.ask(("INFO", "memory"))
+    info: Mapping[str, str] = {} if isinstance(answer, RedisRefusal) else _sections(text(answer))
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not limit:
+        return []
+    share = used / limit
+    state = "good" if share < 0.8 else "weak" if share < 0.95 else "bad"
+    fact = f"{share:.0%} of {limit / 1024**2:,.0f} MiB used" + (
+        "" if state == "good" else "; when full, nothing is sent"
+    )
+    return [Verdict("memory", state, fact, "" if state == "good" else "redis-cli CONFIG SET maxmemory …")]
 
 
 def _sections(answer: str) -> Mapping[str, str]:

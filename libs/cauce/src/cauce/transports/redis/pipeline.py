@@ -21,7 +21,7 @@ Command = tuple[str | bytes, ...]
 _pack = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]  # its stub says too little
 _INCOMPLETE = object()
 _BYTES_PER_SECOND = 5_000_000
-"""On a slow network a large batch may take longer than the answer limit; nobody is given up for that."""
+"""On a slow network a large batch may take longer than the answer limit; it gets the time it needs."""
 
 
 class RedisRefusal(Exception):  # noqa: N818  # an answer, not raised by itself
@@ -153,7 +153,7 @@ class RedisPipeline(asyncio.Protocol):
 
 
 class RedisCommands:
-    """Where short commands are sent: a pipeline that is made when needed, and anew after trouble."""
+    """Where short commands are sent: a pipeline that is made when needed, and again after trouble."""
 
     def __init__(self, server: RedisServer, *, answer_limit_s: float) -> None:
         self._server = server

@@ -1,76 +1,58 @@
-"""What Redis or Valkey holds of a system, seen from outside: topics, groups, entries. Reads, and the two things a person
-may change: a group that is retired, and a group's position.
+"""What Redis or Valkey holds of a system, for people: topics, groups, entries, and the two things that may be set right.
 
-Not part of the transport: a running service needs none of it, and its user has none of these rights.
+Implements the Inspectable port.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from cauce.admin.targets import Broker
 from cauce.errors import TransportUnavailableError
 from cauce.ports.lanes import LANES, Lane
-from cauce.ports.topics import Group, Topic
+from cauce.ports.topics import Group, Seen, Topic
 from cauce.ports.transport import Verdict
 from cauce.transports.redis import health as redis_health
-from cauce.transports.redis.connection import RedisServer
-from cauce.transports.redis.pipeline import Command, RedisCommands, RedisRefusal
+from cauce.transports.redis.connection import RedisServer, RedisTroubleError
+from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
+from cauce.transports.redis.queries import RedisQueries, just_before, milliseconds
 from cauce.transports.redis.replies import named, order, text, texts
-from cauce.transports.redis.stream_keys import StreamKeys
+from cauce.transports.redis.watching import watch
 
-__all__ = ["BrokerView", "open_broker"]
+__all__ = ["RedisTopics"]
 
-LIMIT_S = 3.0
-_PREFIX = "cauce"
+_LIMIT_S = 3.0
 
 
-class BrokerView:
-    """One broker, one prefix. Raises TransportUnavailableError when it does not answer or does not permit it."""
+class RedisTopics:
+    """The topics of one prefix on one server. Connects when first asked; `if_down` is the hint of its errors.
 
-    def __init__(self, commands: RedisCommands, server: RedisServer, prefix: str) -> None:
-        self._commands = commands
+    Raises ConfigurationError for a URL that cannot be read.
+    """
+
+    name = "Redis"
+
+    def __init__(self, url: str, *, prefix: str = "cauce", if_down: str) -> None:
+        server = RedisServer(url, if_down=if_down, answer_limit_s=_LIMIT_S)
+        self._commands = RedisCommands(server, answer_limit_s=_LIMIT_S)
+        self._queries = RedisQueries(self._commands, address=server.label, prefix=prefix)
+        self._keys = self._queries.keys
         self.address = server.label
-        self.keys = StreamKeys(prefix)
 
-    async def ask(self, *commands: Command, patience_s: float = 0.0) -> list[Any]:
-        """One answer each, refusals among them."""
-        return await (await self._commands.pipeline()).ask(*commands, patience_s=patience_s)
+    def close(self) -> None:
+        """Give the connection back. Safe to call twice."""
+        self._commands.close()
 
-    async def need(self, *commands: Command) -> list[Any]:
-        """One answer each; TransportUnavailableError for the first refusal."""
-        answers = await self.ask(*commands)
-        for command, answer in zip(commands, answers, strict=True):
-            if isinstance(answer, RedisRefusal):
-                raise TransportUnavailableError(f"Redis at {self.address} answered {text(command[0])} with: {answer}")
-        return answers
+    async def now(self) -> datetime:
+        return await self._queries.now()
 
-    async def now_ms(self) -> int:
-        (clock,) = await self.need(("TIME",))
-        return int(clock[0]) * 1000 + int(clock[1]) // 1000
-
-    async def topic_names(self) -> Sequence[str]:
-        """Every topic of this prefix, found by looking through the keys."""
-        found: set[str] = set()
-        cursor = "0"
-        while True:
-            pattern = f"{self.keys.prefix}:{{*}}:*"
-            ((following, keys),) = await self.need(("SCAN", cursor, "MATCH", pattern, "COUNT", "1000"))
-            for key in map(text, keys):
-                _, brace, rest = key.partition(":{")
-                name, closing, what = rest.rpartition("}:")
-                if brace and closing and (what.isdecimal() or what == "groups"):
-                    found.add(name)
-            cursor = text(following)
-            if cursor == "0":
-                return sorted(found)
+    async def topics(self) -> Sequence[Topic]:
+        return [await self.topic(name) for name in await self._queries.topic_names()]
 
     async def topic(self, name: str) -> Topic:
-        """One topic, with its groups. A topic that nobody has published to yet has no streams."""
-        streams = [self.keys.stream(name, Lane(lane)) for lane in range(LANES)]
-        now = await self.now_ms()
-        registry, *answers = await self.ask(
-            ("HGETALL", self.keys.groups(name)), *(("XINFO", "STREAM", stream) for stream in streams)
+        streams = [self._keys.stream(name, Lane(lane)) for lane in range(LANES)]
+        now = milliseconds(await self._queries.now())
+        registry, *answers = await self._queries.ask(
+            ("HGETALL", self._keys.groups(name)), *(("XINFO", "STREAM", stream) for stream in streams)
         )
         registered = {} if isinstance(registry, RedisRefusal) else texts(registry)
         infos = {
@@ -89,11 +71,66 @@ class BrokerView:
             groups=tuple(await self._groups(registered, infos, now)),
         )
 
+    async def health(self) -> Sequence[Verdict]:
+        """What can be seen of the server: version, persistence, eviction, role; and its memory, if it has a limit."""
+        try:
+            return [*await redis_health.look(self._commands), *await redis_health.memory(self._commands)]
+        except RedisTroubleError as trouble:
+            raise TransportUnavailableError(str(trouble)) from trouble
+
+    async def forget(self, topic: str, group: str) -> bool:
+        streams = [self._keys.stream(topic, Lane(lane)) for lane in range(LANES)]
+        answers = await self._queries.ask(
+            ("HDEL", self._keys.groups(topic), group), *(("XGROUP", "DESTROY", stream, group) for stream in streams)
+        )
+        return any(answer == 1 for answer in answers)
+
+    async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:
+        # A lane without a stream or without this group is left out: the service makes the group where it belongs.
+        found: dict[Lane, int] = {}
+        before = just_before(since)
+        for lane in map(Lane, range(LANES)):
+            stream = self._keys.stream(topic, lane)
+            command = ("XGROUP", "SETID", stream, group, before)
+            (answer,) = await self._queries.ask(command)
+            if isinstance(answer, RedisRefusal):
+                if answer.code in ("NOGROUP", "ERR") and "key" in str(answer).lower():
+                    continue
+                raise self._queries.refused(command, answer)
+            found[lane] = await self._count_in_lane(topic, lane, since)
+        return found
+
+    async def count_since(self, topic: str, since: datetime) -> int:
+        return sum([await self._count_in_lane(topic, Lane(lane), since) for lane in range(LANES)])
+
+    async def trimmed_since(self, topic: str, since: datetime) -> bool:
+        (answer,) = await self._queries.need(("HGETALL", self._keys.trimmed(topic)))
+        return any(order(below)[0] > milliseconds(since) for below in texts(answer).values())
+
+    def watch(
+        self,
+        topics: Sequence[str],
+        *,
+        since: datetime | None,
+        follow: bool,
+        trouble: Callable[[str | None], None],
+    ) -> AsyncGenerator[Seen]:
+        return watch(self._queries, topics, since=since, follow=follow, trouble=trouble)
+
+    async def _count_in_lane(self, topic: str, lane: Lane, since: datetime) -> int:
+        count, begin = 0, str(milliseconds(since))
+        while True:
+            (page,) = await self._queries.need(("XRANGE", self._keys.stream(topic, lane), begin, "+", "COUNT", "1000"))
+            count += len(page)
+            if len(page) < 1000:
+                return count
+            begin = f"({text(page[-1][0])}"
+
     async def _groups(
         self, registered: Mapping[str, str], infos: Mapping[str, Mapping[str, Any]], now: int
     ) -> list[Group]:
         streams = list(infos)
-        listed = await self.need(*(("XINFO", "GROUPS", stream) for stream in streams)) if streams else []
+        listed = await self._queries.need(*(("XINFO", "GROUPS", stream) for stream in streams)) if streams else []
         state: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in registered}
         for stream, groups in zip(streams, listed, strict=True):
             for group in map(named, groups):
@@ -119,75 +156,20 @@ class BrokerView:
         if lag is not None:
             return int(lag)
         # The server cannot tell (entries were deleted, or it is older than 7.0): counted, up to a limit.
-        (after,) = await self.need(("XRANGE", stream, f"({text(group['last-delivered-id'])}", "+", "COUNT", "10000"))
+        (after,) = await self._queries.need(
+            ("XRANGE", stream, f"({text(group['last-delivered-id'])}", "+", "COUNT", "10000")
+        )
         return len(after)
 
     async def _oldest(self, stream: str, name: str, group: Mapping[str, Any]) -> int | None:
         """When the oldest entry that this group has not settled was appended, in milliseconds."""
         if int(group["pending"]):
-            (summary,) = await self.need(("XPENDING", stream, name))
+            (summary,) = await self._queries.need(("XPENDING", stream, name))
             if summary[0]:
                 return order(summary[1])[0]
         if group.get("lag") == 0:
             return None
-        (after,) = await self.need(("XRANGE", stream, f"({text(group['last-delivered-id'])}", "+", "COUNT", "1"))
-        return order(after[0][0])[0] if after else None
-
-    async def health(self) -> Sequence[Verdict]:
-        """What can be seen of the server: version, persistence, eviction, role."""
-        return await redis_health.look(self._commands)
-
-    async def forget(self, topic: str, group: str) -> bool:
-        """A service that will never come back. Whether it was known; its pending entries are gone with it."""
-        streams = [self.keys.stream(topic, Lane(lane)) for lane in range(LANES)]
-        answers = await self.ask(
-            ("HDEL", self.keys.groups(topic), group), *(("XGROUP", "DESTROY", stream, group) for stream in streams)
+        (after,) = await self._queries.need(
+            ("XRANGE", stream, f"({text(group['last-delivered-id'])}", "+", "COUNT", "1")
         )
-        return any(answer == 1 for answer in answers)
-
-    async def set_back(self, topic: str, group: str, since_ms: int) -> Mapping[Lane, int]:
-        """Give the group everything again that was appended since then. By lane, how many entries that is.
-
-        What the broker has trimmed does not come back. A lane without a stream or without this group is left out: the
-        group will be made where it belongs when the service runs.
-        """
-        found: dict[Lane, int] = {}
-        before = f"{max(0, since_ms - 1)}-{2**64 - 1}"
-        for lane in map(Lane, range(LANES)):
-            stream = self.keys.stream(topic, lane)
-            (answer,) = await self.ask(("XGROUP", "SETID", stream, group, before))
-            if isinstance(answer, RedisRefusal):
-                if answer.code in ("NOGROUP", "ERR") and "key" in str(answer).lower():
-                    continue
-                raise TransportUnavailableError(f"Redis at {self.address} answered XGROUP with: {answer}")
-            found[lane] = await self.count_since(topic, lane, since_ms)
-        return found
-
-    async def count_since(self, topic: str, lane: Lane, since_ms: int) -> int:
-        """How many entries of a lane were appended since then."""
-        count, begin = 0, str(since_ms)
-        while True:
-            (page,) = await self.need(("XRANGE", self.keys.stream(topic, lane), begin, "+", "COUNT", "1000"))
-            count += len(page)
-            if len(page) < 1000:
-                return count
-            begin = f"({text(page[-1][0])}"
-
-    async def count_topic_since(self, topic: str, since_ms: int) -> int:
-        return sum([await self.count_since(topic, Lane(lane), since_ms) for lane in range(LANES)])
-
-    async def trimmed_since(self, topic: str, since_ms: int) -> bool:
-        """Whether entries younger than that were trimmed on purpose: only their producer has them still."""
-        (answer,) = await self.need(("HGETALL", self.keys.trimmed(topic)))
-        return any(order(below)[0] > since_ms for below in texts(answer).values())
-
-
-@asynccontextmanager
-async def open_broker(broker: Broker, *, prefix: str | None = None) -> AsyncGenerator[BrokerView]:
-    """Connects when first asked. Raises ConfigurationError for a URL that cannot be read."""
-    server = RedisServer(broker.url, if_down=f"is it running? ({broker.origin})", answer_limit_s=LIMIT_S)
-    commands = RedisCommands(server, answer_limit_s=LIMIT_S)
-    try:
-        yield BrokerView(commands, server, prefix or _PREFIX)
-    finally:
-        commands.close()
+        return order(after[0][0])[0] if after else None

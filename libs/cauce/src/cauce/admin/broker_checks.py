@@ -1,0 +1,112 @@
+"""Checks of the brokers that services use: each a verdict, a fact and one command. Nothing is changed."""
+
+import time
+from collections.abc import Sequence
+
+from cauce.admin.broker import open_broker
+from cauce.admin.service_checks import Examined
+from cauce.admin.targets import Broker
+from cauce.admin.verdicts import QUIET_S, age_state, clock_verdict
+from cauce.errors import ConfigurationError, TransportUnavailableError
+from cauce.ports.description import Description
+from cauce.ports.topics import Group, Inspectable
+from cauce.ports.transport import Verdict
+
+__all__ = ["examine_brokers"]
+
+
+async def examine_brokers(services: Sequence[Examined]) -> dict[str, list[Verdict]]:
+    """The verdicts on every broker the services use, by its address and prefix. What cannot be reached is one too."""
+    groups: dict[tuple[Broker, str | None], list[Examined]] = {}
+    for examined in services:
+        transport = examined.description.transport if examined.description else None
+        if examined.description is not None and (transport is None or transport.name != "redis"):
+            continue  # it uses none, or one of another kind
+        groups.setdefault((examined.target.broker, transport.prefix if transport else None), []).append(examined)
+    # A service that has never been started says nothing of its prefix; it goes with the others.
+    brokers: dict[str, list[Verdict]] = {}
+    for (broker, prefix), members in groups.items():
+        if prefix is None and any(other == broker and known for other, known in groups):
+            continue
+        try:
+            async with open_broker(broker, prefix=prefix) as opened:
+                name = opened.address if prefix in (None, "cauce") else f"{opened.address} ({prefix})"
+                try:
+                    brokers[name] = await _examine(opened, members)
+                except TransportUnavailableError as error:
+                    fact, _, fix = str(error).partition(" → ")
+                    brokers[name] = [Verdict("broker", "bad", fact, fix)]
+        except ConfigurationError as error:
+            brokers[broker.origin] = [Verdict("broker", "bad", error.problems[0], f"correct {broker.origin}")]
+    return brokers
+
+
+async def _examine(broker: Inspectable, services: Sequence[Examined]) -> list[Verdict]:
+    """The checks of the broker that these services use. Raises TransportUnavailableError."""
+    asked = time.monotonic()
+    before = time.time()
+    now = (await broker.now()).timestamp()
+    took = (time.monotonic() - asked) * 1000
+    found = [Verdict("broker", "good", f"{broker.name} at {broker.address} answers in {took:.0f} ms")]
+    found.append(clock_verdict("the broker's clock", now - (before + time.time()) / 2))
+    found += await broker.health()
+    for examined in services:
+        if examined.description is not None:
+            found += _address(broker, examined.description)
+            found += await _groups(broker, examined, examined.description)
+    found += await _retired(broker, services)
+    return found
+
+
+def _address(broker: Inspectable, description: Description) -> list[Verdict]:
+    said = description.transport.address if description.transport else None
+    if said is None or _normal(said) == _normal(broker.address):
+        return []
+    fact = f"{description.service} was started with the broker at {said}; this look was at {broker.address}"
+    return [Verdict("address", "weak", fact, "cauce doctor --redis-url redis://…")]
+
+
+def _normal(address: str) -> str:
+    return address.replace("localhost", "127.0.0.1")
+
+
+async def _groups(broker: Inspectable, examined: Examined, description: Description) -> list[Verdict]:
+    found: list[Verdict] = []
+    for topic_name in description.topics:
+        topic = await broker.topic(topic_name)
+        group = next((one for one in topic.groups if one.name == description.service), None)
+        subject = f"{description.service} ← {topic_name}"
+        if group is None:
+            if examined.running and topic.streams:
+                fact = "it runs, and has no group there: it hears nothing"
+                found.append(Verdict(subject, "bad", fact, "look at its log; its broker user may lack rights"))
+            continue
+        found.append(_lag(subject, group, running=examined.running))
+    return found
+
+
+def _lag(subject: str, group: Group, *, running: bool) -> Verdict:
+    waiting = group.lag + group.pending
+    age = group.oldest_waiting_s or 0.0
+    if not waiting:
+        return Verdict(subject, "good", "nothing waits on the broker")
+    fact = f"{group.lag:,} not given yet, {group.pending:,} given and not acknowledged, the oldest {age:,.0f} s old"
+    state = age_state(age)
+    return Verdict(subject, state, fact, "" if state == "good" else "cauce topic list" if running else "start it")
+
+
+async def _retired(broker: Inspectable, services: Sequence[Examined]) -> list[Verdict]:
+    """Groups that hold up trimming and belong to no service here."""
+    known = {one.description.service for one in services if one.description}
+    found: list[Verdict] = []
+    for topic_name in sorted(known):
+        for group in (await broker.topic(topic_name)).groups:
+            if group.name not in known and group.lag + group.pending and (group.oldest_waiting_s or 0) > QUIET_S:
+                days = (group.oldest_waiting_s or 0) / 86400
+                fact = f"has not read for {days:,.0f} days; {topic_name} cannot be trimmed, and grows"
+                found.append(
+                    Verdict(
+                        group.name, "weak", fact, f"start it; or, if it is retired: cauce topic forget {group.name}"
+                    )
+                )
+    return found
