@@ -1,1 +1,1 @@
-"""asyncio, and nothing of events."""
+"""asyncio, and nothing of events: `cancellation`, `backoff`, `shared_lock`, `keyed_workers`."""

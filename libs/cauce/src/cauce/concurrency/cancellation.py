@@ -1,4 +1,4 @@
-"""Finishing what must not be left half done."""
+"""Finishing work that must not stop halfway."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Let `work` finish however often this task is cancelled meanwhile; the cancellation goes on afterwards.
+    """Let `work` finish however often this task is cancelled meanwhile; then raise the cancellation.
 
     For commits, rollbacks and giving connections back, each of which has a time limit of its own.
     """
@@ -24,11 +24,11 @@ async def to_the_end(work: Awaitable[T]) -> T:
             except asyncio.CancelledError:
                 continue
         if not task.cancelled():
-            task.exception()  # seen; the cancellation is what the caller gets
+            task.exception()  # retrieved; the caller gets the cancellation
         raise
 
 
 def being_cancelled() -> bool:
-    """Whether somebody cancels this task. A CancelledError without that came from something it awaited."""
+    """Whether this task is being cancelled. If not, a CancelledError came from something it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

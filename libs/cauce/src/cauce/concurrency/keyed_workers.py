@@ -1,4 +1,4 @@
-"""Many keys at once, one key never: a bounded set of workers over queues by key."""
+"""Many keys at once, one job per key at a time: a bounded set of workers over queues by key."""
 
 import asyncio
 from collections import deque
@@ -13,10 +13,11 @@ TOGETHER = 100
 
 
 class KeyedWorkers(Generic[J]):
-    """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys side by side.
+    """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys concurrently.
 
-    Jobs of different keys that `group` gives the same name are worked on together, up to a hundred; one it gives None
-    is alone. Holds `bound` jobs at most; whoever submits more waits. `work` must not raise.
+    Jobs of different keys for which `group` returns the same value are passed to `work` together, up to a hundred; a
+    job for which it returns None is passed alone. Holds `bound` jobs at most; `submit` waits for room. `work` must not
+    raise.
     """
 
     def __init__(
@@ -34,18 +35,18 @@ class KeyedWorkers(Generic[J]):
         self._queues: dict[Hashable, deque[J]] = {}
         self._ready: asyncio.Queue[deque[Hashable]] = asyncio.Queue()
         self._groups: dict[Hashable, deque[Hashable]] = {}
-        """Keys whose next job may be worked on together; each is in `_ready` while it is not empty."""
+        """Keys whose next jobs may be passed on together; each is in `_ready` while it is not empty."""
         self._unfinished = 0
         self._running = 0
         self._ending = False
 
     @property
     def unfinished(self) -> int:
-        """Jobs accepted and not done; once it is ending, only those that run."""
+        """Jobs accepted and not done; after `end`, only those that run."""
         return self._running if self._ending else self._unfinished
 
     def end(self) -> None:
-        """Begin no further job. What runs may finish; what has not begun is left."""
+        """Start no further job. What runs may finish; what has not started is left."""
         self._ending = True
 
     def busy(self, key: Hashable) -> bool:
@@ -69,7 +70,7 @@ class KeyedWorkers(Generic[J]):
                 tasks.create_task(self._worker())
 
     def _offer(self, key: Hashable) -> None:
-        """The next job of this key may be worked on."""
+        """Queue the next job of this key for a worker."""
         group = self._group(self._queues[key][0])
         keys = deque[Hashable]() if group is None else self._groups.setdefault(group, deque())
         if not keys:

@@ -1,25 +1,24 @@
-"""NestJS services beside a durable transport: they hear our integration events, and theirs become durable.
+"""NestJS services next to a durable transport: they receive our integration events, and theirs become durable.
 
 Outward, a listener on the service's own topic publishes every event once more, on Pub/Sub in NestJS's wire format.
-A listener and not the relay: the inbox then remembers what was published, so neither several replicas, nor a broker
-that lost its data and is fed again, nor a row that is sent twice reaches NestJS a second time; trouble on Pub/Sub
-delays NestJS only; and the lanes keep the order of each key. A crash in the very moment repeats one event, with its id.
+A listener and not the relay: the inbox then remembers what was published, so neither several replicas, nor events
+resent to a broker that lost its data, nor a row that is sent twice reaches NestJS a second time; errors of Pub/Sub
+delay NestJS only; and the lanes keep the order of each key. A crash while publishing repeats one event, with its id.
 
-Inward, every replica hears what NestJS publishes and writes it into its own outbox, where the event's id is unique:
+Inward, every replica receives what NestJS publishes and writes it into its own outbox, where the event's id is unique:
 the database decides, one row is made, and the relay appends it to the topic of its source like an event of ours.
-Listeners hear the durable topic only, so an event that comes over both ways, or twice, has one effect.
+Listeners receive from the durable topic only, so an event that comes both ways, or twice, has one effect.
 
-The two directions know each other's events: what we publish outward is marked beside the event (`durable`), where
-NestJS does not look; what came in carries ADOPTED as its incarnation, where others name their database.
+Each direction recognises the other's events: what we publish outward carries a mark (`durable`) next to the event, which
+NestJS ignores; what came in has ADOPTED as its incarnation, where other events name their database.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from random import random
 
 from msgspec.structs import replace
 
+from cauce.concurrency.backoff import Backoff
 from cauce.errors import DecodeError, PublishError
 from cauce.events.envelope import Envelope, key_of
 from cauce.events.event import Event, IntegrationEvent, describe
@@ -36,13 +35,13 @@ __all__ = ["ADOPTED", "Adopt", "Inward", "NestBridge"]
 log = logging.getLogger("cauce.bridge")
 
 ADOPTED = "nestjs"
-"""The incarnation of an event that no database of ours has counted."""
+"""The incarnation of an event that no database of ours has numbered."""
 
 _PAUSE_FIRST_S = 0.1
 _PAUSE_CAP_S = 5.0
 
 Adopt = Callable[[Envelope, Sequence[str]], Awaitable[bool]]
-"""Write the event down to be relayed; False if it, or one of these consumers, is known to have met it."""
+"""Write the event to the outbox; False if it is there already, or one of these consumers has handled it."""
 
 
 class NestBridge:
@@ -56,12 +55,12 @@ class NestBridge:
     def outward(
         self, publishes: Sequence[type[IntegrationEvent]]
     ) -> Callable[[IntegrationEvent, Envelope], Awaitable[None]]:
-        """The listener that tells NestJS what the service publishes. There must be something."""
+        """The listener that publishes to NestJS what the service publishes, which must not be empty."""
 
         @on(*publishes, name=self.listener_name, effect=AtLeastOnce(), retry=Retry(attempts=20, base=0.5, cap=60.0))
         async def tell_nestjs(_event: IntegrationEvent, envelope: Envelope) -> None:
             if envelope.incarnation == ADOPTED:
-                return  # they said it themselves
+                return  # it came from there
             try:
                 await self._wire.publish(lane_of(envelope), [envelope])
             except PublishError as error:
@@ -70,7 +69,7 @@ class NestBridge:
         return tell_nestjs
 
     async def inward(self, subscription: Subscription, inward: "Inward", status: Status) -> None:
-        """Hear NestJS until cancelled. What it says while nobody of this service listens is gone, as ever there."""
+        """Receive from NestJS until cancelled. What it publishes while no replica listens is lost, as always there."""
         await self._wire.run(subscription, inward.take, status)
 
     async def close(self) -> None:
@@ -78,7 +77,7 @@ class NestBridge:
 
 
 class Inward:
-    """What becomes of a message heard on Pub/Sub."""
+    """Takes over messages received on Pub/Sub."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Inward:
         is_infrastructure: Callable[[BaseException], bool],
         count: Callable[[str], None],
     ) -> None:
-        """`types`: event classes by every name they are accepted under; `consumers`: who hears them here."""
+        """`types`: event classes by every name they are accepted under; `consumers`: their listeners here."""
         self._service = service
         self._types = types
         self._consumers = consumers
@@ -99,7 +98,7 @@ class Inward:
         self._count = count
 
     async def take(self, delivery: Delivery) -> None:
-        """Returns once it is written down, known, or refused. Waits for a database that is away."""
+        """Return once the message is written, known, or refused. Waits while the database is down."""
         if delivery.headers.get("durable") != "true":
             try:
                 envelope = self._understand(delivery)
@@ -115,7 +114,7 @@ class Inward:
             log.warning("%s", one_line(f"{delivery.channel}: a request could not be answered: {error}"))
 
     def _understand(self, delivery: Delivery) -> Envelope | None:
-        """The event as it goes to the durable topic; None if nobody here hears it."""
+        """The event as it goes to the durable topic; None if it has no listener here."""
         said = delivery.envelope
         if said is None:
             raise _NotTakenError(delivery.problem or "not an event")
@@ -134,12 +133,12 @@ class Inward:
             try:
                 key = key_of(decode(said.payload, event_type), described)
             except DecodeError:
-                key = None  # it becomes a dead letter of everybody who hears it, with its bytes
+                key = None  # it becomes a dead letter of each of its listeners, with its bytes
         return replace(said, source=source, name=described.name, key=key, incarnation=ADOPTED)
 
     async def _write_down(self, envelope: Envelope) -> None:
         consumers = self._consumers.get(self._event_type(envelope), ())
-        pause_s = _PAUSE_FIRST_S
+        backoff = Backoff(_PAUSE_FIRST_S, _PAUSE_CAP_S)
         while True:
             try:
                 new = await self._adopt(envelope, consumers)
@@ -149,8 +148,8 @@ class Inward:
                 if not self._is_infrastructure(error):
                     raise _NotTakenError(f"the database does not take it: {type(error).__name__}") from None
                 log.warning("%s: an event of NestJS waits for the database (%s)", self._service, type(error).__name__)
-                await asyncio.sleep(pause_s * (0.8 + 0.4 * random()))
-                pause_s = min(_PAUSE_CAP_S, pause_s * 2)
+                await backoff.pause()
+                backoff.grow()
             else:
                 if new:
                     self._count("bridged")
@@ -165,4 +164,4 @@ class Inward:
 
 
 class _NotTakenError(Exception):
-    """Carries the sentence; never leaves this module."""
+    """Carries the reason; never leaves this module."""

@@ -5,16 +5,16 @@ no memory, no acknowledgement, no replay. Every replica of a service hears every
 """
 
 import asyncio
-import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
+from cauce.concurrency.backoff import HALF, Backoff
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.events.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.events.event import EventType, IntegrationEvent, describe
@@ -106,16 +106,18 @@ class RedisPubSub:
         answers it.
         """
         routes = _Routes.of(subscription, self._spoken)
-        attempt = 0
+        backoff = Backoff(_RETRY_FIRST_S, _RETRY_CAP_S, jitter=HALF)
         while True:
             began = time.monotonic()
             try:
                 await self._listen(routes, deliver, status)
             except RedisTroubleError as trouble:
-                attempt = 0 if time.monotonic() - began >= _STEADY_S else attempt + 1
-                pause_s = _pause_s(attempt)
-                status.down(str(trouble), retry_in_s=pause_s)
-                await asyncio.sleep(pause_s)
+                if time.monotonic() - began >= _STEADY_S:
+                    backoff.reset()
+                else:
+                    backoff.grow()
+                status.down(str(trouble), retry_in_s=backoff.pause_s)
+                await backoff.pause()
 
     async def close(self) -> None:
         """Give the publishing connection back. A closed transport may be used again, in another event loop too."""
@@ -348,10 +350,3 @@ def glob_of(pattern: str) -> str:
         leading = False
         glob += dot + ("*" if segment == "*" else _GLOB_CHARACTERS.sub(r"\\\g<0>", segment))
     return glob
-
-
-def _pause_s(attempt: int, pick: Callable[[float, float], float] = random.uniform) -> float:
-    """Doubles from 0.1 s to 2 s, of which a random half is taken off, so that services do not come back in
-    step."""
-    longest = min(_RETRY_CAP_S, _RETRY_FIRST_S * 2 ** min(attempt, 10))
-    return pick(longest / 2, longest)

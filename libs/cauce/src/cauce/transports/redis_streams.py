@@ -9,7 +9,6 @@ No scripts and no commands of the class @dangerous. Keys:
 What users of the server need (`rights` writes it out): a service that publishes TOPIC, and one that hears it.
 """
 
-import random
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -236,7 +235,6 @@ class RedisStreams:
             lanes=lanes,
             since=since,
             label=self._server.label,
-            pick=random.uniform,
         )
         await reading.run()
 

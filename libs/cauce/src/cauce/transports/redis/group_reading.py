@@ -16,9 +16,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from cauce.concurrency.backoff import HALF, Backoff
 from cauce.formats.cloudevents import CONTENT_GONE, read_of_topic
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status
@@ -67,7 +68,6 @@ class GroupReading:
         lanes: LanesOwned,
         since: Mapping[str, BrokerId],
         label: str,
-        pick: Callable[[float, float], float],
     ) -> None:
         self._commands = commands
         self._keys = keys
@@ -78,7 +78,6 @@ class GroupReading:
         self._lanes = lanes
         self._since = since
         self._label = label
-        self._pick = pick
         self._acks = Acks(commands, group)
         self._streams: dict[tuple[str, Lane], LaneStream] = {}
 
@@ -92,17 +91,18 @@ class GroupReading:
             await self._acks.flush()
 
     async def _read_until_cancelled(self) -> None:
-        attempt = 0
+        backoff = Backoff(_RETRY_FIRST_S, RETRY_CAP_S, jitter=HALF)
         while True:
             began = time.monotonic()
             try:
                 await _Connected(self, await self._commands.connect()).run()
             except RedisTroubleError as trouble:
-                attempt = 0 if time.monotonic() - began >= _STEADY_S else attempt + 1
-                longest = min(RETRY_CAP_S, _RETRY_FIRST_S * 2 ** min(attempt, 10))
-                pause_s = self._pick(longest / 2, longest)
-                self._status.down(str(trouble), retry_in_s=pause_s)
-                await asyncio.sleep(pause_s)
+                if time.monotonic() - began >= _STEADY_S:
+                    backoff.reset()
+                else:
+                    backoff.grow()
+                self._status.down(str(trouble), retry_in_s=backoff.pause_s)
+                await backoff.pause()
 
     # What a connection asks of it
 
