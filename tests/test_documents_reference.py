@@ -24,7 +24,7 @@ import pytest
 from accounts import main as accounts
 from accounts.settings import Settings as AccountsSettings
 from cauce import Alarms, DomainEvent, IntegrationEvent, Keep, Pace, Retry, Service, errors, on
-from cauce.delivery.inbox.attempts import Outcome
+from cauce.delivery.inbox.failures import Outcome
 from cauce.dev.servers import ValkeyServer
 from cauce.events.event import describe
 from cauce.events.names import matches

@@ -16,6 +16,11 @@ CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["c
 PLANTED = {
     "cauce: the core imports no driver, no web framework, no SQL": ("cauce/publishing/bus.py", "import sqlalchemy"),
     "cauce: arrows point inward": ("cauce/events/event.py", "import cauce.service.service"),
+    "cauce.delivery: arrows point inward": ("cauce/delivery/lanes/ownership.py", "import cauce.delivery.outbox.relay"),
+    "cauce.delivery.inbox: arrows point inward": (
+        "cauce/delivery/inbox/ordering.py",
+        "import cauce.delivery.inbox.workers",
+    ),
     "contracts hold nothing but events": ("contracts/accounts.py", "import seedwork.database"),
     "services never import each other": ("mailing/application.py", "import accounts.domain"),
     "cauce and seedwork know no service": ("seedwork/problems.py", "import accounts.domain"),

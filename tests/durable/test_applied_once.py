@@ -7,7 +7,7 @@ import signal
 import pytest
 import scenarios
 from cauce import Envelope, Retry, Service
-from cauce.delivery.inbox.attempts import Applying
+from cauce.delivery.inbox.attempts import Attempts
 from cauce.events.envelope import Emission
 from cauce.formats.cloudevents import from_json
 from cauce.formats.decoding import typed
@@ -69,7 +69,7 @@ async def _eight_at_once(world: World) -> None:
         )
         for _ in range(8)
     ]
-    workers = [_applying(service) for service in services]
+    workers = [_attempts(service) for service in services]
     heard = services[0].listeners
     failed = 0
     for no in range(60):
@@ -91,11 +91,11 @@ async def _eight_at_once(world: World) -> None:
     await store.close()
 
 
-def _applying(service: Service) -> Applying:
+def _attempts(service: Service) -> Attempts:
     """What a run of the service would apply deliveries with; nothing else of it is started."""
     run = Run(service._wiring, service._units_of_work, service._dispatcher, service._happenings, service._options)
     assert run._durable is not None
-    return run._durable._applying
+    return run._durable._workers._attempts
 
 
 @pytest.mark.parametrize(("key", "becomes"), [("k", []), (None, ["too old to dedupe"])])

@@ -1,6 +1,6 @@
 """An entry is acknowledged when it is taken from the broker, before the listener has run."""
 
-from cauce.delivery.durable import DurableDelivery
+from cauce.delivery.inbox.consumer import DurableConsumer
 from cauce.ports.transport import Delivery
 from msgspec.structs import replace
 
@@ -10,10 +10,10 @@ async def _nothing() -> None:
 
 
 def plant() -> None:
-    deliver = DurableDelivery.deliver
+    deliver = DurableConsumer.deliver
 
-    async def at_once(self: DurableDelivery, delivery: Delivery) -> None:
+    async def at_once(self: DurableConsumer, delivery: Delivery) -> None:
         await delivery.ack()
         await deliver(self, replace(delivery, ack=_nothing))
 
-    DurableDelivery.deliver = at_once
+    DurableConsumer.deliver = at_once

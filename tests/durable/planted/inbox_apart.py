@@ -2,22 +2,23 @@
 
 from typing import Any
 
-from cauce.delivery.inbox.attempts import Applying, Outcome
+from cauce.delivery.inbox.attempts import Attempts
+from cauce.delivery.inbox.failures import Outcome
 from cauce.events.envelope import Emission
-from cauce.listeners.listener import Listener, consumer_name
+from cauce.listeners.listener import Listener
 
 
 def plant() -> None:
     async def first(
-        self: Applying, listener: Listener, emission: Emission, channel: str, **_circumstances: Any
+        self: Attempts, listener: Listener, emission: Emission, channel: str, **_circumstances: Any
     ) -> Outcome:
-        consumer = consumer_name(self.rules.name, listener)
-        async with self.rules.transaction() as tx:
-            (found,) = await self.rules.inbox(tx).arrive(consumer, [emission.envelope], idle_s=30)
+        consumer = self.transactions.consumer_name(listener)
+        async with self.transactions.begin() as (_, inbox):
+            (found,) = await inbox.arrive(consumer, [emission.envelope], idle_s=30)
         if found.known:
             return "duplicate"
-        async with self.rules.transaction() as tx:
+        async with self.transactions.begin() as (tx, _):
             await self.call(listener, emission, tx, 1, False, channel)
         return "handled"
 
-    Applying.first = first
+    Attempts.first = first

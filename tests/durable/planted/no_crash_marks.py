@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from cauce.delivery.inbox.attempts import Applying
+from cauce.delivery.inbox.failures import Failures
 
 
 def plant() -> None:
-    async def mark_started(self: Applying, listener: Any, envelope: Any) -> int:
+    async def mark_started(self: Failures, listener: Any, envelope: Any) -> int:
         return 1
 
-    Applying.mark_started = mark_started
+    Failures.mark_started = mark_started

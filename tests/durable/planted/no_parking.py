@@ -3,16 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
-from cauce.delivery.inbox.attempts import Applying, Outcome
+from cauce.delivery.inbox.failures import Outcome
+from cauce.delivery.inbox.ordering import Ordering
 from cauce.ports.inbox import Arrival
 
 
 def plant() -> None:
-    in_its_turn = Applying._in_its_turn
+    in_turn = Ordering.in_turn
 
     async def at_once(
-        self: Applying, inbox: Any, consumer: str, envelope: Any, channel: str, found: Arrival, **repeated: bool
+        self: Ordering, inbox: Any, consumer: str, envelope: Any, channel: str, found: Arrival, **repeated: bool
     ) -> Outcome | None:
-        return await in_its_turn(self, inbox, consumer, envelope, channel, replace(found, parked=False), **repeated)
+        return await in_turn(self, inbox, consumer, envelope, channel, replace(found, parked=False), **repeated)
 
-    Applying._in_its_turn = at_once
+    Ordering.in_turn = at_once

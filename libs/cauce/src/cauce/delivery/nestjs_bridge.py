@@ -9,7 +9,7 @@ Inward, every replica receives what NestJS publishes and writes it into its own 
 the database decides, one row is made, and the relay appends it to the topic of its source like an event of ours.
 Listeners receive from the durable topic only, so an event that comes both ways, or twice, has one effect.
 
-Each direction recognises the other's events: what we publish outward carries a mark (`durable`) next to the event, which
+Each direction recognises the other's events: what we publish outward has a mark (`durable`) next to the event, which
 NestJS ignores; what came in has ADOPTED as its incarnation, where other events name their database.
 """
 

@@ -1,4 +1,4 @@
-"""How fast the loops of durable delivery turn: the price of noticing sooner is asking more often."""
+"""How often the loops of durable delivery poll: noticing sooner costs more queries."""
 
 from dataclasses import astuple, dataclass
 
@@ -11,10 +11,10 @@ __all__ = ["Pace"]
 class Pace:
     """Seconds. The same for every process of a service.
 
-    `lease_s`: how long the lanes of a process that died stay its own. `beat_every_s`: how often a living one renews
-    its lease and looks for its fair share. `verify_every_s`: how often a broker that seems well is asked whether it
-    still has what it confirmed. `prune_every_s`: how often rows and entries that are old enough are removed.
-    `watch_every_s`: how often it is looked whether an alarm is due.
+    `lease_s`: how long a dead process keeps its lanes. `beat_every_s`: how often a process renews its lease and looks
+    for its fair share. `verify_every_s`: how often a broker without errors is asked whether it still holds what it
+    confirmed. `prune_every_s`: how often expired rows and entries are removed. `watch_every_s`: how often alarm
+    thresholds are checked.
     """
 
     lease_s: float = 10.0

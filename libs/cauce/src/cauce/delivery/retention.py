@@ -1,4 +1,4 @@
-"""How long Cauce's own rows are kept, and the loop that lets them go: in small batches, oldest first."""
+"""How long Cauce's own rows are kept, and the loop that prunes them: in small batches, oldest first."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ _EVERY_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """What is kept for how long, in seconds, rows and bytes.
+    """How long what is kept, in seconds, rows and bytes.
 
-    Sent rows are what a broker that lost its data is fed from; the inbox is what recognises a repeat. Both cost disk.
+    Sent rows are resent to a broker that lost its data; the inbox recognises duplicates. Both cost disk.
     """
 
     sent_s: float = 24 * 3600.0
@@ -35,7 +35,7 @@ class Keep:
 
 
 class Pruning:
-    """Deletes what is older than `keep` says. Only the process that owns lane 0 does it, so that one does."""
+    """Deletes what is older than `keep` allows. Only the owner of lane 0 deletes rows: one process of a service."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Pruning:
         self._capped = False
 
     async def run(self) -> None:
-        """Prune until cancelled. Trouble is said and tried again; nothing depends on it being soon."""
+        """Prune until cancelled. Errors are logged and retried; pruning is never urgent."""
         while True:
             await asyncio.sleep(self._every_s)
             try:
@@ -86,7 +86,7 @@ class Pruning:
                     self._count("trimmed", trimmed)
 
     async def _enforce_caps(self) -> None:
-        """By rows and bytes: the window gets shorter than promised, so it is said."""
+        """Prune by rows and bytes. That keeps less than `sent_s` promises, so it is counted and logged."""
         capped = False
         while await self._message_store.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
             if not await self._message_store.prune_sent(older_than_s=0.0, limit=BATCH):

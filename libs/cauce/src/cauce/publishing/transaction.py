@@ -21,7 +21,7 @@ from cauce.publishing.rules import PublishingRules
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["Outlet", "Transaction", "end", "end_undone", "work_of"]
+__all__ = ["Outlet", "Transaction", "end", "end_undone"]
 
 T = TypeVar("T")
 
@@ -162,7 +162,3 @@ def end(tx: Transaction) -> None:
 def end_undone(tx: Transaction) -> None:
     """End a transaction before its rollback, in any state."""
     tx._ended = True  # pyright: ignore[reportPrivateUsage]
-
-
-def work_of(tx: Transaction) -> UnitOfWork:
-    return tx._work  # pyright: ignore[reportPrivateUsage]

@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
-from cauce.delivery.durable import DurableDelivery
-from cauce.delivery.inbox.attempts import Applying
-from cauce.delivery.inbox.transactions import InboxTransactions
+from cauce.delivery.durable import DurableDelivery, Policy, Process, Reports
+from cauce.delivery.inbox.listening import Listening
 from cauce.delivery.nestjs_bridge import Inward, NestBridge
-from cauce.delivery.outbox.alarms import Alarms
-from cauce.delivery.pace import Pace
-from cauce.delivery.retention import Keep
 from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import CauceError, ConfigurationError
@@ -46,9 +42,7 @@ class RunOptions:
     """How a service runs: arguments of Service that concern no listener."""
 
     version: str | None
-    keep: Keep
-    pace: Pace
-    alarms: Alarms
+    policy: Policy
     drain_limit_s: float
 
 
@@ -167,14 +161,16 @@ class Run:
                 hearing = [tasks.create_task(self.broker.run())]
                 if self._durable is not None and self._wiring.durable_store is not None:
                     await self._wiring.durable_store.prepare()
-                    await introduce(self._wiring, self._options.keep, self._wiring.durable_store)
+                    await introduce(self._wiring, self._options.policy.keep, self._wiring.durable_store)
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     working.append(tasks.create_task(self._durable.work()))
                     if self._wiring.bridge is not None and self._nestjs is not None:
-                        nestjs = self._hear_nestjs(self._wiring.bridge, self._wiring.durable_store, self._nestjs)
+                        nestjs = self._hear_nestjs(
+                            self._wiring.bridge, self._durable, self._wiring.durable_store, self._nestjs
+                        )
                         hearing.append(tasks.create_task(nestjs))
                 elif self._wiring.durable_store is not None and await self._wiring.durable_store.prepared():
-                    await introduce_as_volatile(self._wiring, self._options.keep, self._wiring.durable_store)
+                    await introduce_as_volatile(self._wiring, self._options.policy.keep, self._wiring.durable_store)
                 self._prepared.set()
                 if self._wiring.volatile_transport is not None:
                     # Also when it only publishes: readiness names the broker.
@@ -215,13 +211,15 @@ class Run:
         await transport.run(self._wiring.subscription, self._consumer.deliver, self.broker)
         raise CauceError(f"the transport {transport.name!r} stopped by itself, without an error")
 
-    async def _hear_nestjs(self, bridge: NestBridge, store: DurableStore, status: Status) -> None:
+    async def _hear_nestjs(
+        self, bridge: NestBridge, durable: DurableDelivery, store: DurableStore, status: Status
+    ) -> None:
         message_store = store.message_store()
 
         async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
             new = await message_store.adopt(envelope, known_to=known_to)
-            if new and self._durable is not None:
-                self._durable.committed(to_send=True, waiting=False)
+            if new:
+                durable.committed(to_send=True, waiting=False)
             return new
 
         inward = Inward(
@@ -232,7 +230,7 @@ class Run:
                 for one, listeners in self._wiring.users_listeners_by_event.items()
             },
             adopt=adopt,
-            is_infrastructure=InboxTransactions(self._name, self._units_of_work, store).is_infrastructure,
+            is_infrastructure=durable.transactions.is_infrastructure,
             count=self._happenings.count,
         )
         await bridge.inward(self._wiring.users_subscription, inward, status)
@@ -244,32 +242,28 @@ class Run:
         wiring, options = self._wiring, self._options
         if wiring.durable_store is None or (wiring.durable_transport is None and not wiring.has_durable_listeners):
             return None
-        transactions = InboxTransactions(self._name, self._units_of_work, wiring.durable_store)
-        return DurableDelivery(
+        listening = Listening(
             service=self._name,
-            message_store=wiring.durable_store.message_store(),
-            transport=wiring.durable_transport,
             subscription=wiring.subscription,
             starts={topic: wiring.start_of(topic) for topic in wiring.subscription.topics},
             adopted=sorted(wiring.users_subscription.topics) if wiring.bridge is not None else (),
             types=wiring.types,
-            listeners=wiring.listeners_by_event,
-            by_name={listener.name: listener for listener in wiring.listeners},
-            applying=Applying(
-                rules=transactions,
-                call=self._dispatcher.call_in,
+            listeners={**wiring.listeners_by_event},
+            by_consumer={consumer_name(self._name, listener): listener for listener in wiring.listeners},
+        )
+        return DurableDelivery(
+            listening,
+            store=wiring.durable_store,
+            transport=wiring.durable_transport,
+            units_of_work=self._units_of_work,
+            call=self._dispatcher.call_in,
+            process=Process(worker=_worker(), version=options.version, member=f"{_worker()}:{uuid4().hex[:12]}"),
+            reports=Reports(
+                status=self.broker.part,
                 count=self._happenings.count,
-                worker=_worker(),
-                version=options.version,
-                retention_s=options.keep.inbox_s,
+                handled=lambda emission, listener: self._happenings.tell("handled", emission, listener),
             ),
-            status=self.broker.part,
-            count=self._happenings.count,
-            handled=lambda emission, listener: self._happenings.tell("handled", emission, listener),
-            member=f"{_worker()}:{uuid4().hex[:12]}",
-            keep=options.keep,
-            pace=options.pace,
-            alarms=options.alarms,
+            policy=options.policy,
         )
 
     async def _kept(self) -> Kept:

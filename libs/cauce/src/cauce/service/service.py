@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, overload
 
 from cauce.concurrency.cancellation import to_the_end
+from cauce.delivery.durable import Policy
 from cauce.delivery.nestjs_bridge import NestBridge
 from cauce.delivery.outbox.alarms import Alarms
 from cauce.delivery.pace import Pace
@@ -92,9 +93,7 @@ class Service:
         )
         self._options = RunOptions(
             version=version,
-            keep=keep or Keep(),
-            pace=pace or Pace(),
-            alarms=alarms or Alarms(),
+            policy=Policy(keep=keep or Keep(), pace=pace or Pace(), alarms=alarms or Alarms()),
             drain_limit_s=drain_limit_s,
         )
         self._happenings = Happenings(name)

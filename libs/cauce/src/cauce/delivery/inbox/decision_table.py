@@ -1,4 +1,4 @@
-"""What a delivery means to a listener that may have seen it before: the decision table. Sans-I/O.
+"""The decision table: what a delivery means to a listener that may have received it before. Sans-I/O.
 
 arrives                                        means                        does
 ─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
@@ -6,14 +6,15 @@ id known                                       duplicate                    ackn
 no key                                         first time                   run
 no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
   inbox's retention
-same incarnation, seq > last                   next of what is heard here   run, remember seq
+same incarnation, seq > last                   next for this listener       run, remember seq
 same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
   the inbox's retention
 same incarnation, seq ≤ last, older            duplicate from long ago      acknowledge
-another incarnation                            the producer began anew      run, position starts again
+another incarnation                            the producer's database was  run, sequence restarts
+                                                recreated or restored
 
-A number that this listener has not seen before it says nothing: it may be of an event it does not hear. Whether one is
-missing is asked where all of them go by (gaps.py).
+A sequence number that this listener did not receive says nothing: the event may not be for it. Missing numbers are
+counted where all events of a lane pass (gaps.py).
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def decide(
     retention_s: float,
     repeated: bool = False,
 ) -> Decision:
-    """Apply the table. `age_s`: how old the event is; `retention_s`: how long the inbox remembers ids; `repeated`: it
+    """Apply the table. `age_s`: of the event; `retention_s`: how long the inbox remembers ids; `repeated`: the event
     was delivered to a process of this service before."""
     if id_known:
         return Decision("acknowledge", "duplicate")

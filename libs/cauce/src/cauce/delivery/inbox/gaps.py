@@ -1,11 +1,11 @@
-"""Numbers of a key that should have come by and did not: loss that nobody else would notice. Sans-I/O.
+"""Missing sequence numbers of a key: a loss that nothing else would detect. Sans-I/O.
 
-The producer counts the events of a key without holes, and a lane is read in order by one process; so whoever reads all
-of it, the events it has no listener for among them, sees 6 follow 5. A jump is counted and said, and stops nothing: the
-event is handled all the same, because what is missing may never come (a person discarded it at the producer).
+The producer numbers the events of a key without gaps, and one process reads a lane in order, events without a listener
+included: it sees 6 follow 5. A gap is counted and logged, and stops nothing: the event is handled all the same, because
+the missing one may never come (an operator discarded it at the producer).
 
-Only a jump between two events that this very process read, while the lane was its own without a break, is one: what an
-earlier owner read is not known here. So nothing is said that is not so, and a hole at a change of hands is not seen.
+Only a gap between two events that this process read, while it owned the lane without a break, is reported: what an
+earlier owner read is not known here. So no report is false, and a gap at a change of owners is not detected.
 """
 
 from collections import OrderedDict
@@ -15,18 +15,18 @@ from cauce.events.envelope import Envelope
 __all__ = ["Gaps"]
 
 KEYS = 10_000
-"""How many keys are remembered, those that were quiet for longest forgotten first."""
+"""How many keys are remembered; the least recently seen is forgotten first."""
 
 
 class Gaps:
-    """What one process has read of every key."""
+    """The last sequence number that one process has read of every key."""
 
     def __init__(self, *, keys: int = KEYS) -> None:
         self._limit = keys
         self._last: OrderedDict[tuple[str, str], tuple[int, str, int]] = OrderedDict()
 
     def missing_before(self, envelope: Envelope, tenure: int) -> int:
-        """How many numbers are missing between the last event of its key and this one, read in this tenure of its lane."""
+        """Count the numbers missing between this event and the last of its key, read in the same tenure of its lane."""
         key, seq, incarnation = envelope.key, envelope.key_seq, envelope.incarnation
         if key is None or seq is None or incarnation is None:
             return 0

@@ -1,1 +1,1 @@
-"""Which process owns which lane."""
+"""Which process owns which lane (partition): `lane_keeper` decides, `ownership` asks the database and does it."""

@@ -1,8 +1,8 @@
-"""Who owns which lane: a lease per process, an epoch per lane, a fair share for everybody. Sans-I/O.
+"""Which process owns which lane: a lease per process, an epoch per lane, a fair share for each. Sans-I/O.
 
-A lane is owned by one process at a time, for the outbox and for every topic alike. The process that owns it sends its
-pending rows and handles its deliveries; whoever else tries finds another epoch and changes nothing. Every `beat` reads
-what the database says and answers what to do; the shell around it does it.
+A lane (partition) has one owner at a time, for the outbox and for every topic alike. The owner sends its pending rows
+and handles its deliveries; any other process that tries finds another epoch and changes nothing. Every `beat` compares
+with the database and returns what to do; Ownership does it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -19,17 +19,17 @@ BEAT_EVERY_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What to do now. `take`: lanes with the epoch seen; `give_back`: lanes of ours that others should have."""
+    """What to do now. `take`: free lanes, with the epoch seen; `give_back`: lanes of ours beyond our share."""
 
     take: Mapping[Lane, Epoch] = field(default_factory=dict[Lane, Epoch])
     give_back: frozenset[Lane] = frozenset()
     lost: frozenset[Lane] = frozenset()
-    orphans: frozenset[Lane] = frozenset()
-    """Lanes whose owner went without giving them back: what he was doing may be what he died of."""
+    abandoned: frozenset[Lane] = frozenset()
+    """Lanes whose owner ended without giving them back: the event it was handling may be the cause."""
     ownerless: frozenset[Lane] = frozenset()
-    """Lanes that no living process owns, those among them that are now taken."""
+    """Lanes that no living process owns, those in `take` included."""
     next_lease_ends_in_s: float | None = None
-    """When the next lease of somebody else would end: the moment to look again, since he may not renew it."""
+    """When the next lease of another process ends: the moment to look again, since it may not be renewed."""
 
 
 class LaneKeeper:
@@ -46,20 +46,20 @@ class LaneKeeper:
         return self._owned if now < self._good_until else {}
 
     def renewed(self, *, requested_at: float, now: float) -> None:
-        """Our lease was renewed; `requested_at` is the monotonic time before we asked, so we err to the safe side.
+        """Record that our lease was renewed; `requested_at` is the monotonic time before the request: the safe side.
 
-        If it had run out meanwhile, whoever asked was told that nothing is ours, and let go of what he held. So all
-        lanes have to be taken anew, under other epochs: what was begun before must not be mixed with what comes after.
+        If it had expired meanwhile, callers of `owned` got nothing and let go of what they held. So all lanes have to
+        be taken again, under new epochs: what was started before must not mix with what comes after.
         """
         if now >= self._good_until:
             self._owned.clear()
         self._good_until = requested_at + self._lease_s
 
     def beat(self, rows: Iterable[LaneRow], *, members: Collection[MemberId]) -> Beat:
-        """Compare with the database. `members`: processes with a lease, ourselves among them.
+        """Compare with the database. `members`: processes with a lease, this one included.
 
         A lane that is ours in the database and not here was let go of (see `renewed`), or taken in a transaction whose
-        outcome we never learnt: it is taken anew.
+        outcome is unknown: it is taken again.
         """
         rows = list(rows)
         mine = {row.lane: row.epoch for row in rows if row.owner == self.me}
@@ -76,13 +76,13 @@ class LaneKeeper:
             take={row.lane: row.epoch for row in free[:room]},
             give_back=frozenset(too_many),
             lost=lost,
-            orphans=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
+            abandoned=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
             ownerless=frozenset(row.lane for row in rows if row.owner is None or not row.owner_alive),
             next_lease_ends_in_s=min(ends, default=None),
         )
 
     def took(self, lane: Lane, epoch: Epoch) -> None:
-        """The database says the lane is ours, under this epoch."""
+        """Record that the database gave us the lane, under this epoch."""
         self._owned[lane] = epoch
 
     def gave_back(self, lanes: Iterable[Lane]) -> None:
@@ -91,5 +91,5 @@ class LaneKeeper:
 
 
 def _share(rank: int, *, of: int) -> int:
-    """How many lanes the process has whose name is the `rank`-th of so many: all of them together, every lane."""
+    """How many lanes the `rank`-th of `of` processes gets: the shares of all of them add up to every lane."""
     return LANES // of + (rank < LANES % of)

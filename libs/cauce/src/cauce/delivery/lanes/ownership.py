@@ -1,4 +1,4 @@
-"""The shell around LaneKeeper: beats against the database until cancelled, and says which lanes are ours."""
+"""The shell around LaneKeeper: beats against the database until cancelled, and knows which lanes are ours."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ _LEASES_UNTIL_NOT_READY = 2
 
 
 class Ownership:
-    """Which lanes this process may work on. `lanes` is what loops ask before every step."""
+    """Which lanes this process may work on. Loops call `lanes` before every step."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Ownership:
         beat_every_s: float = BEAT_EVERY_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`busy`: whether deliveries of these lanes are still being handled; they are given back when not."""
+        """`busy`: whether deliveries of these lanes are still being handled; lanes are given back once they are not."""
         self.me = me
         self._message_store = message_store
         self._keeper = LaneKeeper(me, lease_s=lease_s)
@@ -40,29 +40,29 @@ class Ownership:
         self._beat_every_s = beat_every_s
         self._now = monotonic
         self._leaving: frozenset[Lane] = frozenset()
-        self._orphans: frozenset[Lane] = frozenset()
+        self._abandoned: frozenset[Lane] = frozenset()
         self._renewed_at: float | None = None
         self._ownerless: dict[Lane, float] = {}
-        """Lanes that nobody owned at the last beat, and since when that was seen."""
+        """Lanes without an owner at the last beat, and when that was first seen."""
 
     def lanes(self) -> Mapping[Lane, Epoch]:
-        """Lanes to begin new work on, with their epochs."""
+        """Lanes to start new work on, with their epochs."""
         return {lane: epoch for lane, epoch in self._keeper.owned(self._now()).items() if lane not in self._leaving}
 
     def epochs(self) -> Mapping[Lane, Epoch]:
-        """Lanes that are still ours, those being given back among them: for finishing what runs."""
+        """Lanes that are still ours, those being given back included: for finishing what runs."""
         return self._keeper.owned(self._now())
 
     def drop(self, lane: Lane) -> None:
-        """Let go of a lane whose order we could not keep: it is taken anew at the next beat, and read from the start."""
+        """Let go of a lane whose order we could not keep: the next beat takes it again, to be read from the start."""
         self._keeper.gave_back([lane])
 
-    def left_by_the_dead(self, lane: Lane) -> bool:
-        """Whether we have this lane from somebody who did not give it back."""
-        return lane in self._orphans
+    def was_abandoned(self, lane: Lane) -> bool:
+        """Whether the earlier owner of this lane ended without giving it back."""
+        return lane in self._abandoned
 
     def problem(self) -> str | None:
-        """Why there are lanes that nobody works on, for longer than two leases; None while there are not."""
+        """Why lanes have had no owner for longer than two leases; None while all have one."""
         limit_s = self._lease_s * _LEASES_UNTIL_NOT_READY
         unrenewed_s = 0.0 if self._renewed_at is None else self._now() - self._renewed_at
         if unrenewed_s > limit_s:
@@ -74,7 +74,7 @@ class Ownership:
         return f"no process owns lane {named}: others hold a lease and take no lanes → cauce doctor"
 
     async def run(self) -> None:
-        """Beat until cancelled. A database that cannot be asked costs the lease, not the loop."""
+        """Beat until cancelled. A database that does not answer costs the lease, not the loop."""
         self._renewed_at = self._now()
         while True:
             pause_s = self._beat_every_s
@@ -87,7 +87,7 @@ class Ownership:
             await asyncio.sleep(pause_s)
 
     async def leave(self) -> None:
-        """Give everything back, so that others need not wait for the lease to end."""
+        """Give all lanes back, so that others need not wait for the lease to end."""
         async with asyncio.timeout(5):
             await self._message_store.leave(self.me)
 
@@ -101,7 +101,7 @@ class Ownership:
         taken: Mapping[Lane, Epoch] = {}
         if beat.take:
             taken = await self._message_store.take(self.me, beat.take)
-            self._orphans = (self._orphans - taken.keys()) | (beat.orphans & taken.keys())
+            self._abandoned = (self._abandoned - taken.keys()) | (beat.abandoned & taken.keys())
             for lane, epoch in taken.items():
                 self._keeper.took(lane, epoch)
         self._ownerless = {lane: self._ownerless.get(lane, asked) for lane in beat.ownerless - taken.keys()}

@@ -1,8 +1,8 @@
-"""What a person should hear of before it hurts: events that do not leave, and keys that many events wait behind.
+"""Alarms for an operator: events that are not sent, and keys that many events wait behind.
 
-Nothing is stopped by an alarm and nothing is dropped: a slow group, a full broker and a parked key cost room in the
-database, and the room is what is watched. Only a service that says so (`refuse_at`) takes no more events at some point,
-which its callers then see (OutboxFullError, HTTP 503).
+An alarm stops nothing and drops nothing: a slow group, a full broker and a parked key cost space in the database, and
+that is what is watched. Only a service with `refuse_at` refuses new events from some point on (OutboxFullError, HTTP
+503).
 """
 
 import asyncio
@@ -22,9 +22,9 @@ log = logging.getLogger("cauce.alarms")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarms:
-    """From where on something is said. `outbox_age_s`: the oldest event that is not sent, in seconds; `outbox_rows`: how
-    many are not sent; `behind_key`: how many wait behind one key of a listener. `refuse_at`: with so many events not
-    sent, `publish` of integration events refuses (None: never)."""
+    """Thresholds. `outbox_age_s`: age of the oldest unsent event, in seconds; `outbox_rows`: how many are unsent;
+    `behind_key`: how many wait behind one key of a listener. `refuse_at`: with so many unsent events, `publish` of
+    integration events is refused (None: never)."""
 
     outbox_age_s: float = 60.0
     outbox_rows: int = 100_000
@@ -39,7 +39,7 @@ class Alarms:
             raise DefinitionError(f"{self}: every limit of an alarm is above 0")
 
     def raised(self, backlog: Backlog) -> Iterator[tuple[str, str]]:
-        """The name of every alarm that is due, and what it says."""
+        """The name of every alarm that is due, and its text."""
         if (waits_s := backlog.oldest_unsent_s or 0.0) >= self.outbox_age_s:
             age, why = f"{waits_s:.0f} s", "is the broker there, and does it take them? → cauce doctor"
             yield "outbox_age", f"the oldest of {backlog.unsent} events waits for {age} to be sent: {why}"
@@ -51,7 +51,7 @@ class Alarms:
 
 
 class Watch:
-    """Looks every `every_s`; the owner of lane 0 speaks, so that one process of a service does."""
+    """Checks the thresholds every `every_s` seconds. Only the owner of lane 0 logs: one process of a service."""
 
     def __init__(
         self,
@@ -71,27 +71,27 @@ class Watch:
         self._unsent = 0
 
     def check_room(self) -> None:
-        """OutboxFullError if events were not sent for so long that no more are to be taken. By the last look."""
+        """Raise OutboxFullError if the last check found `refuse_at` unsent events."""
         limit = self._alarms.refuse_at
         if limit is not None and self._unsent >= limit:
             raise OutboxFullError(self._unsent, limit)
 
     async def run(self) -> None:
-        """Until cancelled. A database that cannot be asked is the trouble of those who need it."""
+        """Check until cancelled. Other loops report a database that does not answer."""
         while True:
-            speaks = 0 in self._ownership.lanes()
-            if speaks or self._alarms.refuse_at is not None:
+            reports = 0 in self._ownership.lanes()
+            if reports or self._alarms.refuse_at is not None:
                 try:
                     backlog = await self._message_store.backlog()
                 except Exception as error:  # readiness reports it
                     log.debug("the backlog could not be read: %s", type(error).__name__)
                 else:
                     self._unsent = backlog.unsent
-                    self._say(dict(self._alarms.raised(backlog)) if speaks else {})
+                    self._report(dict(self._alarms.raised(backlog)) if reports else {})
             await asyncio.sleep(self._every_s)
 
-    def _say(self, raised: dict[str, str]) -> None:
-        """When an alarm begins, and when it is over; what lasts is in the figures."""
+    def _report(self, raised: dict[str, str]) -> None:
+        """Log when an alarm begins and when it is over; in between it is in the figures."""
         for name, what in raised.items():
             if name not in self._ringing:
                 self._count("alarms", 1)

@@ -1,1 +1,1 @@
-"""At most once: in memory after the commit, and Pub/Sub."""
+"""At most once: `queue` keeps in memory what follows a commit, `consumer` takes what comes by Pub/Sub."""

@@ -1,0 +1,176 @@
+"""The records of what failed: a retry, a parked key or a dead letter. Refusals and crash loops too."""
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from random import random
+from typing import Literal
+
+from cauce.delivery.inbox.transactions import InboxTransactions
+from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import to_json
+from cauce.listeners.listener import Listener
+from cauce.listeners.retry import Reject
+from cauce.ports.inbox import Failure, Inbox, Reason, WaitingDelivery
+from cauce.ports.lanes import Lane, lane_of
+from cauce.telemetry.log_text import place_of
+
+__all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of", "describe_error"]
+
+log = logging.getLogger("cauce.applying")
+
+Outcome = Literal["handled", "duplicate", "waiting", "dead"]
+
+
+class CrashLoopError(Reject):
+    """Whenever this event was handled, the process died."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(
+            f"the process died {times} times while this was handled, the last times with no other delivery in progress"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """Records failures. `worker` and `version` name this process and its code in dead letters."""
+
+    transactions: InboxTransactions
+    worker: str
+    version: str | None
+    random: Callable[[], float] = random
+
+    async def record(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, error: Exception
+    ) -> Outcome:
+        """Record a failed attempt: a retry while the listener's policy allows one, then a dead letter.
+
+        `delivery.attempts` counts this one. Either way, later events of its key wait.
+        """
+        retry = listener.registration.retry
+        delay_s = retry.delay_s(delivery.attempts, error, random=self.random)
+        text, stack = describe_error(error)
+        place = f" · {found}" if (found := place_of(error)) else ""
+        failed = (
+            f"{listener.name} failed on {envelope.name} {envelope.id} "
+            f"(attempt {delivery.attempts} of {retry.attempts}): {text}{place}"
+        )
+        if delay_s is not None:
+            await inbox.keep(delivery, delay_s=delay_s, error=text)
+            waits = "this event waits" if delivery.key is None else f"key {delivery.key} waits"
+            first = delivery.attempts == 1
+            log.error("%s · next try in %.1f s · only %s", failed, delay_s, waits, exc_info=error if first else None)
+            return "waiting"
+        await self.write_dead_letter(inbox, delivery, envelope.name, _reason(error), text, stack)
+        if delivery.key is None:
+            await inbox.remove(delivery)
+        else:
+            # The key stays parked behind its head until an operator replays or discards it.
+            await inbox.keep(delivery, delay_s=None, error=text)
+        waits = "" if delivery.key is None else f" · key {delivery.key} waits"
+        log.error("dead: %s · cauce dead list%s", failed, waits)
+        return "dead"
+
+    async def record_again(
+        self, listener: Listener, envelope: Envelope, waiting: WaitingDelivery, error: Exception
+    ) -> Outcome:
+        """Record that a delivery from the waiting room failed, in a transaction of its own."""
+        async with self.transactions.begin() as (_, inbox):
+            if not await inbox.lock(waiting):
+                return "duplicate"  # another process finished it meanwhile
+            tried = replace(waiting, attempts=waiting.attempts + 1)
+            return await self.record(inbox, listener, envelope, tried, error)
+
+    async def record_uncertain(
+        self, inbox: Inbox, envelope: Envelope, delivery: WaitingDelivery, why: str, stack: str | None = None
+    ) -> Outcome:
+        """Leave to an operator an effect that may have happened and must not happen twice. Its key does not wait."""
+        await inbox.remove(delivery)
+        await inbox.release_next(delivery)
+        await self.write_dead_letter(inbox, delivery, envelope.name, "uncertain", why, stack)
+        log.error("dead: %s %s for %s: uncertain: %s", envelope.name, envelope.id, delivery.consumer, why)
+        return "dead"
+
+    async def refuse(self, consumer: str, envelope: Envelope | None, channel: str, raw: bytes, why: str) -> None:
+        """Write a dead letter with its bytes for a delivery that no attempt could handle."""
+        async with self.transactions.begin() as (_, inbox):
+            # Bytes without an id are known by their hash: delivered again, they are the same dead letter.
+            event_id = envelope.id if envelope else sha256(channel.encode() + b"\0" + raw).hexdigest()[:32]
+            source = envelope.source if envelope else ""
+            if await inbox.first_time(consumer, source, event_id):
+                delivery = replace(_delivery(consumer, source, event_id, envelope, channel, raw), attempts=1)
+                name = envelope.name if envelope else "?"
+                await self.write_dead_letter(inbox, delivery, name, "undecodable", why)
+
+    async def refuse_replay(self, waiting: WaitingDelivery, name: str, why: str) -> bool:
+        """Write the dead letter of a replay that still does not fit its type. False if it is no replay."""
+        async with self.transactions.begin() as (_, inbox):
+            if not await inbox.lock(waiting) or not await inbox.remove_dead_letter(waiting):
+                return False
+            tried = replace(waiting, attempts=waiting.attempts + 1)
+            await self.write_dead_letter(inbox, tried, name, "undecodable", why)
+            await inbox.remove(waiting)
+            await inbox.release_next(waiting)
+        return True
+
+    async def mark_started(self, listener: Listener, envelope: Envelope) -> int:
+        """Commit that handling begins; return how often it began without an outcome, this time included."""
+        async with self.transactions.begin() as (_, inbox):
+            consumer = self.transactions.consumer_name(listener)
+            return await inbox.mark_started(consumer, envelope.source, envelope.id)
+
+    async def unmark_started(self, listener: Listener, envelope: Envelope) -> None:
+        """Clear the started mark: handling reached an outcome."""
+        async with self.transactions.begin() as (_, inbox):
+            consumer = self.transactions.consumer_name(listener)
+            await inbox.unmark_started(consumer, envelope.source, envelope.id)
+
+    async def write_dead_letter(
+        self, inbox: Inbox, delivery: WaitingDelivery, name: str, reason: Reason, why: str, stack: str | None = None
+    ) -> None:
+        """Write a dead letter that names this process and its code. `delivery.attempts` counts all attempts."""
+        failure = Failure(
+            reason=reason,
+            error=why,
+            stack=stack,
+            attempts=delivery.attempts,
+            worker=self.worker,
+            version=self.version,
+        )
+        await inbox.write_dead_letter(delivery, name, failure)
+
+
+def delivery_of(consumer: str, envelope: Envelope, channel: str) -> WaitingDelivery:
+    """A delivery from the broker as the waiting room would keep it; no attempt has been made."""
+    return _delivery(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
+
+
+def describe_error(error: Exception) -> tuple[str, str]:
+    """An error as it is stored: its type and message in one line, and its stack without values."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return text, "".join(traceback.format_tb(error.__traceback__))[-8000:]
+
+
+def _delivery(
+    consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes
+) -> WaitingDelivery:
+    return WaitingDelivery(
+        position=None,
+        consumer=consumer,
+        source=source,
+        event_id=event_id,
+        lane=lane_of(envelope) if envelope is not None else Lane(0),
+        key=envelope.key if envelope is not None else None,
+        channel=channel,
+        message=raw,
+        attempts=0,
+        first_failed_at=None,
+    )
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, CrashLoopError):
+        return "crash loop"
+    return "rejected" if isinstance(error, Reject) else "exhausted"

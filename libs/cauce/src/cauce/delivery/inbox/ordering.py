@@ -1,0 +1,88 @@
+"""Whether it is an event's turn among those of its key: the decision table, applied."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cauce.delivery.inbox.decision_table import Decision, decide
+from cauce.delivery.inbox.failures import Failures, Outcome, delivery_of
+from cauce.events.envelope import Envelope
+from cauce.ports.inbox import Arrival, Inbox, Reason
+
+__all__ = ["Ordering"]
+
+log = logging.getLogger("cauce.applying")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """Applies the decision table. `retention_s`: how long the inbox remembers ids."""
+
+    failures: Failures
+    retention_s: float
+    count: Callable[[str, int], None]
+    _restarted: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    """Consumer, source and incarnation of every restart that was logged."""
+
+    async def in_turn(
+        self,
+        inbox: Inbox,
+        consumer: str,
+        envelope: Envelope,
+        channel: str,
+        found: Arrival,
+        *,
+        repeated: bool = False,
+    ) -> Outcome | None:
+        """None if the event is to be handled now; otherwise its outcome, recorded in `inbox`.
+
+        `found`: what the inbox knew when the event arrived. `repeated`: the broker delivered it before.
+        """
+        decision = decide(
+            id_known=found.known,
+            key_seq=envelope.key_seq,
+            incarnation=envelope.incarnation,
+            position=found.position,
+            age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
+            retention_s=self.retention_s,
+            repeated=repeated,
+        )
+        if decision.do == "dead_letter":
+            await self._write_dead_letter(inbox, consumer, envelope, channel, _why(decision, envelope, found))
+            return "dead"
+        if decision.do == "acknowledge":
+            return "duplicate"
+        if decision.why == "new_incarnation":
+            self._sequence_restarted(consumer, envelope)
+        if found.parked:
+            await inbox.keep(delivery_of(consumer, envelope, channel), delay_s=None, error=None)
+            return "waiting"
+        return None
+
+    async def _write_dead_letter(
+        self, inbox: Inbox, consumer: str, envelope: Envelope, channel: str, because: tuple[Reason, str]
+    ) -> None:
+        reason, why = because
+        delivery = delivery_of(consumer, envelope, channel)
+        await self.failures.write_dead_letter(inbox, delivery, envelope.name, reason, why)
+        log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
+
+    def _sequence_restarted(self, consumer: str, envelope: Envelope) -> None:
+        """Count every key; log each restart once, however many keys it has."""
+        self.count("began_anew", 1)
+        restart = (consumer, envelope.source, envelope.incarnation or "")
+        if restart not in self._restarted:
+            self._restarted.add(restart)
+            log.warning(
+                "%s: the database of %s was made anew or restored; the numbers of its keys start again",
+                consumer, envelope.source,
+            )  # fmt: skip
+
+
+def _why(decision: Decision, envelope: Envelope, found: Arrival) -> tuple[Reason, str]:
+    if decision.why == "too_old":
+        why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
+        return "too old to dedupe", why
+    last = found.position.last_seq if found.position else "?"
+    return "late", f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"

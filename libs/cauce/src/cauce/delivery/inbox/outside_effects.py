@@ -1,0 +1,137 @@
+"""An effect outside the database: noted as begun, done without a transaction, then settled.
+
+A process that dies in between leaves the effect in doubt. `AtLeastOnce` does it again; `AtMostOnce` leaves it to an
+operator.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from random import random
+
+from cauce.concurrency.backoff import Backoff
+from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of, describe_error
+from cauce.delivery.inbox.ordering import Ordering
+from cauce.delivery.inbox.transactions import IDLE_BEYOND_S, CallListener, InboxTransactions, idle_limit_s
+from cauce.events.envelope import Emission, Envelope
+from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
+from cauce.listeners.listener import Listener
+from cauce.listeners.retry import Reject, RetryAfter
+from cauce.ports.inbox import Inbox, WaitingDelivery
+
+__all__ = ["OutsideEffects"]
+
+_SETTLE_AGAIN_FIRST_S = 0.1
+_SETTLE_AGAIN_CAP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideEffects:
+    """Applies deliveries to listeners with `effect=…`, through the same methods as Attempts."""
+
+    transactions: InboxTransactions
+    ordering: Ordering
+    failures: Failures
+    call: CallListener
+    random: Callable[[], float] = random
+
+    async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
+        """Handle a delivery from the broker; `repeated`: it delivered it before. Raises only infrastructure errors."""
+        delivery = delivery_of(self.transactions.consumer_name(listener), emission.envelope, channel)
+        return await self._attempt(listener, emission, delivery, repeated=repeated)
+
+    async def again(self, listener: Listener, emission: Emission, waiting: WaitingDelivery) -> Outcome:
+        """Handle a delivery from the waiting room. Raises only infrastructure errors."""
+        return await self._attempt(listener, emission, waiting)
+
+    async def crash_loop(
+        self, listener: Listener, envelope: Envelope, waiting: WaitingDelivery | None, channel: str, times: int
+    ) -> Outcome:
+        """Write a dead letter without doing the effect: handling ended the process `times` times."""
+        delivery = waiting or delivery_of(self.transactions.consumer_name(listener), envelope, channel)
+        async with self.transactions.begin() as (_, inbox):
+            await inbox.end_effect(*_event_of(delivery))
+            tried = replace(delivery, attempts=times)
+            return await self.failures.record(inbox, listener, envelope, tried, CrashLoopError(times))
+
+    async def _attempt(
+        self, listener: Listener, emission: Emission, delivery: WaitingDelivery, *, repeated: bool = False
+    ) -> Outcome:
+        envelope, tried = emission.envelope, replace(delivery, attempts=delivery.attempts + 1)
+        replayed = False
+        async with self.transactions.begin() as (_, inbox):
+            if delivery.position is None:
+                done = await self._arrived(inbox, listener, envelope, delivery, repeated=repeated)
+            elif await inbox.lock(delivery):
+                replayed = await inbox.remove_dead_letter(delivery)
+                done = None
+            else:
+                done = "duplicate"
+            if done is None:
+                done = await self._begun(inbox, listener, envelope, tried)
+            if done is not None:
+                return done
+        try:
+            await self.call(listener, emission, None, tried.attempts, replayed, delivery.channel)
+        except Exception as error:
+            if self.transactions.is_infrastructure(error):
+                raise  # costs no attempt; the next one finds the effect in doubt
+            return await self._settle(partial(self._failed, listener, envelope, tried, error))
+        return await self._settle(partial(self._happened, delivery))
+
+    async def _arrived(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, *, repeated: bool
+    ) -> Outcome | None:
+        """None if the effect is to be done: it is the event's turn, or an earlier attempt left it in doubt."""
+        consumer, channel = delivery.consumer, delivery.channel
+        (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
+        if found.known:
+            return None if await inbox.is_in_doubt(*_event_of(delivery)) else "duplicate"
+        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
+
+    async def _begun(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, tried: WaitingDelivery
+    ) -> Outcome | None:
+        """Note that the effect begins; "dead" if it may have happened already and must not happen twice."""
+        state = await inbox.begin_effect(*_event_of(tried))
+        if state == "first" or not _at_most_once(listener):
+            return None
+        await inbox.end_effect(*_event_of(tried))
+        why = "a process died while this effect was under way; it may have happened"
+        return await self.failures.record_uncertain(inbox, envelope, tried, why)
+
+    async def _settle(self, outcome: Callable[[Inbox], Awaitable[Outcome]]) -> Outcome:
+        """Commit the outcome of an effect. The effect is over: while the database is down, only this is repeated."""
+        backoff = Backoff(_SETTLE_AGAIN_FIRST_S, _SETTLE_AGAIN_CAP_S, random=self.random)
+        while True:
+            try:
+                async with self.transactions.begin() as (_, inbox):
+                    return await outcome(inbox)
+            except Exception as error:
+                if not self.transactions.is_infrastructure(error):
+                    raise
+            await backoff.pause()
+            backoff.grow()
+
+    async def _failed(
+        self, listener: Listener, envelope: Envelope, tried: WaitingDelivery, error: Exception, inbox: Inbox
+    ) -> Outcome:
+        await inbox.end_effect(*_event_of(tried))
+        if _at_most_once(listener) and not isinstance(error, (EffectNotDoneError, Reject, RetryAfter)):
+            return await self.failures.record_uncertain(inbox, envelope, tried, *describe_error(error))
+        return await self.failures.record(inbox, listener, envelope, tried, error)
+
+    async def _happened(self, delivery: WaitingDelivery, inbox: Inbox) -> Outcome:
+        await inbox.end_effect(*_event_of(delivery))
+        if delivery.position is not None:
+            await inbox.claim(delivery, idle_s=IDLE_BEYOND_S)
+            await inbox.release_next(delivery)
+        return "handled"
+
+
+def _at_most_once(listener: Listener) -> bool:
+    return isinstance(listener.registration.effect, AtMostOnce)
+
+
+def _event_of(delivery: WaitingDelivery) -> tuple[str, str, str]:
+    return delivery.consumer, delivery.source, delivery.event_id
