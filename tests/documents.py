@@ -11,14 +11,17 @@ The first word after a fence is its language. Further words, invisible on the pa
 
 In a tutorial, comments before a block say where it belongs: `<!-- terminal: NAME -->` starts it in a terminal of its
 own, `<!-- log: NAME -->` waits for its lines there, `<!-- stop: NAME -->` is Ctrl-C.
+
+Between `<!-- from the code: NAME -->` and `<!-- end -->` stands what the code says: see `check_part`.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Block", "blocks", "documents", "pattern_of", "shown", "squeezed"]
+__all__ = ["ROOT", "Block", "blocks", "check_part", "documents", "pattern_of", "shown", "squeezed", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,3 +87,21 @@ def squeezed(text: str) -> str:
 def pattern_of(expected: str) -> str:
     """A regular expression over squeezed text: `…` stands for anything."""
     return ".*?".join(re.escape(part) for part in squeezed(expected).split("…"))
+
+
+def check_part(path: Path, part: str, expected: Iterable[str]) -> None:
+    """The lines between the marks are `expected`; with WRITE_DOCUMENTS=1 they are written instead."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(rf"(<!-- from the code: {re.escape(part)} -->\n)(.*?)(<!-- end -->)", text, re.DOTALL)
+    assert found is not None, f"{shown(path)} has no part {part!r}"
+    wanted = "\n".join(expected) + "\n"
+    if os.environ.get("WRITE_DOCUMENTS"):
+        path.write_text(text[: found.start(2)] + wanted + text[found.end(2) :], encoding="utf-8")
+    else:
+        assert found[2] == wanted, f"{shown(path)}: the code says something else now; WRITE_DOCUMENTS=1 writes it"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(cells)} |"

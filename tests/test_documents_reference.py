@@ -35,7 +35,7 @@ from cauce.settings import load
 from cauce.stores.sql import tables
 from contracts import accounts as accounts_contracts
 from contracts import music_discovery as discovery_contracts
-from documents import ROOT, blocks, pattern_of, shown, squeezed
+from documents import ROOT, blocks, check_part, pattern_of, squeezed, table
 from mailing import main as mailing
 from mailing.settings import Settings as MailingSettings
 from music_discovery import main as discovery
@@ -52,21 +52,7 @@ NOTHING = {"CAUCE_ENV_FILE": ""}
 
 
 def _check(page: str, part: str, expected: Iterable[str]) -> None:
-    """The lines between the marks are `expected`; or they are written."""
-    path = REFERENCE / page
-    text = path.read_text(encoding="utf-8")
-    found = re.search(rf"(<!-- from the code: {re.escape(part)} -->\n)(.*?)(<!-- end -->)", text, re.DOTALL)
-    assert found is not None, f"{shown(path)} has no part {part!r}"
-    wanted = "\n".join(expected) + "\n"
-    if WRITE:
-        path.write_text(text[: found.start(2)] + wanted + text[found.end(2) :], encoding="utf-8")
-    else:
-        assert found[2] == wanted, f"{shown(path)}: the code says something else now; WRITE_DOCUMENTS=1 writes it"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    for cells in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(cells)} |"
+    check_part(REFERENCE / page, part, expected)
 
 
 # --- settings -----------------------------------------------------------------------------------------------
@@ -86,7 +72,7 @@ def _settings(classes: Iterable[type[BaseModel]], *, without: Iterable[str] = ()
         for one in effective(settings, environ=NOTHING)
         if one.name not in set(without)
     ]
-    return _table(("variable", "default", "meaning"), rows)
+    return table(("variable", "default", "meaning"), rows)
 
 
 def test_the_settings_of_every_service() -> None:
@@ -161,7 +147,7 @@ def _described(event: type[Any], services: Sequence[Service], nest_name: str | N
     if not heard:
         yield "- heard by no service here; meant for others"
     yield ""
-    yield from _table(("field", "type"), _fields(event))
+    yield from table(("field", "type"), _fields(event))
 
 
 def _fields(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -204,7 +190,7 @@ def test_every_counter_is_in_the_table_and_no_other() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == counted | {"unfinished"}
 
 
-def test_every_page_of_the_health_port_is_in_the_table() -> None:
+def test_every_page_of_the_health_port_is_in_thetable() -> None:
     pages = re.findall(r'"(/[a-z/]+)"\):', inspect.getsource(health_app))
     text = (REFERENCE / "health-port.md").read_text()
 
@@ -212,7 +198,7 @@ def test_every_page_of_the_health_port_is_in_the_table() -> None:
     assert re.findall(r"^\| `(/[a-z/]+)` \|", text, re.MULTILINE) == pages
 
 
-def test_every_error_is_in_the_table() -> None:
+def test_every_error_is_in_thetable() -> None:
     table = (REFERENCE / "errors.md").read_text().partition("What each leaves behind")[2]
     between_transport_and_relay = {"TailUnverifiedError"}
     public = {name for name in errors.__all__ if name.endswith("Error")} - {"CauceError"} - between_transport_and_relay
@@ -221,14 +207,14 @@ def test_every_error_is_in_the_table() -> None:
     assert public <= set(cauce.__all__)
 
 
-def test_every_argument_of_on_is_in_the_table() -> None:
+def test_every_argument_of_on_is_in_thetable() -> None:
     table = (REFERENCE / "listeners.md").read_text().partition("## Arguments of `@on`")[2].partition("##")[0]
     arguments = {name for name in inspect.signature(on).parameters if name != "targets"}
 
     assert set(re.findall(r"^\| `(\w+)=", table, re.MULTILINE)) == arguments
 
 
-def test_every_keyword_of_an_event_class_is_in_the_table() -> None:
+def test_every_keyword_of_an_event_class_is_in_thetable() -> None:
     from cauce.events.event import EventMeta
 
     table = (REFERENCE / "event-classes.md").read_text().partition("## Keywords")[2].partition("##")[0]
@@ -238,7 +224,7 @@ def test_every_keyword_of_an_event_class_is_in_the_table() -> None:
     assert set(re.findall(r"^\| `(\w+)=", table, re.MULTILINE)) == keywords
 
 
-def test_every_attribute_of_the_envelope_is_in_the_table() -> None:
+def test_every_attribute_of_the_envelope_is_in_thetable() -> None:
     table = (REFERENCE / "wire-formats.md").read_text().partition("## The envelope")[2].partition("##")[0]
     first_cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
 
@@ -248,7 +234,7 @@ def test_every_attribute_of_the_envelope_is_in_the_table() -> None:
 # --- durable delivery ---------------------------------------------------------------------------------------
 
 
-def test_every_argument_of_a_service_is_in_the_table() -> None:
+def test_every_argument_of_a_service_is_in_thetable() -> None:
     table = (REFERENCE / "service.md").read_text().partition("## Keep")[0]
     first_cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
 
@@ -279,18 +265,18 @@ MEANINGS = {
 @pytest.mark.parametrize("of", [Keep, Pace, Retry, Alarms])
 def test_the_fields_of_what_a_service_can_be_told(of: Callable[[], Any]) -> None:
     defaults = dataclasses.asdict(of())
-    shown = {name: "never" if default is None else f"{default:,.10g}" for name, default in defaults.items()}
-    rows = [(f"`{name}`", shown[name], MEANINGS[name]) for name in defaults]
+    values = {name: "never" if default is None else f"{default:,.10g}" for name, default in defaults.items()}
+    rows = [(f"`{name}`", values[name], MEANINGS[name]) for name in defaults]
     page = "alarms.md" if of is Alarms else "service.md"
-    _check(page, type(of()).__name__.lower(), _table(("field", "default", "meaning"), rows))
+    _check(page, type(of()).__name__.lower(), table(("field", "default", "meaning"), rows))
 
 
 def test_the_tables_in_the_database() -> None:
     purposes = dict(re.findall(r"^    (cauce_\w+) +(.+)$", inspect.getdoc(tables) or "", re.MULTILINE))
     lines = []
-    for table in sorted(tables.metadata.tables.values(), key=lambda one: list(purposes).index(one.name)):
-        lines += ["", f"## {table.name}", "", f"{purposes[table.name][0].upper()}{purposes[table.name][1:]}.", ""]
-        lines += _table(("column", "type", "of the key", "may be null"), map(_column, table.columns))
+    for found in sorted(tables.metadata.tables.values(), key=lambda one: list(purposes).index(one.name)):
+        lines += ["", f"## {found.name}", "", f"{purposes[found.name][0].upper()}{purposes[found.name][1:]}.", ""]
+        lines += table(("column", "type", "of the key", "may be null"), map(_column, found.columns))
     _check("tables.md", "tables", [*lines, ""])
 
 
@@ -323,7 +309,7 @@ def test_the_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z][a-z-]*):[^#\n]*## (.+)$", makefile, re.MULTILINE)
 
-    _check("command-line.md", "make targets", _table(("command", "does"), [(f"`make {a}`", b) for a, b in targets]))
+    _check("command-line.md", "make targets", table(("command", "does"), [(f"`make {a}`", b) for a, b in targets]))
 
 
 def test_the_help_of_the_commands() -> None:

@@ -15,7 +15,16 @@ CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["c
 
 PLANTED = {
     "cauce: the core imports no driver, no web framework, no SQL": ("cauce/publishing/bus.py", "import sqlalchemy"),
-    "cauce: arrows point inward": ("cauce/events/event.py", "import cauce.service.service"),
+    "cauce: arrows point down, and every folder has its place": (
+        "cauce/events/event.py",
+        "import cauce.service.service",
+    ),
+    "no two files or folders import each other, around any number of corners": (
+        "cauce/events/names.py",
+        "import cauce.events.event",
+    ),
+    "cauce.publishing: arrows point inward": ("cauce/publishing/rules.py", "import cauce.publishing.dispatcher"),
+    "cauce.service: arrows point inward": ("cauce/service/wiring.py", "import cauce.service.run"),
     "cauce.delivery: arrows point inward": ("cauce/delivery/lanes/ownership.py", "import cauce.delivery.outbox.relay"),
     "cauce.delivery.inbox: arrows point inward": (
         "cauce/delivery/inbox/ordering.py",
@@ -94,3 +103,28 @@ def test_a_planted_import_breaks_its_contract(sources: Path, contract: str) -> N
 
     assert code != 0
     assert f"{contract} BROKEN" in said
+
+
+def test_a_new_folder_has_to_be_given_its_place(sources: Path) -> None:
+    new = sources / "cauce" / "somewhere.py"
+    new.write_text('"""Nobody has said where this belongs."""\n')
+    try:
+        code, said = lint(sources)
+    finally:
+        new.unlink()
+
+    assert code != 0
+    assert "cauce: arrows point down, and every folder has its place BROKEN" in said
+
+
+def test_an_import_for_type_checkers_counts(sources: Path) -> None:
+    path = sources / "cauce" / "events" / "event.py"
+    whole = path.read_text()
+    path.write_text(f"{whole}\n\nif typing.TYPE_CHECKING:\n    from cauce.service.service import Service\n")
+    try:
+        code, said = lint(sources)
+    finally:
+        path.write_text(whole)
+
+    assert code != 0
+    assert "cauce: arrows point down, and every folder has its place BROKEN" in said

@@ -1,5 +1,6 @@
 """What users may rely on: the names, the few dependencies, and a core that pulls in nothing heavy."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -92,3 +93,41 @@ def test_a_service_has_a_lifecycle_and_publishes_and_no_method_for_its_inner_par
 
 def _public(cls: type) -> list[str]:
     return [name for name in dir(cls) if not name.startswith("_")]
+
+
+def test_imports_inside_functions_are_where_they_spare_a_start() -> None:
+    """Every command is loaded for `cauce --help`; and PostgreSQL's driver is there only if its server is asked for."""
+    package = Path(cauce.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        if any(isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(function))
+    }
+
+    assert {path for path in found if not path.startswith("cli/")} == {"dev/servers/postgres.py"}
+
+
+def test_help_loads_none_of_what_the_commands_need() -> None:
+    heavy = [
+        "sqlalchemy",
+        "redis",
+        "fastapi",
+        "uvicorn",
+        "pydantic",
+        "psycopg",
+        "msgspec",
+        "cauce.admin",
+        "cauce.stores",
+    ]
+    program = f"""
+import contextlib, sys
+from cauce.cli import main
+with contextlib.redirect_stdout(None), contextlib.suppress(SystemExit):
+    main(["--help"])
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "[]"

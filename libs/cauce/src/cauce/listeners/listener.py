@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from cauce.events import names
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
-from cauce.events.names import is_pattern
 from cauce.listeners.effects import Effect
 from cauce.listeners.retry import Retry
 
@@ -59,8 +59,6 @@ class Listener:
 
     def hears(self, event_type: type[Event]) -> Literal["exactly", "by_pattern"] | None:
         """How this listener hears the class, if it does."""
-        from cauce.events.names import matches
-
         if not issubclass(event_type, self.registration.kind):
             return None
         name = describe(event_type).name
@@ -68,7 +66,7 @@ class Listener:
         for target in self.registration.targets:
             if target is event_type or target == name:
                 return "exactly"
-            if isinstance(target, str) and is_pattern(target) and matches(target, name):
+            if isinstance(target, str) and names.is_pattern(target) and names.matches(target, name):
                 best = "by_pattern"
         return best
 
