@@ -74,14 +74,7 @@ def find_targets(
     environ = os.environ if environ is None else environ
     folder = folder or Path.cwd()
     if database_url is not None:
-        if len(names) > 1:
-            raise ConfigurationError(
-                ["--database-url is one database; name one service, or none"], where="the command line"
-            )
-        url = _database_url(database_url, folder, where="--database-url")
-        name = names[0] if names else str(url.database).rpartition("/")[2]
-        broker = broker_of_project(redis_url=redis_url, environ=environ, folder=folder)
-        return [Target(name=name, database=url, origin="--database-url", broker=broker)]
+        return [_target_by_url(names, database_url, redis_url, environ, folder)]
     project = _project(folder)
     problems = [
         f"no service {name!r} in the project.{did_you_mean(name, project.services)} It has {', '.join(project.services)}."
@@ -110,6 +103,19 @@ def find_targets(
     if problems:
         raise ConfigurationError(problems)
     return targets
+
+
+def _target_by_url(
+    names: Sequence[str], database_url: str, redis_url: str | None, environ: Mapping[str, str], folder: Path
+) -> Target:
+    if len(names) > 1:
+        raise ConfigurationError(
+            ["--database-url is one database; name one service, or none"], where="the command line"
+        )
+    url = _database_url(database_url, folder, where="--database-url")
+    name = names[0] if names else str(url.database).rpartition("/")[2]
+    broker = broker_of_project(redis_url=redis_url, environ=environ, folder=folder)
+    return Target(name=name, database=url, origin="--database-url", broker=broker)
 
 
 def broker_of_project(
