@@ -20,7 +20,7 @@ PLANTED = {
         "import cauce.service.service",
     ),
     "no two files or folders import each other, around any number of corners": (
-        "cauce/events/names.py",
+        "cauce/events/immutable.py",
         "import cauce.events.event",
     ),
     "cauce.publishing: arrows point inward": ("cauce/publishing/rules.py", "import cauce.publishing.dispatcher"),
