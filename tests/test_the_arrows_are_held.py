@@ -32,7 +32,7 @@ PLANTED = {
     ),
     "contracts hold nothing but events": ("contracts/accounts.py", "import seedwork.database"),
     "services never import each other": ("mailing/application.py", "import accounts.domain"),
-    "cauce and seedwork know no service": ("seedwork/problems.py", "import accounts.domain"),
+    "cauce and seedwork know no service": ("seedwork/settings.py", "import accounts.domain"),
     "accounts and mailing: arrows point inward": ("accounts/application.py", "import accounts.infrastructure"),
     "accounts: the domain imports no framework": ("accounts/domain.py", "import pydantic"),
     "music_discovery: the two modules never import each other": (

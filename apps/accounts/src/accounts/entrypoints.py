@@ -2,10 +2,9 @@
 
 from typing import Annotated, Final
 
+from cauce.fastapi import problems
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from seedwork import problems
-from seedwork.problems import invalid
 
 from accounts import domain
 from accounts.application import Accounts, SignUp
@@ -165,13 +164,15 @@ async def _taken(_request: Request, error: Exception) -> Response:
     return problems.problem_response(
         409,
         detail=f"Another user has this {' and this '.join(fields)}.",
-        errors=[invalid(f"/{name}", "is taken") for name in fields],
+        errors=[problems.invalid(f"/{name}", "is taken") for name in fields],
     )
 
 
 async def _key_reused(_request: Request, _error: Exception) -> Response:
     said = "This key belongs to another request. Use a new one for each sign-up."
-    return problems.problem_response(422, detail=said, errors=[invalid("Idempotency-Key", said, place="header")])
+    return problems.problem_response(
+        422, detail=said, errors=[problems.invalid("Idempotency-Key", said, place="header")]
+    )
 
 
 async def _overloaded(_request: Request, _error: Exception) -> Response:

@@ -7,14 +7,14 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from cauce import CauceError, Service, new_id, utc_now
+from cauce.fastapi import problems
 from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES, SOURCE, UserCreated, UserDeleted, UserUpdated
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
-from seedwork import database, logs, problems
-from seedwork.body_limit import BodyLimit
+from seedwork import database, logs
+from seedwork.http import application
 from seedwork.settings import bridge_from, transport_from
 from seedwork.turnstile import Turnstile
 
@@ -54,18 +54,14 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         finally:
             hasher.close()
 
-    app = FastAPIOffline(
-        redoc_url=None,  # /docs needs no network; this one would fetch fonts
-        title=SOURCE,
-        version="1.0.0",
+    app = application(
+        SOURCE,
         description="User accounts of CloneSpotify. There is no login yet.",
         lifespan=lifespan,
         responses=problems.responses(422, 500, 503),
-        redirect_slashes=False,
+        max_body_bytes=MAX_BODY_BYTES,
     )
     entrypoints.install(app, accounts)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    problems.install(app)
     app.add_middleware(Turnstile)
     return service, app
 

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from cauce import CauceError, Service
+from cauce.fastapi import problems
 from cauce.hosting import EXIT_CONFIGURATION, run
 from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from contracts.accounts import NEST_NAMES
 from contracts.music_discovery import SOURCE, UserFavoritesUpdated
 from fastapi import FastAPI, Request, Response
-from fastapi_offline import FastAPIOffline
-from seedwork import database, logs, problems
-from seedwork.body_limit import BodyLimit
+from seedwork import database, logs
+from seedwork.http import application
 from seedwork.settings import bridge_from, transport_from
 
 from music_discovery import audit
@@ -52,20 +52,16 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         },
         publishes=[UserFavoritesUpdated],
     )
-    app = FastAPIOffline(
-        redoc_url=None,  # /docs needs no network; this one would fetch fonts
-        title=SOURCE,
+    app = application(
+        SOURCE,
         summary="Users' music catalogs, and the playlists they share",
-        version="1.0.0",
         lifespan=service.lifespan,
-        redirect_slashes=False,
+        max_body_bytes=MAX_BODY_BYTES,
     )
     app.include_router(user_catalog_http.router)
     app.include_router(playlist_catalog_http.router)
     for error, status in user_catalog_http.PROBLEMS.items():
         app.add_exception_handler(error, _answer_with(status))
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    problems.install(app)
     return service, app
 
 

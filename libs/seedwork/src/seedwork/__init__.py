@@ -1,6 +1,7 @@
 """What CloneSpotify's services share that is not about events.
 
-problems    errors as RFC 9457 documents          body_limit   how large a request may be
-database    engine, migrations at start           settings     broker, logs, database URLs
-logs        structlog over stdlib logging, with secrets kept out
+settings    broker, logs, database URLs           database     engine, migrations at start
+logs        structlog over stdlib logging         statements   what a statement changed
+masking     secrets kept out of the logs          turnstile    requests let in one by one
+http        the HTTP application of a service
 """

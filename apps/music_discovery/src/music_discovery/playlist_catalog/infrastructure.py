@@ -8,11 +8,11 @@ The index is the table public_playlists_terms, made in the migrations, and follo
 from collections.abc import Sequence
 from typing import Any, Final
 
+from seedwork.statements import changed_a_row
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    CursorResult,
     Integer,
     MetaData,
     Row,
@@ -32,7 +32,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.expression import Executable
 
 from music_discovery.playlist_catalog.application import Page
 from music_discovery.playlist_catalog.domain import PublicPlaylist, PublicSong
@@ -92,7 +91,7 @@ class SqlPublicPlaylists:
             "terms": " ".join(indexed_terms(playlist.name, *(song.title for song in playlist.songs))),
         }
         key = {"catalog_id": playlist.catalog_id, "playlist_id": playlist.id}
-        if not await self._changed(update(_playlists).filter_by(**key).values(values)):
+        if not await changed_a_row(self._session, update(_playlists).filter_by(**key).values(values)):
             await self._session.execute(insert(_playlists).values(key | values))
 
     async def withdraw(self, catalog_id: str, playlist_id: str, *, version: int) -> None:
@@ -126,19 +125,14 @@ class SqlPublicPlaylists:
         """Note the version. False if something at least as new was said; waits for a concurrent saying."""
         dialect = postgresql if self._on_postgresql else sqlite
         said = dialect.insert(_versions).values(catalog_id=catalog_id, playlist_id=playlist_id, version=version)
-        return await self._changed(
+        return await changed_a_row(
+            self._session,
             said.on_conflict_do_update(
                 index_elements=["catalog_id", "playlist_id"],
                 set_={"version": said.excluded.version},
                 where=_versions.c.version < said.excluded.version,
-            )
+            ),
         )
-
-    async def _changed(self, statement: Executable) -> bool:
-        """Whether the statement changed a row."""
-        options = {"preserve_rowcount": True}  # of an INSERT, too
-        result = await self._session.execute(statement, execution_options=options)
-        return isinstance(result, CursorResult) and result.rowcount == 1
 
 
 def _newest(query: Select[Any], position: ColumnElement[int], wanted: int, after: int | None) -> Select[Any]:

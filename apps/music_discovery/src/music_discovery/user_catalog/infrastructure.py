@@ -2,12 +2,12 @@
 
 from typing import Any, Final
 
+from seedwork.statements import changed_a_row
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    CursorResult,
     ForeignKey,
     Index,
     MetaData,
@@ -23,7 +23,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.expression import Executable
 
 from music_discovery.user_catalog.domain import (
     CatalogId,
@@ -78,7 +77,8 @@ class SqlUserCatalogs:
 
     async def add(self, catalog: UserCatalog) -> bool:
         dialect = postgresql if self._session.get_bind().dialect.name == "postgresql" else sqlite
-        return await self._changed(
+        return await changed_a_row(
+            self._session,
             dialect.insert(_catalogs)
             .values(
                 id=catalog.id,
@@ -87,19 +87,20 @@ class SqlUserCatalogs:
                 favorites=_favorites_to_json(catalog.favorites),
                 version=catalog.version,
             )
-            .on_conflict_do_nothing()
+            .on_conflict_do_nothing(),
         )
 
     async def replace(self, before: UserCatalog, after: UserCatalog) -> bool:
         is_last_version = (_catalogs.c.id == before.id) & (_catalogs.c.version == before.version)
-        replaced = await self._changed(
+        replaced = await changed_a_row(
+            self._session,
             update(_catalogs)
             .where(is_last_version)
             .values(
                 username=after.user.username,
                 favorites=_favorites_to_json(after.favorites),
                 version=after.version,
-            )
+            ),
         )
         if replaced:
             known = {playlist.id: playlist for playlist in before.playlists}
@@ -111,7 +112,7 @@ class SqlUserCatalogs:
 
     async def remove(self, catalog_id: CatalogId) -> bool:
         # The catalog first: it is the row that concurrent changes wait for. Its playlists go with it.
-        return await self._changed(delete(_catalogs).where(_catalogs.c.id == catalog_id))
+        return await changed_a_row(self._session, delete(_catalogs).where(_catalogs.c.id == catalog_id))
 
     async def _find(self, wanted: ColumnElement[bool]) -> UserCatalog | None:
         # The version is read first: a change between the two reads is then noticed by `replace`.
@@ -141,12 +142,6 @@ class SqlUserCatalogs:
         if playlists:
             rows = [_to_row(catalog, playlist) for playlist in playlists]
             await self._session.execute(insert(_playlists), rows)
-
-    async def _changed(self, statement: Executable) -> bool:
-        """Whether the statement changed a row."""
-        options = {"preserve_rowcount": True}  # of an INSERT, too
-        result = await self._session.execute(statement, execution_options=options)
-        return isinstance(result, CursorResult) and result.rowcount == 1
 
 
 def _favorites_to_json(favorites: Favorites) -> dict[str, list[str]]:

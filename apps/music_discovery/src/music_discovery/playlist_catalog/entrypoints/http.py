@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-from cauce.fastapi import ReadTx
+from cauce.fastapi import ReadTx, problems
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
-from seedwork.problems import Problem, invalid, responses
 
 from music_discovery.playlist_catalog.application import PublicPlaylistUseCases
 from music_discovery.playlist_catalog.cursor import (
@@ -55,7 +54,7 @@ class PageView(_View):
     """For the next request, with the same `q`; null on the last page."""
 
 
-@router.get("/playlists", responses=responses(422, 503))
+@router.get("/playlists", responses=problems.responses(422, 503))
 async def find_playlists(
     tx: ReadTx,
     q: Annotated[
@@ -76,7 +75,9 @@ async def find_playlists(
     try:
         after = None if cursor is None else read_cursor(cursor, q)
     except InvalidCursorError as error:
-        raise Problem(422, detail=str(error), errors=[invalid("cursor", str(error), place="query")]) from None
+        raise problems.Problem(
+            422, detail=str(error), errors=[problems.invalid("cursor", str(error), place="query")]
+        ) from None
     use_cases = await tx.get(PublicPlaylistUseCases)
     page = await use_cases.search(q, limit=limit, after=after)
     return PageView(

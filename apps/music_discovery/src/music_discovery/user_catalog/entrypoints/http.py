@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from cauce.fastapi import ReadTx, Tx
+from cauce.fastapi import ReadTx, Tx, problems
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
-from seedwork.problems import responses
 
 from music_discovery.user_catalog.application import (
     CatalogContendedError,
@@ -167,21 +166,21 @@ class CatalogView(_View):
 # --- the endpoints ------------------------------------------------------------------------------------------
 
 
-@router.get("/{id}", responses=responses(404, 422, 503))
+@router.get("/{id}", responses=problems.responses(404, 422, 503))
 async def get_catalog(id: Id, tx: ReadTx) -> CatalogView:  # noqa: A002  # the article's name of the parameter
     """A catalog by its id."""
     use_cases = await tx.get(UserCatalogUseCases)
     return CatalogView.of(await use_cases.get(CatalogId(id)))
 
 
-@router.get("/user/{userId}", responses=responses(404, 422, 503))
+@router.get("/user/{userId}", responses=problems.responses(404, 422, 503))
 async def get_catalog_of_user(userId: Id, tx: ReadTx) -> CatalogView:  # noqa: N803
     """A catalog by its user."""
     use_cases = await tx.get(UserCatalogUseCases)
     return CatalogView.of(await use_cases.get_of_user(UserId(userId)))
 
 
-@router.post("", status_code=201, responses=responses(400, 409, 413, 415, 422, 503))
+@router.post("", status_code=201, responses=problems.responses(400, 409, 413, 415, 422, 503))
 async def create_catalog(body: NewCatalog, tx: Tx, response: Response) -> CatalogView:
     """An empty catalog for a user who has none. Users who sign up get theirs by themselves."""
     use_cases = await tx.get(UserCatalogUseCases)
@@ -191,7 +190,7 @@ async def create_catalog(body: NewCatalog, tx: Tx, response: Response) -> Catalo
     return CatalogView.of(catalog)
 
 
-@router.put("/playlists", responses=responses(400, 404, 409, 413, 415, 422, 503))
+@router.put("/playlists", responses=problems.responses(400, 404, 409, 413, 415, 422, 503))
 async def update_playlist(body: PlaylistUpdate, tx: Tx) -> CatalogView:
     """Replace the playlist of that id, or add it; it then stands last. The public finds it if it is public."""
     use_cases = await tx.get(UserCatalogUseCases)
@@ -204,14 +203,14 @@ async def update_playlist(body: PlaylistUpdate, tx: Tx) -> CatalogView:
     return CatalogView.of(await use_cases.update_playlist(CatalogId(body.user_catalog_id), playlist))
 
 
-@router.delete("/{id}/playlists/{playlistId}", status_code=204, responses=responses(404, 409, 422, 503))
+@router.delete("/{id}/playlists/{playlistId}", status_code=204, responses=problems.responses(404, 409, 422, 503))
 async def remove_playlist(id: Id, playlistId: Id, tx: Tx) -> None:  # noqa: A002, N803
     """Remove a playlist; the public finds it no longer."""
     use_cases = await tx.get(UserCatalogUseCases)
     await use_cases.remove_playlist(CatalogId(id), PlaylistId(playlistId))
 
 
-@router.put("/favorites", responses=responses(400, 404, 409, 413, 415, 422, 503))
+@router.put("/favorites", responses=problems.responses(400, 404, 409, 413, 415, 422, 503))
 async def update_favorites(body: FavoritesUpdate, tx: Tx) -> CatalogView:
     """Replace what a user likes, as a whole. Other services hear of it."""
     use_cases = await tx.get(UserCatalogUseCases)

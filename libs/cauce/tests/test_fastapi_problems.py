@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -9,10 +11,9 @@ import httpx
 import pytest
 from cauce import CommitUnknownError
 from cauce.errors import OutboxFullError
+from cauce.fastapi import problems
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, SecretStr
-from seedwork import problems
-from seedwork.problems import Problem, invalid
 from sqlalchemy.exc import OperationalError
 from starlette.responses import StreamingResponse
 
@@ -38,8 +39,13 @@ def failing_app() -> FastAPI:
     @app.get("/raise/{what}")
     async def fail(what: str) -> None:
         raise {
-            "problem": Problem(
-                409, "Taken", "It is taken.", errors=[invalid("/name", "is taken")], headers={"x-a": "b"}, more=1
+            "problem": problems.Problem(
+                409,
+                "Taken",
+                "It is taken.",
+                errors=[problems.invalid("/name", "is taken")],
+                headers={"x-a": "b"},
+                more=1,
             ),
             "commit": CommitUnknownError(),
             "full": OutboxFullError(1000, 1000),
@@ -184,3 +190,11 @@ async def test_the_openapi_page_shows_the_documents_and_nothing_of_the_framework
     assert "ProblemDocument" in schemas
     assert "in" in schemas["FieldError"]["properties"]
     assert "HTTPValidationError" not in json.dumps(page)
+
+
+def test_an_application_that_only_wants_a_transaction_loads_no_sql() -> None:
+    program = "import sys; from cauce.fastapi import Tx, problems; print('sqlalchemy' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "False"

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable
 
 import httpx
-from seedwork.body_limit import BodyLimit
+from cauce.fastapi import BodyLimit
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send

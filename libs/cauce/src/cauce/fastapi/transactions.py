@@ -1,10 +1,4 @@
-"""The unit of work as FastAPI dependencies.
-
-app = FastAPI(lifespan=service.lifespan)
-
-@app.post("/users", status_code=201)
-async def create(body: NewUser, tx: Tx) -> UserView: ...
-"""
+"""The unit of work as FastAPI dependencies: committed before the response leaves."""
 
 from collections.abc import AsyncGenerator
 from typing import Annotated

@@ -1,10 +1,10 @@
-"""How large a request may be: pure ASGI, so that nothing is read or parsed beyond the limit."""
+"""The size limit of request bodies: pure ASGI, so that nothing is read or parsed beyond the limit."""
 
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from seedwork.problems import problem_response
+from cauce.fastapi.problem_document import problem_response
 
 __all__ = ["BodyLimit"]
 
@@ -45,7 +45,7 @@ class BodyLimit:
         async def watched_send(message: Message) -> None:
             nonlocal started
             if exceeded and not started:
-                return  # an application that took the error for its own
+                return  # the application handled our error as its own
             started = True
             await send(message)
 
