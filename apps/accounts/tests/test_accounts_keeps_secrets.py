@@ -5,9 +5,9 @@ import json
 import logging
 
 import pytest
-from accounts import infrastructure
 from accounts.domain import User
-from accounts.infrastructure import SqlUsers
+from accounts.infrastructure.tables import metadata
+from accounts.infrastructure.users import SqlUsers
 from seedwork import logs
 
 from .conftest import ARTICLE, Running, settings_for, somebody
@@ -71,7 +71,7 @@ async def test_an_error_of_the_database_keeps_the_values_to_itself(
     async def careless(self: SqlUsers, user: User) -> None:
         values = {"username": user.username, "email": user.email, "password_hash": password_hash}
         keys = {"id": user.id, "username_key": user.username_key, "email_key": user.email_key}
-        insert = infrastructure.metadata.tables["users"].insert().values(**values, **keys)
+        insert = metadata.tables["users"].insert().values(**values, **keys)
         await self._session.execute(insert)  # pyright: ignore[reportPrivateUsage]  # a bug is being planted
 
     monkeypatch.setattr(SqlUsers, "add", careless)
@@ -97,7 +97,7 @@ async def test_the_password_is_in_no_event_no_answer_and_no_table_but_hashed_in_
 
     assert all("password" not in answer.text and "argon2" not in answer.text for answer in answers)
     assert all(ARTICLE["password"] not in str(one) and "argon2" not in str(one) for one in accounts.published)
-    kept = {name: str(await accounts.rows(f"SELECT * FROM {name}")) for name in infrastructure.metadata.tables}
+    kept = {name: str(await accounts.rows(f"SELECT * FROM {name}")) for name in metadata.tables}
     assert {name for name, rows in kept.items() if "argon2" in rows} == {"users"}
     assert not any(ARTICLE["password"] in rows for rows in kept.values())
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 
 import argon2
 import pytest
-from accounts import infrastructure
 from accounts.domain import Password
-from accounts.infrastructure import Argon2Hasher
+from accounts.infrastructure import argon2_hasher
+from accounts.infrastructure.argon2_hasher import Argon2Hasher
 
 from .conftest import Running, somebody
 
@@ -94,7 +94,7 @@ async def test_no_more_threads_hash_at_once_than_the_memory_allows(monkeypatch: 
 async def test_when_too_many_wait_a_sign_up_is_refused_and_may_be_tried_again(
     on_sqlite: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infrastructure, "WAITING_LIMIT", 3)
+    monkeypatch.setattr(argon2_hasher, "WAITING_LIMIT", 3)
 
     answers = await asyncio.gather(*(on_sqlite.post(somebody()) for _ in range(20)))
 
@@ -106,7 +106,7 @@ async def test_when_too_many_wait_a_sign_up_is_refused_and_may_be_tried_again(
 
 
 async def test_a_cancelled_caller_gives_its_place_in_the_queue_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infrastructure, "WAITING_LIMIT", 5)
+    monkeypatch.setattr(argon2_hasher, "WAITING_LIMIT", 5)
     hasher = Argon2Hasher(memory_mib=20)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):

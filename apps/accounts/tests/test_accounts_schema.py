@@ -4,7 +4,7 @@ import subprocess
 import sys
 from typing import Any
 
-from accounts.infrastructure import metadata
+from accounts.infrastructure.tables import metadata
 from accounts.main import MIGRATIONS
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from email.headerregistry import Address
 from typing import Final
 
-from cauce import Context, Envelope
-from contracts.accounts import UserCreated
-from mailing.application import MailNotSentError, MessageId, WelcomeMail
-from mailing.infrastructure import SmtpMailer, Templates
+from mailing.application import WelcomeMail
+from mailing.domain import MailNotSentError, MessageId, NewUser
+from mailing.infrastructure.smtp import SmtpMailer
+from mailing.infrastructure.templates import Templates
 
 from .conftest import Received, Sink
 
@@ -130,7 +130,7 @@ HOSTILE: Final = [
 NOW: Final = datetime(2026, 11, 24, 8, 5, 41, tzinfo=UTC)
 
 
-class MemoryMessageStore:
+class RecordsInMemory:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
@@ -174,9 +174,9 @@ def check(received: Received, message_id: str) -> None:
 
 async def test_hostile_names_and_addresses_are_refused_or_reach_exactly_one_recipient(sink: Sink) -> None:
     assert len(HOSTILE) >= 500
-    journal = MemoryMessageStore()
+    records = RecordsInMemory()
     welcome = WelcomeMail(
-        journal=journal,
+        records=records,
         mailer=SmtpMailer(host="127.0.0.1", port=sink.port, sender=Address(addr_spec="no-reply@clonespotify.example")),
         render=Templates("en"),
         sender_domain="clonespotify.example",
@@ -184,28 +184,28 @@ async def test_hostile_names_and_addresses_are_refused_or_reach_exactly_one_reci
         tried_again=True,
     )
     for number, (username, address) in enumerate(HOSTILE):
-        event = UserCreated(id=str(number), username=username, email=address)
+        user = NewUser(id=str(number), username=username, email=address)
         sink.received.clear()
         try:
-            await welcome.send(event, Context(envelope=Envelope.of(event, id=f"e{number}")))
+            await welcome.send(user, event_id=f"e{number}")
             refusal = None
         except MailNotSentError as error:
             refusal = error.reason
         assert (refusal is not None) == (username in BAD_NAMES or address in BAD), (username, address, refusal)
         if refusal is None:
             check(sink.only(), f"<welcome.e{number}@clonespotify.example>")
-            assert journal.states[f"e{number}"] == "sent"
+            assert records.states[f"e{number}"] == "sent"
         else:
             assert sink.received == []
-            assert journal.states[f"e{number}"] == "failed"
-            assert journal.reasons[f"e{number}"] == refusal
+            assert records.states[f"e{number}"] == "failed"
+            assert records.reasons[f"e{number}"] == refusal
             assert "@" not in refusal
 
 
 async def test_control_characters_in_ids_are_refused_before_anything_is_written(sink: Sink) -> None:
-    journal = MemoryMessageStore()
+    records = RecordsInMemory()
     welcome = WelcomeMail(
-        journal=journal,
+        records=records,
         mailer=SmtpMailer(host="127.0.0.1", port=sink.port, sender=Address(addr_spec="a@b.example")),
         render=Templates("es"),
         sender_domain="b.example",
@@ -214,10 +214,10 @@ async def test_control_characters_in_ids_are_refused_before_anything_is_written(
     )
     for control in CONTROLS:
         for event_id, user_id in ((f"e{control}x", "1"), ("e", f"1{control}")):
-            event = UserCreated(id=user_id, username="ana", email="ana@example.com")
+            user = NewUser(id=user_id, username="ana", email="ana@example.com")
             try:
-                await welcome.send(event, Context(envelope=Envelope.of(event, id=event_id)))
+                await welcome.send(user, event_id=event_id)
             except MailNotSentError:
                 continue
             raise AssertionError(f"{control!r} was accepted")
-    assert (journal.states, sink.received) == ({}, [])
+    assert (records.states, sink.received) == ({}, [])

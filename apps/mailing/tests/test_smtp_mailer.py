@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trustme
 from aiosmtpd.smtp import Envelope
-from mailing.application import Mail, MailNotSentError, MessageId, Welcome
-from mailing.infrastructure import SmtpMailer
+from mailing.domain import Mail, MailNotSentError, MessageId, Welcome
+from mailing.infrastructure.smtp import SmtpMailer
 
 from .conftest import OpenSink, Sink, only_ana
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mailing.application import (
+from mailing.domain import (
     Language,
     Mail,
     MailNotSentError,
@@ -19,7 +19,8 @@ from mailing.application import (
     name_for_greeting,
     one_recipient,
 )
-from mailing.infrastructure import Templates, message_bytes
+from mailing.infrastructure.smtp import message_bytes
+from mailing.infrastructure.templates import Templates
 
 SPANISH_TEMPLATES = Templates("es")
 SPANISH = """\

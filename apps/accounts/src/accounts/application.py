@@ -30,6 +30,7 @@ from accounts.domain import (
 __all__ = [
     "Accounts",
     "Answer",
+    "HashingOverloadedError",
     "IdempotencyKeys",
     "KeyInUseError",
     "PasswordHasher",
@@ -72,6 +73,10 @@ class KeyInUseError(Exception):
     """The key was claimed by another request meanwhile; this transaction must be given up."""
 
 
+class HashingOverloadedError(Exception):
+    """More sign-ups are waiting than can be served in reasonable time; nothing was done. Try again later."""
+
+
 class Users(Protocol):
     async def add(self, user: User) -> User:
         """The saved row. Raises TakenError; then this savepoint or transaction must be given up."""
@@ -106,7 +111,7 @@ class IdempotencyKeys(Protocol):
 
 class PasswordHasher(Protocol):
     async def hash(self, password: Password, *, salt: bytes | None = None) -> str:
-        """The encoded argon2id hash; the same for the same salt."""
+        """The encoded argon2id hash; the same for the same salt. Raises HashingOverloadedError."""
         ...
 
 

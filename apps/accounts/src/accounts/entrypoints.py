@@ -7,9 +7,8 @@ from fastapi import APIRouter, FastAPI, Header, Path, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from accounts import domain
-from accounts.application import Accounts, SignUp
+from accounts.application import Accounts, HashingOverloadedError, SignUp
 from accounts.domain import KeyReusedError, TakenError, User, UserId, UserNotFoundError
-from accounts.infrastructure import HashingOverloadedError
 
 __all__ = ["install"]
 

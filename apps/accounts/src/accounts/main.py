@@ -20,7 +20,9 @@ from seedwork.turnstile import Turnstile
 
 from accounts import entrypoints
 from accounts.application import Accounts, IdempotencyKeys, Users
-from accounts.infrastructure import Argon2Hasher, SqlIdempotencyKeys, SqlUsers
+from accounts.infrastructure.argon2_hasher import Argon2Hasher
+from accounts.infrastructure.idempotency_keys import SqlIdempotencyKeys
+from accounts.infrastructure.users import SqlUsers
 from accounts.settings import Settings
 
 __all__ = ["build", "main"]

@@ -1,21 +1,23 @@
-"""What mailing-ms hears."""
+"""What mailing-ms listens to. Here an event becomes a call of the application, and its errors become outcomes."""
 
 import logging
 from collections.abc import Awaitable, Callable
 
-from cauce import Context, EffectNotDoneError, Reject, Retry, on
-from cauce.listeners.effects import Effect
+from cauce import AtLeastOnce, AtMostOnce, Context, EffectNotDoneError, Reject, Retry, on
 from contracts.accounts import UserCreated
 
-from mailing.application import MailImpossibleError, MailNotSentError, MailUncertainError, WelcomeMail
+from mailing.application import WelcomeMail
+from mailing.domain import MailImpossibleError, MailNotSentError, MailUncertainError, NewUser
 
 __all__ = ["welcome_listener"]
 
 _log = logging.getLogger(__name__)
 
 
-def welcome_listener(welcome: WelcomeMail, effect: Effect) -> Callable[[UserCreated, Context], Awaitable[None]]:
-    """Sends the welcome for every sign-up. A mail is an effect outside the database, so it has no transaction.
+def welcome_listener(
+    welcome: WelcomeMail, effect: AtLeastOnce | AtMostOnce
+) -> Callable[[UserCreated, Context], Awaitable[None]]:
+    """The listener that sends the welcome for every sign-up. A mail is an effect outside the database, so it has no transaction.
 
     `effect` says what happens to a mail that was cut off by a crash: once more, with the same Message-ID, or never.
     """
@@ -24,9 +26,10 @@ def welcome_listener(welcome: WelcomeMail, effect: Effect) -> Callable[[UserCrea
     async def welcome_who_signed_up(event: UserCreated, context: Context) -> None:
         _log.info("Event received: %s from %s", context.name, context.source)
         try:
-            await welcome.send(event, context)
+            user = NewUser(id=event.id, username=event.username, email=event.email)
+            await welcome.send(user, event_id=context.event_id)
         except MailUncertainError:
-            raise  # what becomes of it is `effect`'s to say
+            raise  # `effect` decides what becomes of it
         except MailImpossibleError as error:
             raise Reject(error.reason) from None
         except MailNotSentError as error:

@@ -16,7 +16,9 @@ from seedwork.settings import bridge_from, transport_from
 
 from mailing.application import WelcomeMail
 from mailing.entrypoints import welcome_listener
-from mailing.infrastructure import SmtpMailer, SqlJournal, Templates
+from mailing.infrastructure.mail_records import SqlMailRecords
+from mailing.infrastructure.smtp import SmtpMailer
+from mailing.infrastructure.templates import Templates
 from mailing.settings import Settings
 
 __all__ = ["build", "main"]
@@ -32,7 +34,7 @@ def build(settings: Settings) -> Service:
     sender = _parsed(settings.mail_from)
     transport = transport_from(settings, NEST_NAMES)
     welcome = WelcomeMail(
-        journal=SqlJournal(engine),
+        records=SqlMailRecords(engine),
         mailer=SmtpMailer(
             host=settings.smtp_host,
             port=settings.smtp_port,

@@ -1,4 +1,4 @@
-"""The journal: one row for each event that asked for a mail. Of the user only the id."""
+"""The records of mails: one row for each event that asked for a mail. Of the user only the id."""
 
 import sqlalchemy as sa
 from alembic import op

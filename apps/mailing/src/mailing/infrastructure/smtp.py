@@ -1,4 +1,4 @@
-"""The three adapters of mailing-ms: templates, the mail server, the journal's table."""
+"""The mail server: mails are handed over by SMTP, one connection each."""
 
 import asyncio
 import re
@@ -6,12 +6,10 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime
-from pathlib import Path
 from typing import Final, Literal
 
 from aiosmtplib import (
@@ -25,57 +23,13 @@ from aiosmtplib import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, String, Table, Text, insert, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mailing.application import (
-    Language,
-    Mail,
-    MailImpossibleError,
-    MailNotSentError,
-    MailUncertainError,
-    MessageId,
-    Welcome,
-)
+from mailing.domain import Mail, MailImpossibleError, MailNotSentError, MailUncertainError
 
-__all__ = ["SmtpMailer", "SqlJournal", "Templates", "Tls", "mails", "message_bytes"]
+__all__ = ["SmtpMailer", "Tls", "message_bytes"]
 
 Tls = Literal["off", "starttls", "tls"]
 
-# --- texts --------------------------------------------------------------------------------------------------
-
-_SUBJECTS: Final[dict[Language, str]] = {
-    "es": "Te damos la bienvenida a CloneSpotify",
-    "en": "Welcome to CloneSpotify",
-}
-
-
-class Templates:
-    """Renders the welcome in one language. A name is data, never a template; in HTML it is escaped."""
-
-    def __init__(self, language: Language) -> None:
-        self._language: Final = language
-        self._environment: Final = Environment(
-            loader=FileSystemLoader(Path(__file__).parent / "templates"),
-            autoescape=select_autoescape(["html"]),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-
-    def __call__(self, name: str) -> Welcome:
-        subject = _SUBJECTS[self._language]
-        values = {"name": name, "language": self._language, "subject": subject}
-        text, html = (
-            self._environment.get_template(f"welcome.{self._language}.{kind}").render(values)
-            for kind in ("txt", "html")
-        )
-        return Welcome(language=self._language, subject=subject, text=text, html=html)
-
-
-# --- the mail server ----------------------------------------------------------------------------------------
 
 _ANSWER_LIMIT_S: Final = 10.0
 _MAIL_LIMIT_S: Final = 30.0
@@ -235,69 +189,3 @@ def _harmless(text: str) -> str:
     """A server's own words, without the address they repeat, on one short line."""
     text = re.sub(r"<?[^\s<>]+@[^\s<>]+>?", "(address)", text)
     return "".join(character if character.isprintable() else " " for character in text)[:200]
-
-
-# --- the journal --------------------------------------------------------------------------------------------
-
-_metadata: Final = MetaData()
-
-mails: Final = Table(
-    "mails",
-    _metadata,
-    Column("event_id", String(128), primary_key=True),
-    Column("user_id", Text, nullable=False),
-    Column("message_id", Text, nullable=False),
-    Column("state", String(7), nullable=False),
-    Column("reason", Text),
-    Column("begun_at", DateTime(timezone=True), nullable=False),
-    Column("ended_at", DateTime(timezone=True)),
-    CheckConstraint("state IN ('sending', 'sent', 'failed')", name="ck_mails_state"),
-)
-"""One row per event that asked for a mail. Of the user only the id is kept: no name, no address."""
-
-
-class SqlJournal:
-    """The journal in mailing-ms's own database; the event id is the key, so one event has one row."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine: Final = engine
-
-    async def begin(
-        self, *, event_id: str, user_id: str, message_id: MessageId, at: datetime, again: bool = False
-    ) -> bool:
-        """Commit the row as `sending`. False if the event has one, also when two callers come at once.
-
-        `again`: a row that did not end as `sent` is begun once more.
-        """
-        row = {
-            "event_id": event_id,
-            "user_id": user_id,
-            "message_id": message_id,
-            "state": "sending",
-            "begun_at": at,
-        }
-        try:
-            async with self._engine.begin() as connection:
-                await connection.execute(insert(mails).values(row))
-        except IntegrityError:
-            return again and await self._begin_again(event_id, at)
-        return True
-
-    async def _begin_again(self, event_id: str, at: datetime) -> bool:
-        unfinished = update(mails).where(mails.c.event_id == event_id, mails.c.state != "sent")
-        async with self._engine.begin() as connection:
-            done = await connection.execute(unfinished.values(state="sending", begun_at=at, reason=None, ended_at=None))
-        return done.rowcount == 1
-
-    async def sent(self, event_id: str, *, at: datetime) -> None:
-        """Commit the row as `sent`."""
-        await self._end(event_id, state="sent", reason=None, at=at)
-
-    async def failed(self, event_id: str, *, reason: str, at: datetime) -> None:
-        """Commit the row as `failed`, with the reason."""
-        await self._end(event_id, state="failed", reason=reason, at=at)
-
-    async def _end(self, event_id: str, *, state: str, reason: str | None, at: datetime) -> None:
-        changed = update(mails).where(mails.c.event_id == event_id)
-        async with self._engine.begin() as connection:
-            await connection.execute(changed.values(state=state, reason=reason, ended_at=at))

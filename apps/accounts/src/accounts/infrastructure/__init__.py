@@ -1,0 +1,1 @@
+"""The adapters of accounts-ms, one a file. Read tables first."""

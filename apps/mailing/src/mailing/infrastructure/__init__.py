@@ -1,0 +1,1 @@
+"""The adapters of mailing-ms, one a file: texts, mail server, table."""
