@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cauce.settings.project import Project
 
+from demo.playing import play
 from demo.story import Story
-from demo.telling import tell
 
 
 def an_empty_system() -> Project:
@@ -25,10 +25,10 @@ def an_empty_system() -> Project:
 
 
 if __name__ == "__main__":
-    tell(
-        lambda system, telling: Story(system, telling).play(),
+    play(
+        lambda system, terminal: Story(system, terminal).play(),
         "Starting a real Valkey, a real PostgreSQL, a mail sink and three services",
         an_empty_system,
-        # The story is told of durable delivery, whatever this shell asks for.
+        # The story is about durable delivery, whatever this shell asks for.
         {**os.environ, "EVENTS_TRANSPORT": "redis-streams"},
     )

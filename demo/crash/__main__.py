@@ -11,8 +11,8 @@ from pathlib import Path
 from cauce.dev.ports import choose_port
 from cauce.settings.project import Project
 
-from demo.crash.story import BrokerStatus
-from demo.telling import tell
+from demo.crash.story import Story
+from demo.playing import play
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("SHOP_PORT", "SHOP_HEALTH_PORT", "MAIL_HEALTH_PORT")
@@ -27,8 +27,8 @@ def an_empty_system() -> Project:
 
 
 if __name__ == "__main__":
-    tell(
-        lambda system, telling: BrokerStatus(system, telling).play(),
+    play(
+        lambda system, terminal: Story(system, terminal).play(),
         "Starting real servers and two services: shop publishes orders, mail confirms them",
         an_empty_system,
         # Ports that are free; and the services are found in this repository, wherever they run.
