@@ -14,23 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from dispatching.ways import async_ways, missing, pattern_ways, sync_ways
+from goals import Goal, verdict
 from imports import import_times
-from peers import async_ways, missing, pattern_ways, sync_ways
 from rounds import Measured, Way, measure
 from values import codec_ways, creation_ways, nest_ways
-
-SLACK = 0.9
-"""Of a goal, what still counts as reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """Ours is to be at least so many times as fast as theirs."""
-
-    number: int
-    ours: str
-    theirs: str
-    at_least: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +97,13 @@ def print_section(
     for goal in goals:
         if goal.ours in measured and goal.theirs in measured:
             ratio = measured[goal.ours].times_faster_than(measured[goal.theirs])
-            verdict = _verdict(ratio, goal.at_least)
             print(
-                f"| {goal.number}: {goal.ours} against {goal.theirs} | {ratio:.2f} | ≥ {goal.at_least:.2f} | {verdict} |"
+                f"| {goal.number}: {goal.ours} against {goal.theirs} | {ratio:.2f} | ≥ {goal.wanted:.2f} | {verdict(ratio / goal.wanted)} |"
             )
 
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _verdict(ratio: float, at_least: float) -> str:
-    if ratio >= at_least:
-        return "yes"
-    return "yes, within 10 %" if ratio >= at_least * SLACK else "**no**"
 
 
 def versions() -> str:

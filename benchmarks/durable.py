@@ -12,38 +12,28 @@ fails, idleness, and that kept rows cost nothing.
 
 import argparse
 import asyncio
-import json
+import logging
 import os
 import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import durable_ways as ways
 from cauce.dev.servers import PostgresServer, ValkeyServer
-from durable_ways import Place
-
-SLACK = 0.9
-"""Of a goal, what still counts as reached."""
+from durability import failing_key, idleness, killed_process, with_cauce
+from durability.kept_rows import fill
+from durability.paced_services import PacedServices
+from durability.peers import missing
+from durability.place import Place
+from durability.relays import relays
+from durability.unit_of_work import UnitOfWork
+from durability.whole_way import WholeWay, consume, place_of_this_process, produce, side
+from goals import SLACK, Goal, in_turn, median_ratio
 
 Rounds = Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """`ours` is to be at least `wanted` times as fast as `theirs`."""
-
-    number: int
-    ours: str
-    theirs: str
-    wanted: float
 
 
 class Bench:
@@ -67,20 +57,9 @@ class Bench:
         return place
 
     async def interleave(self, todo: Mapping[str, Callable[[], Awaitable[float]]]) -> Rounds:
-        """One figure for every way and round, the first round (warming up) left out; the order turns."""
-        found: dict[str, list[float]] = {name: [] for name in todo}
-        names = list(todo)
-        for turn in range(self.rounds + 1):
-            for step in range(len(names)):
-                name = names[(turn + step) % len(names)]
-                figure = await todo[name]()
-                if turn or self.rounds == 1:
-                    found[name].append(figure)
-        return found
-
-
-def ratio(rounds: Rounds, ours: str, theirs: str) -> float:
-    return median(one / other for one, other in zip(rounds[ours], rounds[theirs], strict=False))
+        """The figures of every way, without the first round, which warms up; with one round, of both."""
+        found = await in_turn(todo, self.rounds + 1)
+        return found if self.rounds == 1 else {name: figures[1:] for name, figures in found.items()}
 
 
 def show(title: str, unit: str, rounds: Rounds, goals: Sequence[Goal]) -> None:
@@ -89,17 +68,17 @@ def show(title: str, unit: str, rounds: Rounds, goals: Sequence[Goal]) -> None:
         print(f"  {name:<44}{median(figures):>12,.0f}")
     for goal in goals:
         if goal.ours in rounds and goal.theirs in rounds:
-            found = ratio(rounds, goal.ours, goal.theirs)
-            verdict = "reached" if found >= goal.wanted * SLACK else "NOT REACHED"
+            found = median_ratio(rounds[goal.ours], rounds[goal.theirs])
+            reached = "reached" if found >= goal.wanted * SLACK else "NOT REACHED"
             print(
-                f"  goal {goal.number}: {goal.ours} is {found:.2f} × {goal.theirs} (wanted ≥ {goal.wanted:g}) {verdict}"
+                f"  goal {goal.number}: {goal.ours} is {found:.2f} × {goal.theirs} (wanted ≥ {goal.wanted:g}) {reached}"
             )
     sys.stdout.flush()
 
 
 def limit(number: int, what: str, found: float, unit: str, most: float) -> None:
-    verdict = "reached" if found <= most / SLACK else "NOT REACHED"
-    print(f"  goal {number}: {what}: {found:.2f} {unit} (wanted ≤ {most:g}) {verdict}", flush=True)
+    reached = "reached" if found <= most / SLACK else "NOT REACHED"
+    print(f"  goal {number}: {what}: {found:.2f} {unit} (wanted ≤ {most:g}) {reached}", flush=True)
 
 
 # --- goal 10 -------------------------------------------------------------------------------------------------
@@ -107,7 +86,7 @@ def limit(number: int, what: str, found: float, unit: str, most: float) -> None:
 
 async def units_of_work(bench: Bench) -> None:
     place = await bench.place("units")
-    work = ways.UnitOfWork(place, bench.driver)
+    work = UnitOfWork(place, bench.driver)
     goals = [
         Goal(10, "Cauce, un-keyed", "business insert alone", 0.75),
         Goal(10, "Cauce, un-keyed", "faststream-outbox", 1.0),
@@ -126,7 +105,7 @@ async def units_of_work(bench: Bench) -> None:
 
 async def relay(bench: Bench) -> None:
     place = await bench.place("relay")
-    todo = ways.relays(place, bench.folder)
+    todo = relays(place, bench.folder)
     count = bench.times(10_000)
     goals = [
         Goal(11, "Cauce, un-keyed", "by hand, deleting", 0.8),
@@ -141,80 +120,8 @@ async def relay(bench: Bench) -> None:
 # --- goal 12 -------------------------------------------------------------------------------------------------
 
 
-class Side:
-    """A process of its own: the producer's or the consumer's."""
-
-    def __init__(self, what: str, way: str, place: Place, count: int) -> None:
-        command = [sys.executable, __file__, f"--{what}", way, "--count", str(count)]
-        environment = {**os.environ, "BENCH_PLACE": json.dumps([place.database, place.broker])}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    async def said(self, word: str) -> list[str]:
-        assert self._process.stdout is not None
-        line = await asyncio.to_thread(self._process.stdout.readline)
-        if not line.startswith(word):
-            raise RuntimeError(f"expected {word!r} from a process of the benchmark, got {line!r}")
-        return line.split()[1:]
-
-    def tell(self, word: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self.end()
-
-    def end(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait(30)
-
-
-class WholeWay:
-    """From the commit in one database to the effect in another, two processes."""
-
-    def __init__(self, producing: Place, consuming: Place) -> None:
-        self._producing = producing
-        self._consuming = consuming
-
-    async def measure(self, producer: str, consumer: str, count: int) -> float:
-        """Events a second, from the first one published to the last effect committed."""
-        before = await ways.effects(self._consuming)
-        consuming = Side("consume", consumer, self._consuming, count)
-        await consuming.said("ready")
-        producing = Side("produce", producer, self._producing, count)
-        await producing.said("ready")
-        began = time.monotonic()
-        producing.tell("go")
-        _, ended = await consuming.said("done")
-        producing.tell("end")
-        producing.end()
-        consuming.end()
-        await self._check(before + count)
-        return count / (float(ended) - began)
-
-    async def measure_consumer(self, consumer: str, count: int) -> float:
-        """Events a second that lie in the stream already."""
-        before = await ways.effects(self._consuming)
-        await ways.send_to_stream(self._consuming, count, by_hand=consumer == "hand")
-        consuming = Side("consume", consumer, self._consuming, count)
-        await consuming.said("ready")
-        began, ended = await consuming.said("done")
-        consuming.end()
-        await self._check(before + count)
-        return count / (float(ended) - float(began))
-
-    async def _check(self, expected: int) -> None:
-        found = await ways.effects(self._consuming)
-        assert found == expected, f"{found} effects instead of {expected}"
-
-
 async def whole_way(bench: Bench) -> None:
-    way = WholeWay(await bench.place("producing"), await bench.place("consuming"))
+    way = WholeWay(__file__, await bench.place("producing"), await bench.place("consuming"))
     own, shared = "Cauce, each event its own transaction", "Cauce, shared transactions"
     peer = "faststream-outbox + FastStream + inbox by hand"
     slow, fast = bench.times(500), bench.times(4_000)
@@ -222,7 +129,7 @@ async def whole_way(bench: Bench) -> None:
         own: lambda: way.measure("cauce", "cauce", slow),
         shared: lambda: way.measure("cauce", "cauce-shared", fast),
     }
-    if not ways.missing():
+    if not missing():
         todo[peer] = lambda: way.measure("peer", "peer", bench.times(300))
     show(
         "The whole way, in the order of keys", "events/s", await bench.interleave(todo),
@@ -241,14 +148,14 @@ async def whole_way(bench: Bench) -> None:
 
 
 async def latency(bench: Bench) -> None:
-    hearing = ways.Hearing(await bench.place("calling"), await bench.place("hearing"))
+    services = PacedServices(await bench.place("calling"), await bench.place("hearing"))
     count = bench.times(500)
     found: list[float] = []
     commits: list[float] = []
-    async with hearing.running():
+    async with services.running():
         for _ in range(bench.rounds):
-            ids, commit_ms = await hearing.at_pace(count, 0.01, keys=1000)
-            found.append(await hearing.typical_ms(ids))
+            ids, commit_ms = await services.at_pace(count, 0.01, keys=1000)
+            found.append(await services.typical_ms(ids))
             commits.append(commit_ms)
     print(f"\n### Latency at 100 events/s (medians of {bench.rounds})\n")
     limit(13, "commit → effect, p50", median(found), "ms", 5)
@@ -258,7 +165,7 @@ async def latency(bench: Bench) -> None:
 async def idle(bench: Bench) -> None:
     producing, consuming = await bench.place("resting"), await bench.place("dozing")
     seconds = max(3.0, 20.0 * bench.times(1000) / 1000)
-    found = await ways.idle(producing, consuming, seconds)
+    found = await idleness.idle(producing, consuming, seconds)
     print(f"\n### Two idle services for {seconds:.0f} s, per service\n")
     limit(13, "processor", found.cpu_percent, "% of a core", 1)
     limit(13, "transactions", found.commits, "/s", 5)
@@ -266,10 +173,10 @@ async def idle(bench: Bench) -> None:
 
 
 async def one_key_fails(bench: Bench) -> None:
-    hearing = ways.Hearing(await bench.place("parking"), await bench.place("parked"))
+    services = PacedServices(await bench.place("parking"), await bench.place("parked"))
     window_s = max(2.0, 0.06 * bench.times(1000))
-    async with hearing.running():
-        found = await ways.one_key_fails(hearing, window_s, bad="user-7")
+    async with services.running():
+        found = await failing_key.one_key_fails(services, window_s, bad="user-7")
     print(f"\n### One of 50 keys fails for {window_s:.0f} s ({found.waited} events waited)\n")
     limit(13, "the others' p50 meanwhile, against before", found.slower, "×", 1.2)
     limit(13, "all applied in order after the cause is gone", found.recovered_s, "s", 2)
@@ -277,12 +184,12 @@ async def one_key_fails(bench: Bench) -> None:
 
 async def one_process_dies(bench: Bench) -> None:
     consuming = await bench.place("survived")
-    hearing = ways.Hearing(await bench.place("surviving"), consuming)
+    services = PacedServices(await bench.place("surviving"), consuming)
     window_s = max(2.0, 0.015 * bench.times(1000))
-    async with hearing.running():
-        other = Side("consume", "cauce", consuming, 1_000_000_000)
-        await other.said("ready")
-        found = await ways.one_process_dies(hearing, window_s, kill=other.kill)
+    async with services.running():
+        other = side(__file__, "consume", "cauce", consuming, 1_000_000_000)
+        await other.report("ready")
+        found = await killed_process.one_process_dies(services, window_s, kill=other.kill)
     print(f"\n### One of two processes is killed; {window_s:.0f} s before and after\n")
     limit(13, "p50 of the other's lanes, against before", found.slower, "×", 1.2)
     limit(13, "an event of the dead one's lanes, slowest (the lease is 10 s)", found.delayed_s, "s", 12)
@@ -290,9 +197,9 @@ async def one_process_dies(bench: Bench) -> None:
 
 async def kept_rows(bench: Bench) -> None:
     empty, full = await bench.place("empty"), await bench.place("well_used")
-    await ways.fill(full, bench.kept)
+    await fill(full, bench.kept)
     rows = f"{bench.kept:,} kept rows"
-    units = {name: ways.UnitOfWork(place, bench.driver) for name, place in (("empty", empty), (rows, full))}
+    units = {name: UnitOfWork(place, bench.driver) for name, place in (("empty", empty), (rows, full))}
     async with units["empty"].running(), units[rows].running():
         count = bench.times(200)
         found = await bench.interleave(
@@ -301,13 +208,13 @@ async def kept_rows(bench: Bench) -> None:
     show("Kept rows: a unit of work, keyed", "transactions/s", found, [Goal(13, rows, "empty", 0.9)])
     count = bench.times(5_000)
     todo = {
-        "empty": lambda: ways.cauce_relay(empty, count, keyed=True),
-        rows: lambda: ways.cauce_relay(full, count, keyed=True),
+        "empty": lambda: with_cauce.relay(empty, count, keyed=True),
+        rows: lambda: with_cauce.relay(full, count, keyed=True),
     }
     show("Kept rows: the relay", "rows/s", await bench.interleave(todo), [Goal(13, rows, "empty", 0.9)])
     bench.valkey.flush()  # what the relay left there is not to be heard
     todo = {
-        name: partial(WholeWay(place, place).measure_consumer, "cauce-shared", count)
+        name: partial(WholeWay(__file__, place, place).measure_consumer, "cauce-shared", count)
         for name, place in (("empty", empty), (rows, full))
     }
     show("Kept rows: the consumer", "events/s", await bench.interleave(todo), [Goal(13, rows, "empty", 0.9)])
@@ -322,7 +229,7 @@ GOALS: Mapping[str, Sequence[Callable[[Bench], Awaitable[None]]]] = {
 
 
 async def measure(args: argparse.Namespace) -> None:
-    if absent := ways.missing():
+    if absent := missing():
         print(f"not installed, and left out: {', '.join(absent)}")
     with tempfile.TemporaryDirectory(prefix="cauce-durable-") as name:
         os.chmod(name, 0o711)  # PostgreSQL's account has to enter it
@@ -353,10 +260,10 @@ def main() -> None:
     parser.add_argument("--consume", help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    logging.disable(logging.ERROR)
     if args.produce or args.consume:
-        place = Place(*json.loads(os.environ["BENCH_PLACE"]))
-        side: Callable[[str, Place, int], Any] = ways.produce if args.produce else ways.consume
-        asyncio.run(side(args.produce or args.consume, place, args.count))
+        work = produce if args.produce else consume
+        asyncio.run(work(args.produce or args.consume, place_of_this_process(), args.count))
     else:
         asyncio.run(measure(args))
 

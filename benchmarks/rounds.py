@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from statistics import median
 from time import process_time_ns
 
+from goals import median_ratio
+
 __all__ = ["Counter", "Measured", "Way", "measure"]
 
 
@@ -53,7 +55,7 @@ class Measured:
 
     def times_faster_than(self, other: "Measured") -> float:
         """How many of ours fit into one of theirs: the median of the rounds' own ratios."""
-        return median(theirs / ours for ours, theirs in zip(self.ns, other.ns, strict=True))
+        return median_ratio(other.ns, self.ns)
 
 
 async def measure(ways: Sequence[Way], *, rounds: int, slice_ms: float) -> dict[str, Measured]:
