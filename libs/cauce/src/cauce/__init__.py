@@ -1,4 +1,20 @@
-"""Cauce: domain events inside a service, integration events between services, one way to write them."""
+"""Cauce: domain events inside a service, integration events between services, one way to write them.
+
+The folders are the way an event takes, and each says in its `__init__` in which order to read it:
+
+    events       what an event is                  class UserCreated(IntegrationEvent, name=…, version=1)
+    formats      how it is written down            CloudEvents on the wire
+    listeners    who hears it                      @on(UserCreated)
+    publishing   saying it, inside the service     await tx.publish(UserCreated(…))
+    delivery     the way to others                 outbox → relay → broker → consumer → inbox
+    service      all of it, running                Service("accounts-ms", modules=[…], store=…, transport=…)
+
+Beneath them: `ports` (what Cauce needs from outside), `telemetry` (what is logged and counted), `concurrency`, `errors`.
+Beside them, the adapters: `stores` and `transports`. Above them, the doors: `fastapi`, `hosting`, `health`, `testing`,
+and for people `cli` over `admin`. `settings` and `dev` are for programs and projects.
+
+`docs/explanation/architecture.md` walks one event through the files. Every public name is here, looked up on first use.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """All of it as one running service.
 
-Read in this order: `service` (the door), `wiring` (what it hears), `run` (its loops), `description` (what it leaves
-word of).
+Read `service` (the door), `wiring` (what it hears, and all that is wrong), `run` (one run, from start to drained),
+`outlet` (where published events go after the commit), `description` (what it records about itself in its database).
 """
 
 from cauce.service.service import Service
