@@ -1,4 +1,4 @@
-"""A mail server to send to, in the test's own event loop, as friendly or as nasty as a test wants it."""
+"""The service's database; a mail server in the test's own event loop, as friendly or as nasty as a test wants it."""
 
 import asyncio
 import email.policy
@@ -9,10 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from mailing.main import MIGRATIONS
+from seedwork import database
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Received:
         found = self.message.get_body((kind,))
         assert found is not None, f"no {kind} part"
         return str(found.get_content()).replace("\r\n", "\n")  # pyright: ignore[reportAttributeAccessIssue]  # a body is an EmailMessage
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/mailing.sqlite"
+    else:
+        url = str(request.getfixturevalue("postgres").database())
+    database.migrate(url, MIGRATIONS)
+    return url
 
 
 Answer = Callable[[Envelope], Awaitable[str | None]]
@@ -80,6 +93,17 @@ class Sink:
             transport.abort()
         answer = await self.on_data(envelope) if self.on_data else None
         return answer or "250 OK"
+
+    def never_answer(self) -> asyncio.Event:
+        """Take mails and never answer, until `on_data` is set to something else. Set when the first one travels."""
+        travelling = asyncio.Event()
+
+        async def hold(_: Envelope) -> None:
+            travelling.set()
+            await asyncio.Event().wait()
+
+        self.on_data = hold
+        return travelling
 
     def of(self, recipient: str) -> list[Received]:
         return [one for one in self.received if one.recipients == [recipient]]

@@ -18,7 +18,7 @@ from cauce.settings import load
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import UserCreated
-from mailing.main import MIGRATIONS, build
+from mailing.main import build
 from mailing.settings import Settings
 from seedwork import database
 from sqlalchemy import text
@@ -27,16 +27,6 @@ from .conftest import OpenSink, Received, Sink
 
 LIMIT_S = 30.0
 Start = Callable[..., Any]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/mailing.sqlite"
-    else:
-        url = str(request.getfixturevalue("postgres").database())
-    database.migrate(url, MIGRATIONS)
-    return url
 
 
 @pytest.fixture
@@ -300,13 +290,7 @@ async def test_killed_while_a_mail_travels_it_does_afterwards_what_was_chosen(
     reasons: list[str],
     state: str,
 ) -> None:
-    travelling = asyncio.Event()
-
-    async def never_answer(_: SmtpEnvelope) -> None:
-        travelling.set()
-        await asyncio.Event().wait()
-
-    sink.on_data = never_answer
+    travelling = sink.never_answer()
     environ = {
         "EVENTS_TRANSPORT": "redis-streams",
         "REDIS_URL": valkey.url,

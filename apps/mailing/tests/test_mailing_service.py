@@ -21,7 +21,7 @@ from cauce.settings import load
 from cauce.testing import story
 from cauce.transports.memory import MemoryTransport
 from contracts.accounts import UserCreated
-from mailing.main import MIGRATIONS, build
+from mailing.main import build
 from mailing.settings import Settings
 from redis import Redis
 from seedwork import database
@@ -32,16 +32,6 @@ from .conftest import OpenSink, Sink
 NOWHERE = Path("/nonexistent")
 WELCOME = "mailing.welcome"
 JOHN = UserCreated(id="12345678-1234-1234-1234-123456789abc", username="john_doe", email="john.doe@example.com")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/mailing.sqlite"
-    else:
-        url = str(request.getfixturevalue("postgres").database())
-    database.migrate(url, MIGRATIONS)
-    return url
 
 
 Build = Callable[..., Service]
@@ -339,13 +329,7 @@ def test_over_the_article_s_broker_to_a_real_mail_server(
 async def test_without_a_durable_broker_a_killed_mail_leaves_its_record_and_is_never_sent_a_second_time(
     tmp_path: Path, valkey: ValkeyServer, sink: Sink
 ) -> None:
-    travelling = asyncio.Event()
-
-    async def never_answer(_: SmtpEnvelope) -> None:
-        travelling.set()
-        await asyncio.Event().wait()
-
-    sink.on_data = never_answer
+    travelling = sink.never_answer()
     environ = {
         "EVENTS_TRANSPORT": "redis-pubsub",
         "REDIS_URL": valkey.url,

@@ -1,4 +1,4 @@
-"""What accounts-ms does: sign up, read, change, remove. Every change and its event are one transaction.
+"""The use cases of accounts-ms: sign up, read, change, remove. Every change and its event are one transaction.
 
 Hashing a password takes long on purpose, so it never happens inside a transaction.
 """

@@ -1,8 +1,8 @@
-"""What mailing-ms does: one welcome mail for every user who signed up, and a record of it.
+"""The use case of mailing-ms: one welcome mail for every user who signed up, and a record of it.
 
 No transaction is open while the mail travels: `sending` is committed before, `sent` or `failed` after. Of a
 mail that was cut off in between, `sending` is what remains, and nobody knows whether it arrived. Whether it is tried
-again is decided by who calls: the transport that delivers the event, and the setting MAIL_DELIVERY.
+again is decided by the caller: the transport that delivers the event, and the setting MAIL_DELIVERY.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class WelcomeMail:
     sender_domain: str
     now: Clock
     tried_again: bool
-    """Whether whoever delivers the events tries them again, and so has decided that this one is to be sent."""
+    """Whether events are redelivered after a failure; then a delivery means that this mail is to be sent."""
 
     async def send(self, user: NewUser, *, event_id: str) -> None:
         """Send the welcome that the event asked for; not again if its mail was sent, whatever is repeated.
