@@ -14,7 +14,7 @@ from cauce.settings.project import Project
 from documents import ROOT, Block, blocks, documents, pattern_of, shown, squeezed
 
 EVERY = documents()
-LANGUAGES = {"python", "bash", "console", "text", "json", "toml", "typescript", "yaml", "ini"}
+LANGUAGES = {"python", "bash", "console", "text", "json", "toml", "typescript", "yaml", "ini", "mermaid"}
 LIMIT_S = 60
 _BORDER = "\x00block"
 
