@@ -121,7 +121,7 @@ def test_every_block_of_a_page_says_its_language_and_every_output_has_its_exampl
     for before, block in zip([None, *every], every, strict=False):
         assert block.language in LANGUAGES or block.mark, f"{block}: a block of no known language"
         if block.language == "typescript":
-            assert block.value("nest"), f"{block}: nobody runs it; see tests/nest/test_documents_nest_examples.py"
+            assert block.value("nest"), f"{block}: nobody runs it; see tests/nest/test_documented_examples.py"
         if "output" in block.words:
             assert before is not None, f"{block}: the output of nothing"
             assert before.language in ("python", "bash"), f"{block}: the output of nothing"

@@ -371,7 +371,7 @@ async def test_a_listeners_error_is_one_line_with_id_and_place_and_the_others_ru
     [record] = [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert re.fullmatch(
         r"mail-ms: mailing\.welcome failed on hear\.account-opened e-1: RuntimeError: smtp said no · "
-        r"test_service_hears_in_order\.py:\d+ · not tried again",
+        r"test_handling_order\.py:\d+ · not tried again",
         record.getMessage(),
     )
     assert record.exc_info is not None
@@ -387,7 +387,7 @@ async def test_the_place_is_the_listeners_even_if_a_library_raised(caplog: pytes
     async with running(hear) as (service, broker):
         await broker.bring(arriving(Opened(id="a")))
         await service.idle()
-    assert "· test_service_hears_in_order.py:" in caplog.text
+    assert "· test_handling_order.py:" in caplog.text
 
 
 async def test_after_the_commit_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cauce.dev.ports import choose_port
 
-SERVICE = Path(__file__).with_name("dev_service.py")
+SERVICE = Path(__file__).parents[2] / "dev_service.py"
 LIMIT_S = 30.0
 
 

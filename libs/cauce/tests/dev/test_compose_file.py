@@ -19,7 +19,7 @@ from cauce.dev.servers import PostgresServer, programs
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

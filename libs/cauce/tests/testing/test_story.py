@@ -181,9 +181,7 @@ async def test_what_is_rolled_back_was_never_published() -> None:
 
 
 async def test_a_listener_that_fails_fails_the_story_with_its_cause() -> None:
-    with pytest.raises(
-        StoryError, match=r"test_stories\.welcome failed: SmtpError\('no such address: nowhere'\)"
-    ) as no:
+    with pytest.raises(StoryError, match=r"test_story\.welcome failed: SmtpError\('no such address: nowhere'\)") as no:
         async with story(mailing_service()) as s:
             await s.publish(NOWHERE)
             await s.published(MailSent)

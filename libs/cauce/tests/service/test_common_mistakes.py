@@ -31,7 +31,7 @@ from redis import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
 
 ID = "061b4f14-295d-40b8-aa74-dd4aa8a248bf"
-SOURCE = Path(__file__).with_name("letters_service.py")
+SOURCE = Path(__file__).parents[1] / "letters_service.py"
 
 
 def line_of(text: str) -> int:

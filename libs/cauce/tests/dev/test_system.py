@@ -28,7 +28,7 @@ from cauce.settings.project import Project
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
-SERVICE = Path(__file__).with_name("dev_service.py")
+SERVICE = Path(__file__).parents[1] / "dev_service.py"
 
 MakeProject = Callable[..., Project]
 
