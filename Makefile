@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
-MEMBERS := libs/cauce libs/contracts libs/seedwork apps/accounts apps/mailing apps/music_discovery
+MEMBERS := libs/cauce libs/contracts libs/seedwork libs/testsupport apps/accounts apps/mailing apps/music_discovery
 
 .PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test prove check format bench lock clean
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live import LiveSystem, eventually, live_system
+from testsupport.waiting import eventually
+from testsupport.whole_system import LiveSystem, live_system
 
 ARTICLE = {
     "id": "12345678-1234-1234-1234-123456789abc",

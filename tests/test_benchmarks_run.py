@@ -3,9 +3,10 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from testsupport.repository import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def _quickly(name: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from forms import PROVE
-from live import LiveSystem, eventually, live_system
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
+from testsupport.whole_system import LiveSystem, live_system
 
 SERVICES = ("accounts", "mailing", "music-discovery")
 Live = Callable[..., AbstractContextManager[LiveSystem]]

@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from documents import blocks, pattern_of, shown, squeezed
-from live import CLEAN, ROOT, eventually, free_ports
+from testsupport.documents import blocks, pattern_of, shown, squeezed
+from testsupport.repository import ROOT
+from testsupport.waiting import eventually
+from testsupport.whole_system import CLEAN, free_ports
 
 ARTICLES_CURL = {
     "id": "12345678-1234-1234-1234-123456789abc",

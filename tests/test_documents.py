@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from cauce.dev.servers import ValkeyServer
 from cauce.settings.project import Project
-from documents import ROOT, Block, blocks, documents, pattern_of, shown, squeezed
+from testsupport.documents import Block, blocks, documents, pattern_of, shown, squeezed
+from testsupport.repository import ROOT
 
 EVERY = documents()
 LANGUAGES = {"python", "bash", "console", "text", "json", "toml", "typescript", "yaml", "ini", "mermaid"}

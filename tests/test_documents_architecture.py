@@ -7,7 +7,8 @@ from pathlib import Path
 
 import grimp
 import pytest
-from documents import ROOT, check_part, table
+from testsupport.documents import check_part, table
+from testsupport.repository import ROOT
 
 SOURCE = ROOT / "libs" / "cauce" / "src" / "cauce"
 PAGE = ROOT / "docs" / "explanation" / "architecture.md"

@@ -35,7 +35,6 @@ from cauce.settings import load
 from cauce.stores.sql import tables
 from contracts import accounts as accounts_contracts
 from contracts import music_discovery as discovery_contracts
-from documents import ROOT, blocks, check_part, pattern_of, squeezed, table
 from mailing import main as mailing
 from mailing.settings import Settings as MailingSettings
 from music_discovery import main as discovery
@@ -45,6 +44,8 @@ from pydantic import BaseModel
 from redis import Redis
 from seedwork.settings import BrokerSettings, LogSettings
 from sqlalchemy import Column
+from testsupport.documents import blocks, check_part, pattern_of, squeezed, table
+from testsupport.repository import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
 WRITE = bool(os.environ.get("WRITE_DOCUMENTS"))

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 from cauce.dev.ports import choose_port
-from documents import ROOT, Block, blocks, pattern_of, squeezed
+from testsupport.documents import Block, blocks, pattern_of, squeezed
+from testsupport.repository import ROOT
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -2,13 +2,11 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 from cauce.settings import load, project_settings, resolve
 from pydantic import SecretStr
-
-ROOT = Path(__file__).resolve().parents[1]
+from testsupport.repository import ROOT
 
 
 @pytest.mark.parametrize("service", ["accounts", "mailing", "music-discovery"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import ROOT
+from testsupport.repository import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
@@ -30,6 +30,7 @@ PLANTED = {
         "cauce/delivery/inbox/ordering.py",
         "import cauce.delivery.inbox.workers",
     ),
+    "no product package imports the tests' own package": ("cauce/dev/ports.py", "import testsupport.waiting"),
     "contracts hold nothing but events": ("contracts/accounts.py", "import seedwork.database"),
     "services never import each other": ("mailing/application.py", "import accounts.domain"),
     "cauce and seedwork know no service": ("seedwork/settings.py", "import accounts.domain"),

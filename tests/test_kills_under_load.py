@@ -18,7 +18,8 @@ from uuid import uuid4
 import httpx
 import pytest
 from cauce.ports.lanes import LANES
-from live import SERVICES, LiveSystem, eventually, live_system
+from testsupport.waiting import eventually
+from testsupport.whole_system import SERVICES, LiveSystem, live_system
 
 KILLS_FOR_S = float(os.environ.get("KILLS_FOR_S", "20"))
 SEED = int(os.environ.get("KILLS_SEED", str(time.time_ns() % 1_000_000)))

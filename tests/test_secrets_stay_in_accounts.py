@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 from cauce.ports.lanes import Lane
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
-from forms import PROVE
-from live import SERVICES, LiveSystem, eventually, live_system
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
+from testsupport.whole_system import SERVICES, LiveSystem, live_system
 
 CANARY = "cAnary-9f3b-password"
 

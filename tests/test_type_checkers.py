@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import ROOT
+from testsupport.repository import ROOT
 
 TYPING = Path(__file__).parent / "typing"
 

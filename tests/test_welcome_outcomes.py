@@ -14,8 +14,9 @@ from cauce.formats.cloudevents import to_json
 from cauce.ports.lanes import Lane, lane_of
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from contracts.accounts import UserCreated, UserUpdated
-from forms import PROVE
-from live import LiveSystem, eventually, live_system
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
+from testsupport.whole_system import LiveSystem, live_system
 
 CREATED = "com.clonespotify.accounts.users.integration.user-created"
 ARTICLES_NAME = b"com.clonespotify.accounts.users.integration.user-updated"

@@ -1,21 +1,17 @@
 """Fixtures of the durability tests: `world` is a fresh system on a broker and databases of its own."""
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from harness import Nursery, World
+from testsupport.durable.harness import ForkServer, World
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    one = Nursery(tmp_path_factory.mktemp("nursery"))
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    one = ForkServer(tmp_path_factory.mktemp("fork-server"))
     yield one
     one.close()
 
@@ -33,7 +29,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
-def make_world(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
+def make_world(
+    fork_server: ForkServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., World]]:
     """`make_world(broker=…, shop=…, ledger=…)`, see World; its processes end with the test."""
     worlds: list[World] = []
     request.node.stash[_worlds] = worlds
@@ -41,7 +39,7 @@ def make_world(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest)
     def make(**where: Any) -> World:
         folder = tmp_path / f"world-{len(worlds)}"
         folder.mkdir()
-        worlds.append(World(nursery, folder, **where))
+        worlds.append(World(fork_server, folder, **where))
         return worlds[-1]
 
     yield make

@@ -5,7 +5,6 @@ import os
 import signal
 
 import pytest
-import scenarios
 from cauce import Envelope, Retry, Service
 from cauce.delivery.inbox.attempts import Attempts
 from cauce.events.envelope import Emission
@@ -15,11 +14,13 @@ from cauce.ports.lanes import LANES, Lane
 from cauce.service.run import Run
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
-from databases import query
-from forms import PROVE
-from harness import World, eventually
-from program import prepare
-from shop import LEDGER, Counted, listener
+from testsupport.databases import query
+from testsupport.durable import scenarios
+from testsupport.durable.harness import World
+from testsupport.durable.program import prepare
+from testsupport.durable.shop import LEDGER, Counted, listener
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
 
 _QUICK = scenarios.HASTY
 _LIVES = 50 if PROVE else 4

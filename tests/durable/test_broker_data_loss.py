@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import redis
-import scenarios
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from databases import query
-from forms import PROVE
-from harness import World, eventually
+from testsupport.databases import query
+from testsupport.durable import scenarios
+from testsupport.durable.harness import World
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
 
 _QUICK = scenarios.QUICK
 

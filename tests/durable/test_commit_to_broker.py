@@ -7,13 +7,14 @@ import httpx
 import psutil
 import pytest
 import redis
-import scenarios
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
-from checker import problems
-from databases import query
-from forms import PROVE
-from harness import Running, World, eventually
+from testsupport.databases import query
+from testsupport.durable import scenarios
+from testsupport.durable.checker import problems
+from testsupport.durable.harness import Running, World
+from testsupport.long_form import PROVE
+from testsupport.waiting import eventually
 
 _LIVES = 20 if PROVE else 4
 _SIX_POINTS = ("before_insert", "after_insert", "before_commit", "commit_sent", "after_commit", "before_reply")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from databases import query
-from forms import PROVE
-from harness import World
+from testsupport.databases import query
+from testsupport.durable.harness import World
+from testsupport.long_form import PROVE
 
 _HASTY = (0.6, 0.2, 60.0, 30.0)
 _LIVES = 20 if PROVE else 5

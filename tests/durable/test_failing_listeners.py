@@ -4,11 +4,12 @@ import json
 from collections import Counter
 
 import pytest
-import scenarios
 from cauce.dev.servers import PostgresServer
-from checker import problems
-from databases import query
-from harness import World, eventually
+from testsupport.databases import query
+from testsupport.durable import scenarios
+from testsupport.durable.checker import problems
+from testsupport.durable.harness import World
+from testsupport.waiting import eventually
 
 
 def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:

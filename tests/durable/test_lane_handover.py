@@ -4,11 +4,12 @@ import time
 
 import httpx
 import pytest
-import scenarios
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import PostgresServer, ValkeyServer
-from databases import query
-from harness import Running, World, eventually
+from testsupport.databases import query
+from testsupport.durable import scenarios
+from testsupport.durable.harness import Running, World
+from testsupport.waiting import eventually
 
 _LEASE_S = 2.0
 _QUICK = (_LEASE_S, 0.5, 60.0, 30.0)

@@ -1,7 +1,7 @@
 """Nothing goes wrong: everything committed is applied, in order, once; on both databases."""
 
 import pytest
-from harness import World
+from testsupport.durable.harness import World
 
 
 @pytest.fixture(params=["world", "world_on_sqlite"])

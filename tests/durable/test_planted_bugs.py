@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-import scenarios
 from cauce.dev.servers import ScratchDatabases, ValkeyServer
-from forms import PROVE
-from harness import World
+from testsupport.durable import scenarios
+from testsupport.durable.harness import World
+from testsupport.long_form import PROVE
 
 _UNDER_WAY = ("are not acknowledged", "were never delivered", "still wait")
 

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ScratchDatabases
-from databases import leave, query
-from harness import Running, World, eventually
 from sqlalchemy import make_url
+from testsupport.databases import leave, query
+from testsupport.durable.harness import Running, World
+from testsupport.waiting import eventually
 
 _QUICK = (1.5, 0.4, 60.0, 30.0)
 _BEFORE = [("a", ""), ("b", "")] * 4

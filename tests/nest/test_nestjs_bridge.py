@@ -18,6 +18,7 @@ from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted, UserUpdated
 from redis.asyncio import Redis
 from sqlalchemy import text
+from testsupport.nest_peers import NestPeer, until
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 JOHN = UserCreated(id="12345678-1234-1234-1234-123456789abc", username="john_doe", email="john.doe@example.com")
@@ -81,7 +82,7 @@ class World:
         streams = [await self.redis.xrange(StreamKeys("cauce").stream(source, Lane(lane))) for lane in range(LANES)]
         return [json.loads(fields[FIELD]) for stream in streams for _, fields in stream]
 
-    async def subscribed(self, until: Any, count: int = 1) -> None:
+    async def subscribed(self, count: int = 1) -> None:
         async def is_so() -> bool:
             [(_, found)] = await self.redis.pubsub_numsub(ARTICLE_NAME)
             return found == count
@@ -137,7 +138,7 @@ async def publish(service: Service, *events: IntegrationEvent) -> None:
             await tx.publish(event)
 
 
-async def at_rest(until: Any, world: World, *services: Service) -> None:
+async def at_rest(world: World, *services: Service) -> None:
     """Nothing is under way, and nothing waits in a topic, ten times in a row."""
 
     async def quiet() -> bool:
@@ -168,13 +169,13 @@ async def at_rest(until: Any, world: World, *services: Service) -> None:
 
 
 async def test_nestjs_hears_each_of_our_events_once_whatever_the_number_of_replicas(
-    nest: Any, until: Any, world: World
+    nest: NestPeer, world: World
 ) -> None:
     await nest.listen(
         {"kind": "message", "pattern": ARTICLE_NAME},
         {"kind": "event", "pattern": "com.clonespotify.accounts.users.integration.user-deleted"},
     )
-    await world.subscribed(until)
+    await world.subscribed()
     replicas = [world.accounts(), world.accounts()]
     mailing = world.mailing()
     await world.run(*replicas, mailing)
@@ -184,7 +185,7 @@ async def test_nestjs_hears_each_of_our_events_once_whatever_the_number_of_repli
         await publish(replicas[number % 2], user, UserDeleted(id=user.id))
     await nest.hears(20)
     await until(lambda: len(world.ledger.heard) == 20, "our own service hears them too")
-    await at_rest(until, world, *replicas, mailing)
+    await at_rest(world, *replicas, mailing)
 
     assert len(nest.heard) == 20
     assert len(world.ledger.heard) == 20
@@ -197,23 +198,23 @@ async def test_nestjs_hears_each_of_our_events_once_whatever_the_number_of_repli
 
 
 async def test_a_broker_that_lost_its_data_is_fed_again_and_nestjs_hears_nothing_twice(
-    nest: Any, until: Any, on_sqlite: World
+    nest: NestPeer, on_sqlite: World
 ) -> None:
     world = on_sqlite
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await world.subscribed(until)
+    await world.subscribed()
     accounts = world.accounts()
     await world.run(accounts)
     for number in range(5):
         await publish(accounts, UserCreated(id=f"{number}", username="before", email=""))
     await nest.hears(5)
-    await at_rest(until, world, accounts)
+    await at_rest(world, accounts)
 
     await world.redis.flushall()
     for number in range(16):
         await publish(accounts, UserCreated(id=f"after-{number}", username="after", email=""))
     await nest.hears(5 + 16)
-    await at_rest(until, world, accounts)
+    await at_rest(world, accounts)
     assert accounts.counters["refed"] >= 1
 
     assert sorted(call.data["payload"]["id"] for call in nest.heard) == sorted(
@@ -221,20 +222,20 @@ async def test_a_broker_that_lost_its_data_is_fed_again_and_nestjs_hears_nothing
     )
 
 
-async def test_a_bridge_that_is_switched_on_tells_nothing_of_before(nest: Any, until: Any, on_sqlite: World) -> None:
+async def test_a_bridge_that_is_switched_on_tells_nothing_of_before(nest: NestPeer, on_sqlite: World) -> None:
     world = on_sqlite
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await world.subscribed(until)
+    await world.subscribed()
     async with world.accounts(bridge=False) as without:
         await publish(without, JOHN)
-        await at_rest(until, world, without)
+        await at_rest(world, without)
     assert nest.heard == [], "without a bridge NestJS's wire is silent"
 
     accounts = world.accounts()
     await world.run(accounts)
     await publish(accounts, UserCreated(id="2", username="ana", email=""))
     await nest.hears(1)
-    await at_rest(until, world, accounts)
+    await at_rest(world, accounts)
 
     assert [call.data["payload"]["id"] for call in nest.heard] == ["2"]
 
@@ -243,7 +244,7 @@ async def test_a_bridge_that_is_switched_on_tells_nothing_of_before(nest: Any, u
 
 
 async def test_a_nestjs_event_that_is_sent_twice_has_one_effect_in_all_replicas_together(
-    nest: Any, until: Any, world: World
+    nest: NestPeer, world: World
 ) -> None:
     replicas = [world.mailing(), world.mailing(), world.mailing()]
     await world.run(*replicas)
@@ -252,7 +253,7 @@ async def test_a_nestjs_event_that_is_sent_twice_has_one_effect_in_all_replicas_
         await nest.do("emit", pattern=ARTICLE_NAME, data=FROM_NESTJS)
     await until(lambda: bool(world.ledger.heard), "the event")
     await until(lambda: sum(one.counters["bridge_known"] for one in replicas) == 5, "five copies are recognised")
-    await at_rest(until, world, *replicas)
+    await at_rest(world, *replicas)
 
     [(event, context)] = world.ledger.heard
     assert event == JOHN
@@ -265,11 +266,11 @@ async def test_a_nestjs_event_that_is_sent_twice_has_one_effect_in_all_replicas_
 
 
 async def test_what_nestjs_says_is_not_said_to_it_again_and_has_one_effect_in_every_service(
-    nest: Any, until: Any, on_sqlite: World
+    nest: NestPeer, on_sqlite: World
 ) -> None:
     world = on_sqlite
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await world.subscribed(until)
+    await world.subscribed()
     other = Ledger()
     discovery = world.service("music-discovery-ms", modules=[other], start="retained")
     services = [world.accounts(), world.mailing(), discovery]
@@ -277,7 +278,7 @@ async def test_what_nestjs_says_is_not_said_to_it_again_and_has_one_effect_in_ev
 
     sent = await nest.do("publishUserCreated", payload=JOHN_AS_SENT)
     await until(lambda: bool(world.ledger.heard and other.heard), "both services hear it")
-    await at_rest(until, world, *services)
+    await at_rest(world, *services)
 
     assert [context.event_id for _, context in world.ledger.heard] == [sent["id"]]
     assert [context.event_id for _, context in other.heard] == [sent["id"]]
@@ -285,7 +286,7 @@ async def test_what_nestjs_says_is_not_said_to_it_again_and_has_one_effect_in_ev
 
 
 async def test_what_cannot_be_taken_over_is_said_and_what_does_not_fit_is_a_dead_letter_with_its_bytes(
-    nest: Any, until: Any, world: World, caplog: pytest.LogCaptureFixture
+    nest: NestPeer, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     mailing = world.mailing()
     await world.run(mailing)
@@ -296,7 +297,7 @@ async def test_what_cannot_be_taken_over_is_said_and_what_does_not_fit_is_a_dead
     await nest.do("emit", pattern=ARTICLE_NAME, data=FROM_NESTJS | {"payload": {"id": 5}, "id": "poison"})
     await nest.do("emit", pattern=ARTICLE_NAME, data=FROM_NESTJS)
     await until(lambda: bool(world.ledger.heard), "the good one")
-    await at_rest(until, world, mailing)
+    await at_rest(world, mailing)
 
     assert mailing.counters["bridge_refused"] == 2 + 1
     assert [context.event_id for _, context in world.ledger.heard] == [FROM_NESTJS["id"]]
@@ -308,7 +309,7 @@ async def test_what_cannot_be_taken_over_is_said_and_what_does_not_fit_is_a_dead
     assert "no id of the event" not in caplog.text
 
 
-async def test_a_request_is_written_down_and_answered(nest: Any, until: Any, on_sqlite: World) -> None:
+async def test_a_request_is_written_down_and_answered(nest: NestPeer, on_sqlite: World) -> None:
     await on_sqlite.run(on_sqlite.mailing())
 
     outcome = await nest.do("send", pattern=ARTICLE_NAME, data=FROM_NESTJS, limitMs=10_000)
@@ -318,7 +319,7 @@ async def test_a_request_is_written_down_and_answered(nest: Any, until: Any, on_
 
 
 async def test_while_our_database_is_away_a_nestjs_event_waits(
-    nest: Any, until: Any, valkey: ValkeyServer, own_postgres: PostgresServer
+    nest: NestPeer, valkey: ValkeyServer, own_postgres: PostgresServer
 ) -> None:
     async with a_world(valkey, lambda name: own_postgres.create_database(name, role=name)) as world:
         mailing = world.mailing()
@@ -329,7 +330,7 @@ async def test_while_our_database_is_away_a_nestjs_event_waits(
             await nest.do("emit", pattern=ARTICLE_NAME, data=FROM_NESTJS | {"id": f"during-the-outage-{number}"})
         await asyncio.to_thread(own_postgres.start)
         await until(lambda: len(world.ledger.heard) == 3, "all of them")
-        await at_rest(until, world, mailing)
+        await at_rest(world, mailing)
 
         assert len(world.ledger.heard) == 3
         assert await world.dead(mailing) == []

@@ -16,6 +16,7 @@ from cauce.ports.lanes import Lane
 from cauce.transports.redis_pubsub import NestNames, RedisPubSub
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted
 from redis.asyncio import Redis
+from testsupport.nest_peers import NestPeer, until
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 JOHN = UserCreated(id="12345678-1234-1234-1234-123456789abc", username="john_doe", email="john.doe@example.com")
@@ -80,7 +81,7 @@ async def wiretap(valkey: ValkeyServer, *channels: str) -> AsyncGenerator[Any]:
         await client.aclose()
 
 
-async def subscribed(until: Any, valkey: ValkeyServer, *channels: str, patterns: int = 0) -> None:
+async def subscribed(valkey: ValkeyServer, *channels: str, patterns: int = 0) -> None:
     """NestJS says that it listens before the server has acknowledged it."""
     client: Any = cast("Any", Redis).from_url(valkey.url, protocol=2)
 
@@ -98,7 +99,7 @@ async def subscribed(until: Any, valkey: ValkeyServer, *channels: str, patterns:
 
 
 async def test_the_articles_event_is_heard_typed_and_with_its_circumstances(
-    nest: Any, until: Any, valkey: ValkeyServer
+    nest: NestPeer, valkey: ValkeyServer
 ) -> None:
     async with mailing(valkey) as (listener, _):
         sent = await nest.do("publishUserCreated", payload=JOHN_AS_SENT)
@@ -113,7 +114,7 @@ async def test_the_articles_event_is_heard_typed_and_with_its_circumstances(
     assert (context.envelope.version, context.envelope.causation_id) == (1, None)
 
 
-async def test_a_request_runs_the_listener_and_is_answered(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_a_request_runs_the_listener_and_is_answered(nest: NestPeer, valkey: ValkeyServer) -> None:
     data = {"service": "accounts-ms", "name": ARTICLE_NAME, "payload": JOHN_AS_SENT, "id": "e-1"}
     async with mailing(valkey) as (listener, _):
         outcome = await nest.do("send", pattern=ARTICLE_NAME, data=data, limitMs=10_000)
@@ -122,7 +123,7 @@ async def test_a_request_runs_the_listener_and_is_answered(nest: Any, until: Any
     assert [(event, context.event_id) for event, context in listener.heard] == [(JOHN, "e-1")]
 
 
-async def test_a_request_that_is_no_event_is_answered_too(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_a_request_that_is_no_event_is_answered_too(nest: NestPeer, valkey: ValkeyServer) -> None:
     async with mailing(valkey) as (listener, service):
         outcome = await nest.do("send", pattern=ARTICLE_NAME, data="hola", limitMs=10_000)
 
@@ -131,7 +132,7 @@ async def test_a_request_that_is_no_event_is_answered_too(nest: Any, until: Any,
     assert listener.heard == []
 
 
-async def test_an_object_pattern_of_theirs_is_heard(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_an_object_pattern_of_theirs_is_heard(nest: NestPeer, valkey: ValkeyServer) -> None:
     pattern: Pattern = {"service": "accounts", "cmd": "user-created", "n": 1}
     data = {"service": "accounts-ms", "name": "whatever", "payload": JOHN_AS_SENT, "id": "e-2"}
     async with mailing(valkey, nest_names={UserCreated: pattern}) as (listener, _):
@@ -144,7 +145,7 @@ async def test_an_object_pattern_of_theirs_is_heard(nest: Any, until: Any, valke
     assert context.name == "com.clonespotify.accounts.users.integration.user-created"
 
 
-async def test_a_plain_object_is_heard_as_the_payload(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_a_plain_object_is_heard_as_the_payload(nest: NestPeer, valkey: ValkeyServer) -> None:
     async with mailing(valkey) as (listener, _):
         await nest.do("emit", pattern=ARTICLE_NAME, data=JOHN_AS_SENT)
         await until(lambda: bool(listener.heard), "the event")
@@ -154,9 +155,7 @@ async def test_a_plain_object_is_heard_as_the_payload(nest: Any, until: Any, val
     assert (context.source, context.headers["assumed"]) == ("unknown", "id,occurredOn")
 
 
-async def test_what_is_no_event_of_ours_is_counted_and_hurts_nobody(
-    nest: Any, until: Any, valkey: ValkeyServer
-) -> None:
+async def test_what_is_no_event_of_ours_is_counted_and_hurts_nobody(nest: NestPeer, valkey: ValkeyServer) -> None:
     async with mailing(valkey) as (listener, service):
         for data in ("hola", 7, False, [1, None], {"payload": {"username": 5}}):
             await nest.do("emit", pattern=ARTICLE_NAME, data=data)
@@ -173,10 +172,10 @@ async def test_what_is_no_event_of_ours_is_counted_and_hurts_nobody(
 @pytest.mark.parametrize("kind", ["message", "event"])
 @pytest.mark.parametrize("user", [JOHN, AWKWARD], ids=["john", "awkward"])
 async def test_the_articles_handlers_hear_what_we_publish(
-    nest: Any, until: Any, valkey: ValkeyServer, kind: str, user: UserCreated
+    nest: NestPeer, valkey: ValkeyServer, kind: str, user: UserCreated
 ) -> None:
     await nest.listen({"kind": kind, "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     envelope = Envelope.of(user)
 
     async with publishing(valkey) as transport:
@@ -193,9 +192,9 @@ async def test_the_articles_handlers_hear_what_we_publish(
     }
 
 
-async def test_a_service_of_ours_is_heard_after_its_transaction(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_a_service_of_ours_is_heard_after_its_transaction(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     accounts = Service("accounts-ms", publishes=[UserCreated], transport=RedisPubSub(valkey.url, nest_names=NEST_NAMES))
 
     async with accounts, accounts.transaction() as tx:
@@ -206,10 +205,10 @@ async def test_a_service_of_ours_is_heard_after_its_transaction(nest: Any, until
     assert call.data["payload"] == JOHN_AS_SENT
 
 
-async def test_an_object_pattern_of_ours_is_heard(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_an_object_pattern_of_ours_is_heard(nest: NestPeer, valkey: ValkeyServer) -> None:
     pattern: Pattern = {"service": "accounts", "cmd": "user-created", "deep": {"z": 1, "a": [True, None, 5.0]}}
     await nest.listen({"kind": "event", "pattern": pattern})
-    await subscribed(until, valkey, channel_of(pattern))
+    await subscribed(valkey, channel_of(pattern))
 
     async with publishing(valkey, nest_names={UserCreated: pattern}) as transport:
         await transport.publish(LANE, [Envelope.of(JOHN)])
@@ -218,9 +217,9 @@ async def test_an_object_pattern_of_ours_is_heard(nest: Any, until: Any, valkey:
     assert call.data["payload"] == JOHN_AS_SENT
 
 
-async def test_a_wildcard_handler_hears_us(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_a_wildcard_handler_hears_us(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "event", "pattern": "com.clonespotify.accounts.*"}, wildcards=True)
-    await subscribed(until, valkey, patterns=1)
+    await subscribed(valkey, patterns=1)
 
     async with publishing(valkey) as transport:
         await transport.publish(LANE, [Envelope.of(JOHN), Envelope.of(UserDeleted(id=JOHN.id))])
@@ -232,9 +231,9 @@ async def test_a_wildcard_handler_hears_us(nest: Any, until: Any, valkey: Valkey
     ]
 
 
-async def test_what_the_article_does_not_have_disturbs_no_handler(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_what_the_article_does_not_have_disturbs_no_handler(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     cause = Envelope.of(UserDeleted(id="0"))
 
     async with publishing(valkey) as transport:
@@ -248,9 +247,9 @@ async def test_what_the_article_does_not_have_disturbs_no_handler(nest: Any, unt
 # --- both at once, and to the byte ----------------------------------------------------------------------------
 
 
-async def test_nestjs_and_we_hear_the_same_event_once_each(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_nestjs_and_we_hear_the_same_event_once_each(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     async with mailing(valkey, nest_names=NEST_NAMES) as (listener, service), publishing(valkey) as transport:
         await nest.do("publishUserCreated", payload=JOHN_AS_SENT)
         await transport.publish(LANE, [Envelope.of(AWKWARD)])
@@ -261,9 +260,9 @@ async def test_nestjs_and_we_hear_the_same_event_once_each(nest: Any, until: Any
     assert [context.event_id for _, context in listener.heard] == [call.data["id"] for call in nest.heard]
 
 
-async def test_many_events_keep_their_order_in_both_directions(nest: Any, until: Any, valkey: ValkeyServer) -> None:
+async def test_many_events_keep_their_order_in_both_directions(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     async with mailing(valkey) as (listener, _), publishing(valkey) as transport:
         for number in range(300):
             await transport.publish(LANE, [Envelope.of(UserCreated(id="same", username=str(number), email=""))])
@@ -281,7 +280,7 @@ async def test_many_events_keep_their_order_in_both_directions(nest: Any, until:
 
 
 @pytest.mark.parametrize("user", [JOHN, AWKWARD], ids=["john", "awkward"])
-async def test_the_bytes_on_the_wire_are_the_same(nest: Any, valkey: ValkeyServer, user: UserCreated) -> None:
+async def test_the_bytes_on_the_wire_are_the_same(nest: NestPeer, valkey: ValkeyServer, user: UserCreated) -> None:
     payload = {"id": user.id, "username": user.username, "email": user.email}
     async with wiretap(valkey, ARTICLE_NAME) as next_payload, publishing(valkey) as transport:
         sent = await nest.do("publishUserCreated", payload=payload)
@@ -295,7 +294,7 @@ async def test_the_bytes_on_the_wire_are_the_same(nest: Any, valkey: ValkeyServe
     assert ours == encode(envelope, pattern=ARTICLE_NAME)
 
 
-async def test_every_recorded_emission_is_what_this_version_sends(nest: Any, valkey: ValkeyServer) -> None:
+async def test_every_recorded_emission_is_what_this_version_sends(nest: NestPeer, valkey: ValkeyServer) -> None:
     emissions = json.loads((Path(__file__).parent / "emissions.json").read_text())
     channels = {emission["channel"] for emission in emissions}
     async with wiretap(valkey, *channels) as next_payload:
@@ -317,18 +316,16 @@ PATTERNS: list[Pattern] = [
 ]
 
 
-async def test_object_patterns_become_the_same_channels(nest: Any) -> None:
+async def test_object_patterns_become_the_same_channels(nest: NestPeer) -> None:
     assert await nest.do("channelOf", patterns=PATTERNS) == [channel_of(pattern) for pattern in PATTERNS]
 
 
 # --- after trouble --------------------------------------------------------------------------------------------
 
 
-async def test_both_find_each_other_again_after_the_connections_were_cut(
-    nest: Any, until: Any, valkey: ValkeyServer
-) -> None:
+async def test_both_find_each_other_again_after_the_connections_were_cut(nest: NestPeer, valkey: ValkeyServer) -> None:
     await nest.listen({"kind": "message", "pattern": ARTICLE_NAME})
-    await subscribed(until, valkey, ARTICLE_NAME)
+    await subscribed(valkey, ARTICLE_NAME)
     client: Any = cast("Any", Redis).from_url(valkey.url, protocol=2)
     async with mailing(valkey) as (listener, service), publishing(valkey) as transport:
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")

@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from cauce.dev.ports import choose_port
+from testsupport.services import FOLDER
 
-PROGRAM = Path(__file__).parent / "hosted_service.py"
+PROGRAM = FOLDER / "hosted_service.py"
 
 
 class Hosted:

@@ -8,7 +8,7 @@ from cauce.admin.targets import find_targets
 from cauce.admin.topics import StillWaitingError, forget_group
 from cauce.ports.topics import Group, Inspectable, Topic
 from cauce.stores.sql.dead_letters import DeadLetterFilter
-from shop_and_mail import Project
+from testsupport.shop_and_mail import Project
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 

@@ -11,7 +11,7 @@ from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis_pubsub import RedisPubSub
-from shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
+from testsupport.shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
 
 
 def _verdicts(said: Said, service: str) -> dict[str, str]:

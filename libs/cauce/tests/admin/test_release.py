@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-from shop_and_mail import Command, Database, Project, UserCreated, World, figures_of, publish, until
+from testsupport.shop_and_mail import Command, Database, Project, UserCreated, World, figures_of, publish, until
 
 TOO_LARGE = "a message of 300,000 bytes: the limit is 262144"
 

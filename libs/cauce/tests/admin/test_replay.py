@@ -8,7 +8,17 @@ from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import CauceError
 from cauce.listeners.retry import Retry
-from shop_and_mail import Command, Project, Ticked, UserCreated, World, cloud_event, figures_of, publish, until
+from testsupport.shop_and_mail import (
+    Command,
+    Project,
+    Ticked,
+    UserCreated,
+    World,
+    cloud_event,
+    figures_of,
+    publish,
+    until,
+)
 
 
 async def _died(mail: Service, count: int, *, listener: str | None = None) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
-from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
+from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 
 async def _handled(service: Service, count: int) -> None:

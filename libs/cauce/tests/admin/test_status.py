@@ -9,7 +9,7 @@ from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.health import Message, health_app
 from cauce.stores.sql.tables import metadata
-from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
+from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 
 async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project: Project, cauce: Command) -> None:

@@ -6,8 +6,8 @@ import pytest
 from cauce import ConfigurationError
 from cauce.stores.sql.schema import SCHEMA, create_tables, ddl, examine
 from cauce.stores.sqlalchemy import create_engine
-from shop_and_mail import Command, Project
 from sqlalchemy import text
+from testsupport.shop_and_mail import Command, Project
 
 
 async def test_many_processes_that_start_at_once_make_them_once(project: Project) -> None:

@@ -8,7 +8,7 @@ from cauce.dev.servers import ValkeyServer
 from cauce.ports.lanes import LANES, Lane
 from cauce.ports.transport import Delivery, Subscription
 from cauce.transports.redis_streams import RedisStreams
-from shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
+from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 

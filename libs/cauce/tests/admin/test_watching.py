@@ -14,7 +14,7 @@ from cauce.formats.cloudevents import to_json
 from cauce.ports.lanes import Lane
 from cauce.ports.topics import Seen
 from cauce.transports.redis_streams import RedisStreams
-from shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
+from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, publish, until
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"])
 

@@ -16,10 +16,9 @@ import redis
 import yaml
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import PostgresServer, programs
+from testsupport.repository import ROOT
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

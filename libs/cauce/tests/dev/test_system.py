@@ -25,10 +25,11 @@ from cauce.dev.state_file import StateFile
 from cauce.dev.system import DevSystem
 from cauce.errors import ConfigurationError
 from cauce.settings.project import Project
+from testsupport.services import FOLDER
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
-SERVICE = Path(__file__).parents[1] / "dev_service.py"
+SERVICE = FOLDER / "dev_service.py"
 
 MakeProject = Callable[..., Project]
 

@@ -29,9 +29,10 @@ from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_streams import RedisStreams
 from redis import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
+from testsupport.services import FOLDER
 
 ID = "061b4f14-295d-40b8-aa74-dd4aa8a248bf"
-SOURCE = Path(__file__).parents[1] / "letters_service.py"
+SOURCE = FOLDER / "letters_service.py"
 
 
 def line_of(text: str) -> int:

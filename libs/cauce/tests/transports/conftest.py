@@ -3,17 +3,15 @@
 import asyncio
 import os
 import shutil
-import sys
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
 from cauce.dev.servers import ValkeyServer
 
-sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("cauce.testing.transport_contract")
 
-from redis_under_test import OtherServer, RedisUnderTest  # noqa: E402
+from testsupport.redis_under_test import OtherServer, RedisUnderTest  # noqa: E402  # it imports what is to be rewritten
 
 
 @pytest.fixture(scope="session")

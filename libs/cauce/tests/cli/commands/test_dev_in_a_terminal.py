@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from cauce.dev.ports import choose_port
+from testsupport.services import FOLDER
 
-SERVICE = Path(__file__).parents[2] / "dev_service.py"
+SERVICE = FOLDER / "dev_service.py"
 LIMIT_S = 30.0
 
 

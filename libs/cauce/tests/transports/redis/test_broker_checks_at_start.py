@@ -11,7 +11,7 @@ from cauce.errors import ConfigurationError
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from redis import Redis
-from redis_under_test import OtherServer
+from testsupport.redis_under_test import OtherServer
 
 
 class Opened(IntegrationEvent, name="shop.opened", version=1, source="shop"):

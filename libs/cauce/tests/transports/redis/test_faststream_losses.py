@@ -23,7 +23,7 @@ from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing.transport_contract import until
 from cauce.transports.redis_streams import RedisStreams
-from redis_under_test import RedisUnderTest
+from testsupport.redis_under_test import RedisUnderTest
 
 SHOP, STOCK = "shop-ms", "stock-ms"
 QUICK = Pace(lease_s=1.5, beat_every_s=0.4)

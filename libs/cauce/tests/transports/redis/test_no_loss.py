@@ -23,7 +23,7 @@ from cauce.testing.transport_contract import (
     until,
 )
 from cauce.transports.redis import group_reading as redis_stream_group
-from redis_under_test import OtherServer, Publisher, RedisUnderTest, first_occurrences, proxy
+from testsupport.redis_under_test import OtherServer, Publisher, RedisUnderTest, first_occurrences, proxy
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, is_id, named, order, texts
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio.connection import Connection
-from redis_under_test import OtherServer, Proxy, RedisUnderTest
+from testsupport.redis_under_test import OtherServer, Proxy, RedisUnderTest
 
 # --- rights -----------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Block", "blocks", "check_part", "documents", "pattern_of", "shown", "squeezed", "table"]
+from testsupport.repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["Block", "blocks", "check_part", "documents", "pattern_of", "shown", "squeezed", "table"]
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=fence)$", re.DOTALL | re.MULTILINE)
 _MARK = re.compile(r"<!-- (terminal|log|stop): (\S+) -->")

@@ -163,7 +163,7 @@ class Database:
         await self.run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
             "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
-            "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :NOW - :age, :NOW - :age, "
+            "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :moment, :moment, "
             "'host:1', '2.1', :tried)",
             id=letter_id,
             consumer=f"mail-ms/{listener}" if listener else "mail-ms",
@@ -177,7 +177,7 @@ class Database:
             error=error,
             stack='  File "/srv/mail/mail.py", line 12, in send\n    smtp.send(mail)\n',
             attempts=attempts,
-            age=age,
+            moment=await self.one("SELECT :NOW - :age", age=age),
             tried="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)),
         )
         return event_id

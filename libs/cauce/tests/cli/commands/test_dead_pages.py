@@ -5,7 +5,7 @@ import json
 from typing import get_args
 
 from cauce.ports.inbox import Reason
-from shop_and_mail import Command, Project, cloud_event
+from testsupport.shop_and_mail import Command, Project, cloud_event
 
 WELCOME = "mail.welcome"
 

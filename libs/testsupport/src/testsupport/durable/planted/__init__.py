@@ -7,4 +7,4 @@ __all__ = ["plant"]
 
 def plant(name: str) -> None:
     """Put the bug in place, in this process only."""
-    import_module(f"planted.{name}").plant()
+    import_module(f"{__name__}.{name}").plant()

@@ -14,37 +14,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import history
 import msgspec
 import psycopg
 import redis
-from checker import Applied, Final, problems
-from databases import query
-from patience import eventually
-from program import Settings
-from shop import LEDGER
 
-__all__ = ["Nursery", "Running", "World", "eventually"]
+from testsupport.databases import query
+from testsupport.durable import history
+from testsupport.durable.checker import Applied, Final, problems
+from testsupport.durable.program import Settings
+from testsupport.durable.shop import LEDGER
+from testsupport.waiting import eventually
+
+__all__ = ["ForkServer", "Running", "World"]
 
 T = TypeVar("T")
 
 
-class Nursery:
-    """Forks test processes; see nursery.py."""
+class ForkServer:
+    """Forks test processes; see fork_server.py."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._errors = (folder / "nursery.log").open("wb")
+        self._errors = (folder / "fork-server.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("nursery.py")), str(folder)],
+            [sys.executable, "-m", "testsupport.durable.fork_server", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         self._answer()
 
-    def bear(self, environment: dict[str, str], log: Path) -> int:
+    def start(self, environment: dict[str, str], log: Path) -> int:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}).encode() + b"\n")
         self._process.stdin.flush()
@@ -68,21 +68,23 @@ class Nursery:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], 60)
         line = self._process.stdout.readline() if ready else b""
-        assert line, f"the nursery is silent; see {self._errors.name}: {Path(self._errors.name).read_text()[-3000:]}"
+        assert line, (
+            f"the fork server is silent; see {self._errors.name}: {Path(self._errors.name).read_text()[-3000:]}"
+        )
         return json.loads(line)
 
 
 class Running:
     """A process of the system under test."""
 
-    def __init__(self, nursery: Nursery, settings: Settings, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, fork_server: ForkServer, settings: Settings, environment: dict[str, str], log: Path) -> None:
         self.settings = settings
         self.log = log
-        self._nursery = nursery
-        self.pid = nursery.bear({**environment, "PROGRAM": msgspec.json.encode(settings).decode()}, log)
+        self._fork_server = fork_server
+        self.pid = fork_server.start({**environment, "PROGRAM": msgspec.json.encode(settings).decode()}, log)
 
     def exit_code(self) -> int | None:
-        return self._nursery.exit_code(self.pid)
+        return self._fork_server.exit_code(self.pid)
 
     @property
     def alive(self) -> bool:
@@ -132,7 +134,7 @@ class World:
 
     def __init__(
         self,
-        nursery: Nursery,
+        fork_server: ForkServer,
         folder: Path,
         *,
         broker: str,
@@ -154,7 +156,7 @@ class World:
         self.consumers: list[str] = [LEDGER]
         self.planned = 0
         """How many events there must be in the end: as many as the longest plan of a producer that was not asked for each."""
-        self._nursery = nursery
+        self._fork_server = fork_server
 
     # Processes
 
@@ -185,7 +187,7 @@ class World:
     def _start(self, settings: Settings, fault: str) -> Running:
         environment = {"HISTORY": str(self.history), "FAULT": fault, "PLANTED": self.planted}
         log = self.folder / f"{settings.role}-{len(self.processes) + 1}.log"
-        process = Running(self._nursery, settings, environment, log)
+        process = Running(self._fork_server, settings, environment, log)
         self.processes.append(process)
         return process
 

@@ -17,10 +17,13 @@ from cauce.fastapi import Tx
 from cauce.hosting import run
 from cauce.stores.sqlalchemy import create_engine
 from fastapi import FastAPI
-from faults import FaultyStore, FaultyStreams, reached, watch
-from history import happened
-from planted import plant
-from shop import (
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from testsupport.durable.faults import FaultyStore, FaultyStreams, reached, watch
+from testsupport.durable.history import happened
+from testsupport.durable.planted import plant
+from testsupport.durable.shop import (
     LEDGER,
     SHOP,
     Counted,
@@ -31,8 +34,6 @@ from shop import (
     make_tables,
     write_business_row,
 )
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["Settings", "main", "prepare"]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
@@ -15,16 +16,16 @@ from cauce.dev.system import DevSystem
 from cauce.ports.lanes import LANES, Lane
 from cauce.settings.project import Project
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
-from databases import query
-from patience import eventually
 from redis import Redis
 
-__all__ = ["LiveSystem", "eventually", "free_ports", "live_system"]
+from testsupport.databases import query
+from testsupport.repository import ROOT
+
+__all__ = ["CLEAN", "SERVICES", "LiveSystem", "free_ports", "live_system"]
 
 T = TypeVar("T")
 
 SERVICES = ("accounts", "mailing", "music-discovery")
-ROOT = Path(__file__).resolve().parent.parent
 PORTS = (
     "ACCOUNTS_PORT",
     "ACCOUNTS_HEALTH_PORT",
@@ -188,8 +189,6 @@ def live_system(folder: Path, *, twice: Collection[str] = (), **settings: str) -
 
     `twice`: services of which a second instance runs, called NAME-2.
     """
-    import os
-
     environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
     environment |= free_ports() | settings
     project = replace(_with_replicas(Project.read(ROOT / "pyproject.toml"), twice), root=folder)

@@ -12,8 +12,10 @@ from typing import Any
 
 import redis
 from cauce.dev.servers import ValkeyServer
-from databases import query
-from harness import Running, World, eventually
+
+from testsupport.databases import query
+from testsupport.durable.harness import Running, World
+from testsupport.waiting import eventually
 
 __all__ = [
     "HASTY",

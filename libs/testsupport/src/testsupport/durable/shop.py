@@ -10,9 +10,10 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from cauce import Context, DomainEvent, Envelope, IntegrationEvent, Reject, Retry, on
-from history import happened, read
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from testsupport.durable.history import happened, read
 
 __all__ = [
     "LEDGER",

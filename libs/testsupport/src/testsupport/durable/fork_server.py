@@ -1,8 +1,8 @@
-"""Where test processes come from: one process that has imported everything and forks, so that a start costs no imports.
+"""One process that has imported everything forks the test processes, so that their start costs no imports.
 
 Reads an order per line (JSON: environment, log) from its standard input and answers with the pid. Each child is a
 process like any other: its own session, its own log, its own death. How it ended stands in FOLDER/PID.exit. All of
-them end with the nursery, and the nursery with whoever started it.
+them end with this process, and it ends when its standard input does.
 """
 
 import ctypes
@@ -16,6 +16,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]  # this and what follows is not to be paid for every time
+import sqlalchemy.dialects.postgresql.psycopg  # pyright: ignore[reportUnusedImport]
+import sqlalchemy.dialects.sqlite.aiosqlite  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+from testsupport.durable import program
+
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
@@ -26,11 +32,6 @@ def _nothing(_number: int, _frame: object) -> None:
 
 
 def main(folder: Path) -> None:
-    import program  # the imports that are not to be paid for every time
-    import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    import sqlalchemy.dialects.postgresql.psycopg  # pyright: ignore[reportUnusedImport]
-    import sqlalchemy.dialects.sqlite.aiosqlite  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
     gc.collect()
     gc.freeze()  # a child that collects its garbage must not copy all that is here
 
@@ -52,11 +53,11 @@ def main(folder: Path) -> None:
                 return
             *orders, buffered = (buffered + part).split(b"\n")
             for order in orders:
-                pid = _fork(json.loads(order), program, libc)
+                pid = _fork(json.loads(order), libc)
                 os.write(1, json.dumps({"pid": pid}).encode() + b"\n")
 
 
-def _fork(order: Any, program: Any, libc: Any) -> int:
+def _fork(order: Any, libc: Any) -> int:
     pid = os.fork()
     if pid:
         return pid

@@ -30,10 +30,11 @@ from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Statu
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
-from history import happened, read
 from msgspec.structs import replace
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from testsupport.durable.history import happened, read
 
 __all__ = ["FaultyStore", "FaultyStreams", "reached", "watch"]
 
