@@ -16,8 +16,9 @@ from cauce import IntegrationEvent, Service, on
 from cauce.dev.servers import ValkeyServer
 from cauce.transports.redis_pubsub import RedisPubSub
 from testsupport.documents import blocks
-from testsupport.nest_peers import NEST_FOLDER, NODE, NPM, NestPeer, nest_home, until
+from testsupport.nest_peers import NEST_FOLDER, NODE, NPM, NestPeer, nest_home
 from testsupport.repository import ROOT
+from testsupport.waiting import until
 
 PAGE = ROOT / "docs" / "how-to" / "join-a-nestjs-service.md"
 LIMIT_S = 120

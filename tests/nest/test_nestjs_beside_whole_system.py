@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from cauce.dev.servers import ValkeyServer
 from testsupport.long_form import PROVE
-from testsupport.nest_peers import NestPeer, until
-from testsupport.waiting import eventually
+from testsupport.nest_peers import NestPeer
+from testsupport.waiting import eventually, until
 from testsupport.whole_system import SERVICES, LiveSystem, live_system
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"

@@ -18,7 +18,8 @@ from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted, UserUpdated
 from redis.asyncio import Redis
 from sqlalchemy import text
-from testsupport.nest_peers import NestPeer, until
+from testsupport.nest_peers import NestPeer
+from testsupport.waiting import until
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 JOHN = UserCreated(id="12345678-1234-1234-1234-123456789abc", username="john_doe", email="john.doe@example.com")
@@ -76,7 +77,8 @@ class World:
     async def run(self, *services: Service) -> None:
         for service in services:
             await self._stack.enter_async_context(service)
-            assert service.readiness() == {}
+            # A start waits two seconds for the broker; a busy machine may need more.
+            await until(lambda service=service: not service.readiness(), what=f"{service.name} is ready")
 
     async def topic(self, source: str = "accounts-ms") -> list[dict[str, Any]]:
         streams = [await self.redis.xrange(StreamKeys("cauce").stream(source, Lane(lane))) for lane in range(LANES)]

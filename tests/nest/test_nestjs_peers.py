@@ -16,7 +16,8 @@ from cauce.ports.lanes import Lane
 from cauce.transports.redis_pubsub import NestNames, RedisPubSub
 from contracts.accounts import NEST_NAMES, UserCreated, UserDeleted
 from redis.asyncio import Redis
-from testsupport.nest_peers import NestPeer, until
+from testsupport.nest_peers import NestPeer
+from testsupport.waiting import until
 
 ARTICLE_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 JOHN = UserCreated(id="12345678-1234-1234-1234-123456789abc", username="john_doe", email="john.doe@example.com")
@@ -47,7 +48,7 @@ async def mailing(valkey: ValkeyServer, **options: Any) -> AsyncGenerator[tuple[
     listener = Mailing()
     service = Service("mailing-ms", modules=[listener], transport=RedisPubSub(valkey.url, **options))
     async with service:
-        assert service.readiness() == {}
+        await until(lambda: not service.readiness(), what="mailing-ms is ready")
         yield listener, service
 
 

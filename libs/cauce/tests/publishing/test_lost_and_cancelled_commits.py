@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from cauce.transports.memory import MemoryTransport
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from testsupport.waiting import until
 
 
 class Wrote(DomainEvent, name="commit.wrote"):
@@ -254,12 +255,6 @@ async def left_open(engine: AsyncEngine) -> int:
             )
         )
         return int(found.scalar_one())
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(5):
-        while not await condition():  # noqa: ASYNC110  # the server changes it
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("again", [0, 1, 50], ids=["once", "twice", "ever again"])

@@ -34,6 +34,7 @@ from cauce.stores.memory import MemoryStore
 from cauce.transports.memory import MemoryTransport
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from testsupport.waiting import until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -137,12 +138,6 @@ async def running(*modules: object, **options: Any) -> AsyncGenerator[tuple[Serv
     service = Service("mail-ms", modules=modules, transport=broker, **options)
     async with service:
         yield service, broker
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # any condition
-            await asyncio.sleep(0.001)
 
 
 # Starting and being ready

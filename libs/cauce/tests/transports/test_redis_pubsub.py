@@ -22,6 +22,7 @@ from cauce.transports.redis_pubsub import RedisPubSub, glob_of
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from testsupport.waiting import until
 
 LANE = Lane(0)
 
@@ -78,15 +79,6 @@ class Listening:
 
     async def has(self, count: int) -> None:
         await until(lambda: len(self.deliveries) >= count, f"{count} deliveries")
-
-
-async def until(condition: Callable[[], bool], what: str, limit_s: float = 15.0) -> None:
-    try:
-        async with asyncio.timeout(limit_s):
-            while not condition():  # noqa: ASYNC110  # the condition is another process's
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"not within {limit_s:g} s: {what}") from None
 
 
 @asynccontextmanager
@@ -307,7 +299,7 @@ async def test_it_comes_back_by_itself_after_the_broker_was_killed(own_valkey: V
                 await transport.publish(LANE, [envelope()])
 
             own_valkey.start()
-            await until(lambda: heard.is_up, "back", limit_s=5)
+            await until(lambda: heard.is_up, "back", within_s=5)
             await transport.publish(LANE, [envelope(number)])
             await heard.has(number + 1)
 
@@ -325,7 +317,7 @@ async def test_a_frozen_broker_is_noticed_and_recovered_from(own_valkey: ValkeyS
         await until(lambda: len(heard.reports) >= 2, "a second attempt")
 
         own_valkey.resume()
-        await until(lambda: heard.is_up, "back", limit_s=5)
+        await until(lambda: heard.is_up, "back", within_s=5)
         await transport.publish(LANE, [envelope(2)])
         await until(lambda: "event-2" in heard.ids, "the event")
 

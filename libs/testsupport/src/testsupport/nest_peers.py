@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ import pytest
 from cauce.dev.servers import ValkeyServer
 
 from testsupport.repository import ROOT
+from testsupport.waiting import until
 
 __all__ = [
     "NEST_FOLDER",
@@ -38,7 +39,6 @@ __all__ = [
     "nest_peer",
     "node_environment",
     "tell_progress",
-    "until",
 ]
 
 NEST_FOLDER = ROOT / "tests" / "nest"
@@ -113,18 +113,6 @@ class NestPeer:
     async def hears(self, count: int) -> Sequence[Heard]:
         await until(lambda: len(self.heard) >= count, f"NestJS {self.version} hears {count} messages")
         return self.heard
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, limit_s: float = ANSWER_LIMIT_S) -> None:
-    try:
-        async with asyncio.timeout(limit_s):
-            while True:
-                met = condition()
-                if met if isinstance(met, bool) else await met:
-                    return
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"not within {limit_s:g} s: {what}") from None
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Waiting for what other processes do."""
+"""Waiting for what other processes and tasks do: up to a limit that is no promise, but the end of patience."""
 
+import asyncio
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["eventually"]
+__all__ = ["eventually", "until"]
 
 T = TypeVar("T")
 
@@ -21,3 +23,14 @@ def eventually(condition: Callable[[], T | None], *, within_s: float = 60.0, wha
         assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}; last answer {answer!r}"
         time.sleep(pause_s)
         pause_s = min(0.1, pause_s * 1.3)  # to ask may cost more than what is waited for
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str = "", *, within_s: float = 60.0) -> None:
+    """Wait, in an event loop, until the condition is true; fail after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if await answer if inspect.isawaitable(answer) else answer:
+            return
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}"
+        await asyncio.sleep(0.005)

@@ -76,7 +76,7 @@ class DevService:
         started = told = time.monotonic()
         reason = "it does not listen yet"
         while self.ready_url:
-            self.must_run()
+            await self.must_run()
             ready, reason = await asyncio.to_thread(_ask, self.ready_url)
             if ready:
                 return
@@ -91,10 +91,11 @@ class DevService:
                 waiting(reason)
             await asyncio.sleep(0.05)
 
-    def must_run(self) -> None:
-        """Raise ProcessDiedError if the process has ended."""
+    async def must_run(self) -> None:
+        """Raise ProcessDiedError, with its last lines, if the process has ended."""
         code = self.exit_code()
         if code is not None:
+            await self._read_to_the_end()
             raise ProcessDiedError(
                 f"{self.name} ended unasked ({describe_exit(code)}); everything was stopped. "
                 f"Its last lines:\n{self.last_words()}",
@@ -153,10 +154,15 @@ class DevService:
 
     async def _forget(self) -> None:
         if self._reader is not None:
-            # A grandchild in a session of its own may hold the pipe open for as long as it likes.
-            await asyncio.wait([self._reader], timeout=2)
+            await self._read_to_the_end()
             self._reader.cancel()
         self._process = None
+
+    async def _read_to_the_end(self) -> None:
+        """Wait for what a process that has ended had written; a process ends before its output is read."""
+        if self._reader is not None:
+            # A grandchild in a session of its own may hold the pipe open for as long as it likes.
+            await asyncio.wait([self._reader], timeout=2)
 
     async def _read(self, outlet: int) -> None:
         reader = asyncio.StreamReader()

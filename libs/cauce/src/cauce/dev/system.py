@@ -249,7 +249,7 @@ class DevSystem:
                     if name in self.servers:
                         self._server_must_run(name)
                     else:
-                        self._service(name).must_run()
+                        await self._service(name).must_run()
                 except ProcessDiedError as died:
                     self._report.progress(
                         name, f"ended unasked ({describe_exit(died.exit_code)}): stopping everything", done=False

@@ -1,6 +1,5 @@
 """`shared_transaction=True`: many events in one transaction of the listener, and still each one once and in order."""
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from cauce.transports.redis_streams import RedisStreams
 from msgspec.structs import replace
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from testsupport.waiting import until
 
 metadata = MetaData()
 ledger_table = Table(
@@ -108,12 +108,6 @@ async def hearing(url: str, broker: RedisStreams, *modules: object) -> AsyncGene
     service = Service("ledger-ms", modules=modules, store=SqlAlchemyStore(engine), transport=broker, start="retained")
     async with service:
         yield service, engine
-
-
-async def until(condition: Callable[[], bool], *, limit_s: float = 30.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110  # changed by the service's loops
-            await asyncio.sleep(0.005)
 
 
 async def written(engine: AsyncEngine) -> list[tuple[str, int]]:

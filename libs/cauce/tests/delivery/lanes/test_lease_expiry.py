@@ -12,6 +12,7 @@ from cauce.dev.servers import ValkeyServer
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
+from testsupport.waiting import until
 
 LEASE_S = 0.4
 
@@ -34,11 +35,6 @@ def renewals(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     monkeypatch.setattr(SqlMessageStore, "beat", held_up)
     return open_
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  # the condition is another task's
-        await asyncio.sleep(0.01)
 
 
 async def test_what_was_let_go_of_comes_again_before_what_was_published_later(
