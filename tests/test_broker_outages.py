@@ -32,9 +32,7 @@ def _user(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"] if PROVE else ["postgres"])
-def test_on_streams_a_sign_up_during_the_outage_is_answered_at_once_and_has_its_mail_and_catalog_after_it(
-    live: Live, store: str
-) -> None:
+def test_on_streams_a_sign_up_during_the_outage_gets_its_mail_and_catalog_afterwards(live: Live, store: str) -> None:
     settings = {"STORE": "sqlite"} if store == "sqlite" else {}
     with live(**settings) as system:
         assert system.sign_up(**_user("before")).status_code == 201
@@ -60,7 +58,7 @@ def test_on_streams_a_sign_up_during_the_outage_is_answered_at_once_and_has_its_
         assert not any("lost" in line for line in system.lines("accounts"))
 
 
-def test_on_streams_a_broker_that_lost_its_disk_is_fed_again_and_nothing_happens_twice(live: Live) -> None:
+def test_on_streams_to_a_broker_that_lost_its_disk_all_is_resent_nothing_happens_twice(live: Live) -> None:
     with live(STORE="sqlite") as system:
         first = [system.sign_up(**_user(f"first{number}")) for number in range(10)]
         for answer in first:
@@ -94,7 +92,7 @@ def test_on_streams_what_is_published_while_mailing_is_away_is_mailed_when_it_is
 # --- on the article's Pub/Sub ---------------------------------------------------------------------------------
 
 
-def test_on_pubsub_sign_ups_are_answered_during_the_outage_and_the_loss_is_said_and_then_all_recover(
+def test_on_pubsub_sign_ups_are_answered_during_the_outage_and_the_loss_is_logged(
     live: Live,
 ) -> None:
     with live(STORE="sqlite", EVENTS_TRANSPORT="redis-pubsub") as system:
@@ -120,7 +118,7 @@ def test_on_pubsub_sign_ups_are_answered_during_the_outage_and_the_loss_is_said_
         assert not lost, "at most once: what nobody could carry is lost, as in the article"
 
 
-def test_on_pubsub_what_nobody_hears_is_lost(live: Live) -> None:
+def test_on_pubsub_an_event_without_a_listening_process_is_lost(live: Live) -> None:
     with live(STORE="sqlite", EVENTS_TRANSPORT="redis-pubsub") as system:
         system.call(system.system.stop("mailing"))
         assert system.sign_up(**_user("unheard")).status_code == 201

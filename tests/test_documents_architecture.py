@@ -63,6 +63,14 @@ def test_the_page_names_only_what_exists() -> None:
     assert not missing
 
 
+def test_every_folder_of_the_librarys_tests_is_one_of_its_source() -> None:
+    tests = ROOT / "libs" / "cauce" / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("*.py")}
+
+    assert len(folders) > 20
+    assert not [str(folder) for folder in folders if not (SOURCE / folder).is_dir()]
+
+
 def _arrows(graph: grimp.ImportGraph) -> dict[str, set[str]]:
     """Which folder, or file that is a door, uses which."""
     found: dict[str, set[str]] = {name.split(".")[1]: set() for name in graph.modules if "." in name}

@@ -122,7 +122,7 @@ def everything_is_done(live: LiveSystem) -> bool:
     )
 
 
-def test_killed_at_random_under_load_everybody_is_welcomed_and_nothing_is_lost_or_done_twice(
+def test_killed_at_random_under_load_everybody_is_welcomed_once_and_nothing_is_lost(
     live: LiveSystem,
 ) -> None:
     print(f"KILLS_SEED={SEED} KILLS_FOR_S={KILLS_FOR_S:g}")

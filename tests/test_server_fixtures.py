@@ -44,7 +44,7 @@ def test_a_valkey_of_its_own_keeps_its_data_and_address_when_killed_and_started(
         assert client.xlen("stream") == 1
 
 
-def test_a_paused_valkey_holds_connections_and_answers_nothing_until_it_goes_on(
+def test_a_paused_valkey_holds_connections_and_answers_nothing_until_it_is_resumed(
     own_valkey: ValkeyServer,
 ) -> None:
     own_valkey.pause()

@@ -94,7 +94,7 @@ def test_m11_the_same_request_again_raises_no_second_event(live: LiveSystem) -> 
     assert len(live.mails(user["email"])) == 1
 
 
-def test_m1_a_durable_event_has_the_canonical_name_and_the_articles_is_accepted_as_the_same(live: LiveSystem) -> None:
+def test_m1_a_durable_event_has_the_canonical_name_and_the_articles_name_is_accepted(live: LiveSystem) -> None:
     user = somebody("canonical")
     live.sign_up(**user)
     welcomed(live, user)

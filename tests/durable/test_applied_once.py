@@ -100,7 +100,7 @@ def _attempts(service: Service) -> Attempts:
 
 
 @pytest.mark.parametrize(("key", "becomes"), [("k", []), (None, ["too old to dedupe"])])
-def test_h38_what_comes_again_after_the_inbox_forgot_it_is_recognised_by_its_key_or_set_aside_never_run(
+def test_h38_a_copy_older_than_the_inbox_is_recognised_by_its_key_or_dead_and_never_run(
     world: World, key: str | None, becomes: list[str]
 ) -> None:
     world.producer([(key, "")])

@@ -34,7 +34,7 @@ def _restored(server: ValkeyServer, copy: Path) -> None:
     server.start()
 
 
-def test_h15_a_broker_that_comes_back_empty_is_fed_again_and_everything_is_applied_once(
+def test_h15_to_a_broker_that_comes_back_empty_all_is_resent_and_applied_once(
     world_of_its_own: World, own_valkey: ValkeyServer
 ) -> None:
     world = world_of_its_own
@@ -58,7 +58,7 @@ def test_h15_events_that_waited_in_the_broker_for_an_absent_consumer_survive_its
     scenarios.an_emptied_broker(world_of_its_own, own_valkey)
 
 
-def test_h18_a_broker_that_lost_its_tail_with_new_keys_in_it_is_fed_again_in_order(
+def test_h18_to_a_broker_that_lost_its_tail_events_with_new_keys_are_resent_in_order(
     world_of_its_own: World, own_valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     world = world_of_its_own
@@ -123,7 +123,7 @@ def test_h21_a_worker_killed_again_and_again_leaves_nothing_pending(world: World
     assert {process.exit_code() for process in world.processes[1:-1]} == {-signal.SIGKILL}
 
 
-def test_h22_an_entry_whose_content_was_deleted_while_pending_is_counted_and_comes_again_from_the_producer(
+def test_h22_a_pending_entry_that_was_deleted_is_counted_and_resent_by_the_producer(
     world: World,
 ) -> None:
     consumer = world.consumer(pace=_QUICK, fault="before_commit:1")
@@ -149,7 +149,7 @@ def test_h23_scaling_from_five_to_one_and_back_under_load_loses_nothing(world: W
     scenarios.scaled_up_and_down(world, events=2400 if PROVE else 400)
 
 
-def test_h16_trimming_takes_nothing_from_a_paused_consumer_nor_from_a_group_that_never_read(world: World) -> None:
+def test_h16_trimming_takes_nothing_from_a_paused_consumer_or_a_group_that_never_read(world: World) -> None:
     scenarios.trimmed_beside_a_paused_consumer(world)
 
     with redis.Redis.from_url(world.broker) as broker:

@@ -68,7 +68,7 @@ def test_h02_an_event_that_was_written_first_and_committed_last_is_not_skipped(w
     scenarios.written_first_committed_last(world)
 
 
-def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_the_order_of_every_key(
+def test_h02_h03_many_writers_with_transactions_of_any_length_lose_nothing_and_keep_order(
     world: World,
 ) -> None:
     scenarios.many_writers(world, events=4800 if PROVE else 600)
@@ -78,7 +78,7 @@ def test_h03_transactions_over_several_keys_never_wait_for_each_other_crosswise(
     scenarios.crosswise(world, transactions=2000 if PROVE else 100)
 
 
-def test_h04_relays_that_freeze_with_rows_in_their_hands_and_wake_as_zombies_keep_the_order_of_every_key(
+def test_h04_relays_frozen_between_reading_and_sending_keep_the_order_of_every_key(
     world: World,
 ) -> None:
     scenarios.frozen_between_reading_and_sending(world)
@@ -110,7 +110,7 @@ def _relay_of_the_key(world: World, relays: list[Running]) -> Running | None:
     return next((one for one in relays if owner is not None and f":{one.pid}:" in owner), None)
 
 
-def test_h05_killed_between_the_brokers_confirmation_and_the_mark_the_event_is_sent_twice_and_applied_once(
+def test_h05_killed_between_confirmation_and_mark_the_event_is_sent_twice_applied_once(
     world: World,
 ) -> None:
     world.consumer()
@@ -165,7 +165,7 @@ def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_othe
     assert said.count("event too-large cannot be sent") == 1, "and it was not tried again and again"
 
 
-def test_h10_a_relay_that_nobody_wakes_finds_by_polling_what_others_committed_also_when_its_connections_are_ended(
+def test_h10_an_unnotified_relay_finds_commits_by_polling_even_after_lost_connections(
     world: World,
 ) -> None:
     world.consumer()

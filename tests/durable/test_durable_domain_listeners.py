@@ -49,7 +49,7 @@ def test_killed_before_the_commit_of_a_listener_the_event_waits_and_is_applied_l
     _killed_again_and_again(shop, "before_commit")
 
 
-def test_killed_while_the_commit_of_a_listener_is_on_its_way_the_event_is_applied_or_waits_and_never_both(
+def test_killed_during_a_listeners_commit_the_event_is_applied_or_waits_never_both(
     shop_on_postgres: World,
 ) -> None:
     _killed_again_and_again(shop_on_postgres, "commit_sent")
@@ -71,7 +71,7 @@ def _killed_again_and_again(shop: World, point: str) -> None:
     assert len(final.ledger) == len(plan)
 
 
-def test_killed_after_the_commit_of_one_and_in_the_middle_of_the_next_each_is_applied_once_and_in_order(
+def test_killed_between_the_commits_of_two_events_each_is_applied_once_in_order(
     shop: World,
 ) -> None:
     plan = [("k", ""), ("k", "crash:2"), ("k", "")]
@@ -87,7 +87,7 @@ def test_killed_after_the_commit_of_one_and_in_the_middle_of_the_next_each_is_ap
     assert [row.no for row in final.ledger] == [1, 2, 3]
 
 
-def test_killed_while_it_is_being_retried_the_attempts_go_on_where_they_were(shop: World) -> None:
+def test_killed_during_a_retry_the_attempts_continue_where_they_were(shop: World) -> None:
     plan = [("k", "fail:2 crash:1"), ("k", ""), ("other", "")]
     assert shop.exclusive(plan, pace=_HASTY).ended() == 3
     _neither_lost_nor_twice(shop)
@@ -100,7 +100,7 @@ def test_killed_while_it_is_being_retried_the_attempts_go_on_where_they_were(sho
     assert [fact["attempt"] for fact in shop.facts("called") if fact["no"] == 1] == [1, 2, 3, 3]
 
 
-def test_of_two_listeners_of_one_event_the_one_that_fails_runs_again_alone_also_after_a_kill(shop: World) -> None:
+def test_of_two_listeners_of_an_event_only_the_failed_one_runs_again_even_after_a_kill(shop: World) -> None:
     shop.consumers.append("other")
     plan = [("a", "other@fail:2 other@crash:1"), ("b", "")]
     assert shop.exclusive(plan, listeners=("ledger", "other"), pace=_HASTY).ended() == 3
@@ -113,7 +113,7 @@ def test_of_two_listeners_of_one_event_the_one_that_fails_runs_again_alone_also_
     assert sorted(calls) == [("ledger", 1), ("other", 1), ("other", 2), ("other", 3), ("other", 3)]
 
 
-def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_key_behind_it(shop: World) -> None:
+def test_a_listener_that_always_fails_leaves_a_dead_letter_and_its_key_parked_behind_it(shop: World) -> None:
     plan = [("a", "raise"), ("a", ""), ("b", ""), (None, "reject")]
     shop.exclusive(plan, retry=(3, 0.05, 0.1))
     shop.written(len(plan))
@@ -123,7 +123,7 @@ def test_a_listener_that_never_works_leaves_a_dead_letter_and_the_rest_of_its_ke
     assert [row.no for row in final.ledger] == [3]
 
 
-def test_what_was_published_in_a_savepoint_that_was_rolled_back_is_heard_by_nobody(shop: World) -> None:
+def test_events_of_a_rolled_back_savepoint_reach_no_listener(shop: World) -> None:
     plan = [(f"k{no % 3}" if no % 2 else None, "") for no in range(40)]
     shop.exclusive(plan, abandoned=1.0, rolled_back=0.3, per_transaction=2)
     shop.written(len(plan))

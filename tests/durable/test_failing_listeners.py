@@ -12,7 +12,7 @@ from testsupport.durable.harness import World
 from testsupport.waiting import eventually
 
 
-def test_h39_three_poisons_among_many_end_as_three_dead_letters_and_everything_else_is_applied(world: World) -> None:
+def test_h39_three_bad_events_among_many_are_dead_letters_and_all_others_are_applied(world: World) -> None:
     lives = scenarios.deadly_events(world)
 
     eventually(
@@ -41,7 +41,7 @@ def test_a_retry_that_kills_the_process_ends_as_a_dead_letter_too(world: World) 
     assert sorted(row.no for row in final.ledger) == [1, 4]
 
 
-def test_whoever_merely_ran_beside_a_deadly_event_is_applied_once(world: World) -> None:
+def test_an_event_that_merely_ran_beside_a_deadly_one_is_applied_once(world: World) -> None:
     # Two deaths by the same event, then it works: nobody is condemned, and nobody is applied twice.
     plan = [(f"k{no}", "") for no in range(30)] + [("x", "crash:2")]
     world.producer(plan)
@@ -57,9 +57,7 @@ def test_whoever_merely_ran_beside_a_deadly_event_is_applied_once(world: World) 
 
 
 @pytest.mark.parametrize("act", ["cancel", "leave"])
-def test_a_listener_that_cancels_itself_or_exits_is_a_failing_listener_and_the_service_goes_on(
-    world: World, act: str
-) -> None:
+def test_a_listener_that_cancels_itself_or_exits_has_failed_and_the_service_continues(world: World, act: str) -> None:
     # As many as there are workers, twice: each of them would have ended one.
     plan = [(f"k{no}", act if no < 16 else "") for no in range(60)]
     consumer = world.consumer(retry=(2, 0.05, 0.1))
@@ -117,7 +115,7 @@ def test_an_event_without_a_key_that_fails_holds_nobody_back(world: World) -> No
     assert query(world.ledger, "SELECT no FROM ledger ORDER BY position DESC LIMIT 1") == [(1,)]
 
 
-def test_a_dead_head_keeps_its_key_parked_until_it_is_discarded_and_then_the_rest_follows_in_order(
+def test_a_dead_letter_parks_its_key_until_discarded_then_the_rest_follows_in_order(
     world: World,
 ) -> None:
     plan = [("a", ""), ("a", "reject"), ("a", ""), ("a", ""), ("b", "")]

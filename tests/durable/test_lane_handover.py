@@ -40,7 +40,7 @@ def test_h07_when_the_two_relays_with_most_lanes_are_killed_the_third_has_them_a
     world.converges()
 
 
-def test_h07_lanes_that_nobody_takes_make_a_process_say_within_two_leases_that_it_is_not_ready(world: World) -> None:
+def test_h07_a_process_with_unowned_lanes_is_not_ready_within_two_leases(world: World) -> None:
     port = choose_port()
     world.consumer(pace=_HASTY, health_port=port)
     eventually(lambda: _not_ready(port) == {}, what="it is ready")
@@ -86,7 +86,7 @@ def test_a_third_instance_has_its_fair_share_within_ten_seconds_at_the_pace_as_s
     assert all(one.stop() == 0 for one in (first, second, third))
 
 
-def test_kill_9_delays_the_lanes_of_the_dead_by_lease_and_two_seconds_at_most_and_no_others(world: World) -> None:
+def test_kill_9_delays_only_the_lanes_of_the_dead_by_at_most_lease_and_two_seconds(world: World) -> None:
     first, second = world.consumer(pace=_QUICK), world.consumer(pace=_QUICK)
     eventually(lambda: world.shares(world.ledger) == [8, 8])
     lanes = world.lanes_of(world.ledger, first)
@@ -103,7 +103,7 @@ def test_kill_9_delays_the_lanes_of_the_dead_by_lease_and_two_seconds_at_most_an
     assert len(survivors_lanes) == 8
 
 
-def test_h08_rolling_restarts_of_three_instances_whose_listener_is_slower_than_the_lease_repeat_nothing(
+def test_h08_rolling_restarts_with_a_listener_slower_than_the_lease_repeat_nothing(
     world: World,
 ) -> None:
     plan = [(None, "sleep:1.5") for _ in range(40)]
@@ -145,7 +145,7 @@ def test_h25_a_listener_that_takes_five_leases_is_begun_once(world: World) -> No
     assert all(worker.alive for worker in workers)
 
 
-def test_h25_h26_a_process_frozen_in_the_middle_of_its_transaction_is_replaced_and_changes_nothing_when_it_wakes(
+def test_h25_h26_a_process_frozen_in_its_transaction_is_replaced_and_changes_nothing(
     world: World,
 ) -> None:
     zombie = world.consumer(pace=_QUICK, limit_s=1.0, fault="before_commit:1:stop")
@@ -184,7 +184,7 @@ def test_a_zombie_whose_read_takes_entries_of_a_lane_it_has_lost_breaks_no_order
     scenarios.woken_with_lanes_of_others(world, reads=reads)
 
 
-def test_h25_a_process_alone_that_slept_longer_than_its_lease_goes_on_in_order(world: World) -> None:
+def test_h25_a_single_process_frozen_longer_than_its_lease_continues_in_order(world: World) -> None:
     scenarios.asleep_longer_than_its_lease(world)
 
 

@@ -91,7 +91,7 @@ def _counters(port: int) -> dict[str, Any]:
         return json.load(answer)
 
 
-def test_a_wiped_producer_that_posts_the_same_numbers_and_keys_again_is_heard_and_that_is_said_and_counted(
+def test_a_wiped_producer_that_restarts_its_numbers_is_handled_logged_and_counted(
     world: World, postgres: ScratchDatabases
 ) -> None:
     port = choose_port()
@@ -110,7 +110,7 @@ def test_a_wiped_producer_that_posts_the_same_numbers_and_keys_again_is_heard_an
     assert consumer.said().count("the database of shop was made anew or restored") == 1
 
 
-def test_a_restored_producer_that_says_so_loses_nothing_although_its_numbers_were_used_before(
+def test_a_declared_restore_of_a_producer_loses_nothing_although_numbers_are_reused(
     world_and_copy: tuple[World, Copy],
 ) -> None:
     world_and_copy[0].consumer(pace=_QUICK)
@@ -132,7 +132,7 @@ def test_a_restored_producer_that_says_so_loses_nothing_although_its_numbers_wer
     )
 
 
-def test_a_restored_producer_that_does_not_say_so_fills_the_dead_letters_loudly_and_they_can_be_replayed(
+def test_an_undeclared_restore_of_a_producer_ends_in_dead_letters_that_can_be_replayed(
     world_and_copy: tuple[World, Copy],
 ) -> None:
     consumer = world_and_copy[0].consumer(pace=_QUICK)

@@ -9,7 +9,7 @@ _HELD_AT_MOST = 1600
 """One read (512 entries), one more of the busy lanes, the queue between reading and handling (512), what is in hand."""
 
 
-def test_h50_a_consumer_much_slower_than_its_producer_keeps_its_memory_and_leaves_the_backlog_with_the_broker(
+def test_h50_a_slow_consumer_keeps_its_memory_bounded_and_the_backlog_on_the_broker(
     world: World,
 ) -> None:
     consumer = world.consumer()

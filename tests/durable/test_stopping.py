@@ -5,7 +5,7 @@ from testsupport.durable.harness import World
 from testsupport.waiting import eventually
 
 
-def test_h42_processes_asked_to_stop_at_random_under_load_drain_in_time_and_nothing_is_lost_or_doubled(
+def test_h42_processes_stopped_at_random_under_load_drain_in_time_and_lose_nothing(
     world: World,
 ) -> None:
     scenarios.terminated_at_random(world, times=30)

@@ -199,7 +199,7 @@ async def test_nestjs_hears_each_of_our_events_once_whatever_the_number_of_repli
         assert list(of_user[0].data) == ["service", "name", "payload", "id", "occurredOn"]
 
 
-async def test_a_broker_that_lost_its_data_is_fed_again_and_nestjs_hears_nothing_twice(
+async def test_to_a_broker_that_lost_its_data_events_are_resent_and_nestjs_hears_nothing_twice(
     nest: NestPeer, on_sqlite: World
 ) -> None:
     world = on_sqlite
@@ -287,7 +287,7 @@ async def test_what_nestjs_says_is_not_said_to_it_again_and_has_one_effect_in_ev
     assert [call.data["id"] for call in nest.heard] == [sent["id"]]
 
 
-async def test_what_cannot_be_taken_over_is_said_and_what_does_not_fit_is_a_dead_letter_with_its_bytes(
+async def test_what_cannot_be_adopted_is_logged_and_what_does_not_fit_is_dead_with_its_bytes(
     nest: NestPeer, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     mailing = world.mailing()

@@ -31,7 +31,7 @@ async def test_between_two_requests_of_a_burst_the_loop_does_something_else() ->
     assert ["request", "request"] not in [order[i : i + 2] for i in range(len(order))]
 
 
-async def test_who_gives_up_in_the_queue_holds_up_nobody() -> None:
+async def test_a_waiter_that_gives_up_in_the_queue_delays_no_other() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await Response()(scope, receive, send)
 

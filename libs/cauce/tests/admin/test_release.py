@@ -41,7 +41,7 @@ async def _names(project: Project) -> list[str]:
         return [row.name for row in await mail.run("SELECT name FROM welcomes")]
 
 
-async def test_it_is_red_in_every_look_and_what_has_another_key_flows(
+async def test_an_event_set_aside_is_reported_everywhere_and_other_keys_flow(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
     world = World()
@@ -107,7 +107,7 @@ async def test_released_once_the_cause_is_gone_it_goes_first_and_its_key_follows
     ]
 
 
-async def test_discarded_with_a_reason_nobody_hears_it_and_its_key_goes_on(
+async def test_an_event_discarded_with_a_reason_reaches_no_listener_and_its_key_continues(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
     world = World()

@@ -41,7 +41,7 @@ async def _ids(cauce: Command, *filters: str) -> list[str]:
     return [letter["id"] for letter in (await cauce("dead", "list", "mail", "--json", *filters)).json["mail"]]
 
 
-async def test_a_replay_reaches_that_listener_only_and_lets_its_key_go_on_in_order(
+async def test_a_replay_reaches_that_listener_only_and_its_key_continues_in_order(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
     world = World(broken={"Bob"})
@@ -176,7 +176,7 @@ async def test_it_keeps_its_id_however_often_it_dies(project: Project, broker: V
         assert sorted(await _ids(cauce)) == sorted(before)
 
 
-async def test_discard_lets_the_key_go_on_and_is_no_handling(
+async def test_a_discard_lets_the_key_continue_and_counts_as_no_handling(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
     world = World(broken={"Bob"})

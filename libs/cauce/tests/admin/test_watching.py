@@ -123,7 +123,7 @@ async def test_it_follows_topics_that_are_new_too_and_moves_nobodys_position(
     assert topic.groups == ()
 
 
-async def test_an_outage_is_said_and_nothing_of_it_is_missed(project: Project, own_valkey: ValkeyServer) -> None:
+async def test_an_outage_is_reported_and_no_event_of_it_is_missed(project: Project, own_valkey: ValkeyServer) -> None:
     told: list[str | None] = []
     seen: list[Seen] = []
 

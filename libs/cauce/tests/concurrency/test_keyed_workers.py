@@ -69,7 +69,7 @@ async def test_jobs_of_one_key_are_done_in_the_order_they_came_and_never_two_at_
     assert work.keys_at_once == 4
 
 
-async def test_jobs_of_one_group_are_done_together_up_to_a_hundred_and_in_the_order_of_their_keys() -> None:
+async def test_jobs_of_one_group_run_together_up_to_a_hundred_in_the_order_of_their_keys() -> None:
     work = Work()
     async with working(work, group=lambda job: "all") as per_key:
         await submit(per_key, KEYS, 4)

@@ -95,7 +95,7 @@ def packet(*, payload: str = '{"order_id":"o-7","cents":990}', service: str = "s
 
 
 @pytest.mark.parametrize("name", ["shop.order-paid", "shop.order-settled"])
-async def test_an_event_is_written_down_under_its_own_name_with_its_key_and_the_mark_of_where_it_came_from(
+async def test_an_adopted_event_is_stored_with_its_name_its_key_and_the_mark_of_its_origin(
     name: str,
 ) -> None:
     hearing = Hearing()
@@ -121,7 +121,7 @@ async def test_what_a_bridge_of_ours_said_is_not_taken_for_nestjs() -> None:
     assert hearing.answered == 1
 
 
-async def test_what_nobody_hears_is_counted() -> None:
+async def test_events_without_a_listener_are_counted() -> None:
     hearing = Hearing()
 
     await hearing.hear(packet(payload='{"text":"?"}'), name="shop.unheard")
@@ -129,7 +129,7 @@ async def test_what_nobody_hears_is_counted() -> None:
     assert hearing.counters == {"bridge_unheard": 1}
 
 
-async def test_a_payload_that_does_not_fit_goes_on_to_become_a_dead_letter() -> None:
+async def test_a_payload_that_does_not_fit_is_handed_on_and_becomes_a_dead_letter() -> None:
     hearing = Hearing()
 
     await hearing.hear(packet(payload='{"order_id":7}'))
@@ -183,7 +183,7 @@ async def test_a_database_that_is_away_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a NUL in a text"), PublishError(f"more than {MAX_MESSAGE_BYTES} bytes")])
-async def test_what_the_database_never_takes_is_refused_and_not_tried_for_ever(error: Exception) -> None:
+async def test_what_the_database_rejects_permanently_is_refused_and_not_retried(error: Exception) -> None:
     hearing = Hearing()
     hearing.database.trouble = [error]
 

@@ -98,7 +98,7 @@ async def test_what_is_older_than_promised_goes_and_the_rest_stays(store: SqlAlc
 @pytest.mark.parametrize(
     "keep", [Keep(sent_rows=20), Keep(sent_bytes=20 * 10_000)], ids=["too many rows", "too many bytes"]
 )
-async def test_a_window_that_gets_shorter_than_promised_is_said_once_and_counted(
+async def test_a_window_shorter_than_promised_is_logged_once_and_counted(
     store: SqlAlchemyStore, keep: Keep, caplog: pytest.LogCaptureFixture
 ) -> None:
     seller = service(store, keep)

@@ -61,7 +61,7 @@ def test_a_mail_is_shown_with_its_envelope_its_headers_and_both_parts(mail_sink:
     assert ask(mail_sink, "GET", "/mails/0")[0] == 404
 
 
-def test_mails_can_be_forgotten_and_their_numbers_go_on(mail_sink: MailSinkServer) -> None:
+def test_mails_can_be_removed_and_their_numbers_continue(mail_sink: MailSinkServer) -> None:
     for _ in range(2):
         with smtplib.SMTP(mail_sink.host, mail_sink.smtp_port) as client:
             client.send_message(welcome())

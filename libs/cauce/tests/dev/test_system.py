@@ -361,7 +361,7 @@ async def test_waiting_for_a_line_that_never_comes_tells_what_came(project: Make
             await system.line("one", "nothing of the kind", within_s=0.1)
 
 
-async def test_a_line_without_end_does_not_grow_for_ever(project: MakeProject) -> None:
+async def test_a_line_without_end_does_not_grow_without_limit(project: MakeProject) -> None:
     here = project()
     loud = replace(
         here.services["one"], ready=None, command=("python", "-S", "-c", "print('x' * 300_000); input() if 0 else 0")

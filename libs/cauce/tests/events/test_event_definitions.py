@@ -440,7 +440,7 @@ def test_a_mutable_forward_reference_is_refused_at_start_and_a_recursive_one_is_
     )
 
 
-def test_an_event_nobody_hears_is_checked_when_it_is_first_published() -> None:
+def test_an_event_without_a_listener_is_checked_when_first_published() -> None:
     with pytest.raises(DefinitionError, match="Node: the field 'draft' has the type Draft"):
         Bus().emit(Node())
 

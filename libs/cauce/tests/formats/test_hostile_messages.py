@@ -174,7 +174,7 @@ def test_a_name_given_twice_in_one_object_is_refused(twice: str) -> None:
     assert "twice" in refused(raw.encode()).expectation
 
 
-def test_a_name_given_twice_in_the_payload_is_refused_and_the_same_name_in_two_objects_is_not() -> None:
+def test_a_name_twice_in_one_object_is_refused_and_the_same_name_in_two_is_not() -> None:
     for payload, count in (
         ('{"id":"1","id":"2"}', 1),
         ('[{"deep":{"a":1e5,"b":2,"a":1}}]', 1),
@@ -235,7 +235,7 @@ class UserCreated(IntegrationEvent, name="accounts.user-created", version=1, key
     username: str
 
 
-async def test_hostile_entries_of_the_streams_are_dead_letters_or_acknowledged_and_a_good_one_after_them_is_handled(
+async def test_hostile_stream_entries_are_put_aside_and_a_good_one_after_them_is_handled(
     valkey: ValkeyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)

@@ -110,7 +110,7 @@ def test_every_recorded_emission_is_reproduced_from_its_values(case: str) -> Non
     assert channel_of(packet["pattern"]) == recorded["channel"]
 
 
-def test_an_object_pattern_sorts_its_keys_for_the_channel_and_keeps_their_order_in_the_body() -> None:
+def test_an_object_pattern_has_sorted_keys_in_the_channel_and_its_own_order_in_the_body() -> None:
     pattern: Pattern = {"service": "a", "cmd": "b", "n": 1}
 
     written = encode(an_envelope(), pattern=pattern)
@@ -183,7 +183,7 @@ def test_an_event_beyond_the_limits_is_refused_before_it_is_sent() -> None:
         encode(an_envelope(payload=UserCreated(id="1", username="x" * MAX_SIZE, email="")))
 
 
-def test_a_lone_surrogate_goes_out_as_v8_writes_it_and_comes_back_as_the_replacement_character() -> None:
+def test_a_lone_surrogate_is_written_as_v8_does_and_read_as_the_replacement_character() -> None:
     written = encode(an_envelope(payload=UserCreated(id="1", username="cut \ud83d", email="\ud83d\ude00")))
 
     assert b'"username":"cut \\ud83d","email":"\xf0\x9f\x98\x80"' in written

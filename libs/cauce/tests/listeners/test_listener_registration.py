@@ -145,7 +145,7 @@ def module(name: str, **members: object) -> ModuleType:
     return made
 
 
-def test_a_modules_own_listeners_are_found_once_in_written_order_and_imported_ones_are_not() -> None:
+def test_a_modules_own_listeners_are_found_once_in_written_order_but_not_imported_ones() -> None:
     called: list[str] = []
 
     @on(Played)

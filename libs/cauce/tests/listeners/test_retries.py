@@ -76,7 +76,7 @@ def front(desk: Desk, *, retry: Retry, limit_s: float = 30.0) -> tuple[Service, 
     return Service("front", modules=[listen], store=MemoryStore()), listen
 
 
-async def test_a_listener_that_asks_for_time_is_not_called_before_it_is_over_and_then_goes_on() -> None:
+async def test_a_listener_that_asks_for_time_is_called_when_it_is_over_and_then_continues() -> None:
     desk = Desk(RetryAfter(0.4, "the counter opens soon"), 0.0)
     service, listen = front(desk, retry=Retry(attempts=2, base=0.0, cap=0.0))
     async with story(service, limit_s=20) as s:

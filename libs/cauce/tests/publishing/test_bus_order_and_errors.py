@@ -221,7 +221,7 @@ async def test_cancelling_a_publish_stops_it_where_it_is() -> None:
     assert called == []
 
 
-async def test_a_blocking_listener_runs_in_a_thread_and_the_loop_goes_on() -> None:
+async def test_a_blocking_listener_runs_in_a_thread_and_the_loop_continues() -> None:
     loop_moved = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -283,7 +283,7 @@ async def test_what_is_no_domain_event_is_refused_with_the_way_out(tell: Publish
 
 
 @both_ways
-async def test_an_event_nobody_hears_is_no_error(tell: Publish) -> None:
+async def test_an_event_without_a_listener_is_no_error(tell: Publish) -> None:
     await tell(Bus(), Played())
 
 

@@ -140,7 +140,7 @@ def checked_out(service: Service) -> int:
 
 
 @pytest.mark.parametrize(("fault", "there"), [("cut after", True), ("silence", True), ("cut before", False)])
-async def test_when_the_answer_to_a_commit_is_lost_nobody_is_told_anything(
+async def test_when_the_answer_to_a_commit_is_lost_no_after_commit_listener_runs(
     postgres: ScratchDatabases, fault: Fault, there: bool
 ) -> None:
     async with through_a_proxy(postgres.database(), commit_limit_s=0.3) as (proxy, service, heard, direct):

@@ -199,7 +199,7 @@ async def test_an_error_in_the_transaction_stops_the_rest_reaches_the_publisher_
     assert await written(store) == []
 
 
-async def test_the_publisher_may_catch_it_and_go_on(store: Store) -> None:
+async def test_the_publisher_may_catch_it_and_continue(store: Store) -> None:
     @on(Saved)
     async def fails(event: Saved, tx: Transaction) -> None:
         await write(tx, "half")

@@ -199,7 +199,7 @@ async def test_publishing_the_class_itself_says_how_to_make_one() -> None:
     assert str(refused.value) == "publish(Opened): Opened is the class; publish one of it: Opened(…)."
 
 
-def test_a_name_nobody_bears_stops_the_start_with_the_nearest_and_the_place(
+def test_a_name_no_event_has_stops_the_start_with_the_nearest_and_the_place(
     letters: Callable[..., Letters], valkey: ValkeyServer
 ) -> None:
     process = letters(REDIS_URL=valkey.url, LETTERS_MISTAKE="a name nobody bears")
@@ -394,7 +394,7 @@ def told(line: str) -> str:
     return re.sub(r"(oldest|next try in|back after) \d+(\.\d)? s", r"\1 N s", line)
 
 
-def test_over_streams_a_broker_that_is_down_says_what_the_outbox_keeps_and_then_what_it_caught_up(
+def test_over_streams_an_outage_logs_what_the_outbox_keeps_and_then_what_was_caught_up(
     letters: Callable[..., Letters], own_valkey: ValkeyServer, durable: dict[str, str]
 ) -> None:
     url, address = own_valkey.url, own_valkey.address
@@ -421,7 +421,7 @@ def test_over_streams_a_broker_that_is_down_says_what_the_outbox_keeps_and_then_
     assert len(process.said) == 2
 
 
-def test_over_streams_a_listener_that_raises_says_which_attempt_when_the_next_is_and_what_waits(
+def test_over_streams_a_failed_attempt_is_logged_with_its_number_the_next_and_what_waits(
     letters: Callable[..., Letters], valkey: ValkeyServer, durable: dict[str, str]
 ) -> None:
     process = letters(REDIS_URL=valkey.url, **durable)

@@ -599,7 +599,7 @@ async def test_events_under_earlier_names_are_known_and_others_are_counted(caplo
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-async def test_an_acknowledgement_that_fails_is_said_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_acknowledgement_is_logged_and_the_lane_continues(caplog: pytest.LogCaptureFixture) -> None:
     handled: list[str] = []
 
     @on(Opened)

@@ -63,7 +63,7 @@ def test_it_ends_with_one_line_that_says_how_long_and_what_was_lost(story: Story
     assert story.lines[-1] == "mailing-ms: back after 8 s, 1 event lost"
 
 
-def test_nothing_is_said_when_all_is_well(story: Story) -> None:
+def test_nothing_is_logged_when_all_is_well(story: Story) -> None:
     story.up()
     story.after(1).up()
     story.after(100).stopped()
@@ -102,7 +102,7 @@ def test_an_outage_of_a_minute_with_many_losses_costs_few_lines(story: Story) ->
     assert story.lines[-1] == "mailing-ms: back after 60 s, 1200 events lost"
 
 
-def test_a_long_outage_is_told_once_a_minute(story: Story) -> None:
+def test_a_long_outage_is_logged_once_a_minute(story: Story) -> None:
     for _ in range(600):
         story.down()
         story.after(1)
@@ -110,7 +110,7 @@ def test_a_long_outage_is_told_once_a_minute(story: Story) -> None:
     assert len(story.lines) == 10
 
 
-def test_another_reason_is_told_though_not_at_every_change(story: Story) -> None:
+def test_a_new_reason_is_logged_but_not_at_every_change(story: Story) -> None:
     refused, loading = "no Redis at h:1 (refused)", "Redis at h:1 is still loading its data"
     for number in range(60):
         story.down(reason=loading if number % 2 else refused)
@@ -180,7 +180,7 @@ async def test_a_service_knows_the_reason_until_it_is_over(caplog: pytest.LogCap
     assert [record.levelname for record in caplog.records if record.name == "cauce.service"][:1] == ["WARNING"]
 
 
-def test_a_minute_without_the_database_is_few_lines_however_many_loops_and_listeners_need_it(
+def test_a_minute_without_the_database_is_few_lines_whatever_needs_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 0.0
@@ -242,7 +242,7 @@ async def test_where_events_are_kept_an_outage_says_how_many_and_a_minute_of_it_
     assert len(lines) < 10
 
 
-async def test_when_the_database_does_not_tell_either_the_outage_is_said_all_the_same(
+async def test_an_outage_is_logged_even_if_the_database_cannot_be_asked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def kept() -> Kept:

@@ -347,7 +347,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return databases.database()
 
 
-async def test_a_durable_listener_of_a_domain_event_fails_is_tried_again_and_is_not_called_for_a_rollback(
+async def test_a_failing_durable_domain_listener_is_retried_and_not_called_for_a_rollback(
     database_url: str,
 ) -> None:
     @on(Invited, when="durable", name="mailing.invite", retry=Retry(attempts=3, base=0.05, cap=0.1))

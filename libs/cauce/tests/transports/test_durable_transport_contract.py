@@ -44,7 +44,7 @@ class TestRedisStreams(DurableTransportContract):
     """With the fixture `broker` of this folder: Valkey, and Redis 7."""
 
 
-async def test_the_broker_in_memory_begins_anew_for_a_group_that_knew_an_earlier_one() -> None:
+async def test_a_new_broker_in_memory_starts_over_for_a_group_that_knew_an_earlier_one() -> None:
     earlier = MemoryStreams(clock=lambda: 1_000.0)
     later = MemoryStreams(clock=lambda: 2_000.0)
     assert int(await earlier.now(TOPIC)) < int(await later.now(TOPIC))

@@ -590,7 +590,7 @@ def test_an_unusable_url_is_refused_at_once_without_repeating_it(url: str, probl
     assert "pa" not in str(raised.value).replace("path", "").replace("password", "")
 
 
-async def test_what_does_not_speak_redis_is_said() -> None:
+async def test_a_server_that_does_not_speak_redis_is_reported() -> None:
     async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.com ESMTP\r\n")
         await writer.drain()

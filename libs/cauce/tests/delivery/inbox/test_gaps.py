@@ -31,7 +31,7 @@ def test_numbers_that_follow_each_other_miss_nothing_and_a_jump_misses_what_lies
     assert [gaps.missing_before(event(seq), NOW) for seq in (4, 5, 6, 9, 10)] == [0, 0, 0, 2, 0]
 
 
-def test_repeats_and_what_is_fed_again_miss_nothing() -> None:
+def test_redelivered_and_resent_events_leave_no_gap() -> None:
     gaps = Gaps()
     assert [gaps.missing_before(event(seq), NOW) for seq in (1, 2, 3, 1, 2, 3, 4, 2, 5)] == [0] * 9
 
@@ -56,7 +56,7 @@ def test_what_another_owner_of_the_lane_may_have_read_is_not_missed() -> None:
     assert gaps.missing_before(event(11), LATER) == 1
 
 
-def test_a_database_made_anew_counts_anew() -> None:
+def test_a_recreated_database_restarts_its_sequence_numbers() -> None:
     gaps = Gaps()
     gaps.missing_before(event(50), NOW)
     assert gaps.missing_before(event(1, incarnation="db-2"), NOW) == 0

@@ -138,7 +138,7 @@ async def test_a_higher_number_runs_and_those_between_may_be_of_events_not_heard
     assert heard.called == [1, 4]
 
 
-async def test_numbers_that_did_not_come_are_counted_and_said_and_stop_nobody(
+async def test_missing_numbers_are_counted_and_logged_and_stop_no_listener(
     url: str, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with hearing(url, valkey) as heard:
@@ -180,7 +180,7 @@ async def test_another_incarnation_runs_and_the_count_begins_again(url: str, val
     [(timedelta(0), {"handled": 1}, []), (LONG_AGO, {"dead": 1}, ["too old to dedupe"])],
     ids=["young", "older than the inbox remembers"],
 )
-async def test_without_a_key_what_was_delivered_to_a_process_before_runs_unless_it_may_be_forgotten(
+async def test_without_a_key_a_redelivered_event_runs_unless_it_may_be_older_than_the_inbox(
     url: str, valkey: ValkeyServer, age: timedelta, outcomes: Mapping[str, int], dead: Sequence[str]
 ) -> None:
     envelope = ticked(1, age=age)

@@ -190,7 +190,7 @@ async def test_copies_in_one_batch_or_a_later_one_are_applied_once(url: str, val
     assert service.counters["duplicate"] == 240
 
 
-async def test_an_event_that_is_also_heard_in_own_transactions_is_handled_alone(url: str, valkey: ValkeyServer) -> None:
+async def test_an_event_with_listeners_in_own_transactions_is_handled_by_itself(url: str, valkey: ValkeyServer) -> None:
     broker, ledger, alone = RedisStreams(valkey.url), Ledger(), Alone()
     await send(broker, messages(CARTS, 1))
     async with hearing(url, broker, ledger, alone) as (service, _):

@@ -58,7 +58,7 @@ def test_lanes_are_shared_out_evenly_whatever_the_number_of_processes(count: int
     assert found[-1] - found[0] <= 1
 
 
-def test_a_process_that_comes_gets_its_share_and_one_that_died_is_replaced_when_its_lease_ends() -> None:
+def test_a_new_process_gets_its_share_and_a_dead_one_is_replaced_when_its_lease_ends() -> None:
     database, (one, two, three) = Database(), keepers(3)
     for keeper in (one, two, one, two, three, one, two, three):
         database.beat(keeper)
@@ -101,7 +101,7 @@ def test_what_was_taken_without_our_knowing_is_taken_again_or_given_back() -> No
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whoever_dies_sleeps_and_comes_no_lane_ever_has_two_owners_and_in_the_end_each_has_one(seed: int) -> None:
+def test_whatever_processes_do_no_lane_has_two_owners_and_in_the_end_each_has_one(seed: int) -> None:
     chance = random.Random(seed)
     database, those = Database(), keepers(6)
     awake = set(those)

@@ -37,7 +37,7 @@ def renewals(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return open_
 
 
-async def test_what_was_let_go_of_comes_again_before_what_was_published_later(
+async def test_deliveries_of_an_expired_lease_come_before_what_was_published_later(
     valkey: ValkeyServer, tmp_path: Path, renewals: asyncio.Event
 ) -> None:
     heard: list[int] = []

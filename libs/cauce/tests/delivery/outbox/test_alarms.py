@@ -90,7 +90,7 @@ async def test_events_that_do_not_leave_are_said_once_and_so_is_their_leaving(
     assert len([record for record in caplog.records if record.name == "cauce.alarms"]) == 4
 
 
-async def test_a_service_that_says_so_takes_no_more_and_nothing_of_the_refused_transaction_stays(
+async def test_a_service_with_a_limit_refuses_more_and_the_refused_transaction_leaves_nothing(
     engine: AsyncEngine, own_valkey: ValkeyServer
 ) -> None:
     own_valkey.pause()

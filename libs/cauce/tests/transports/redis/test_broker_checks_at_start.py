@@ -62,7 +62,7 @@ async def test_the_same_broker_is_refused_when_it_comes_up_after_the_service(
         own_valkey.resume()
 
 
-async def test_a_broker_without_persistence_is_used_and_what_it_may_lose_is_said(
+async def test_a_broker_without_persistence_is_used_and_what_it_may_lose_is_logged(
     servers_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = OtherServer(servers_folder / "no-persistence", settings=["appendonly no", 'save ""'])

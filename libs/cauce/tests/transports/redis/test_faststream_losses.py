@@ -88,7 +88,7 @@ async def nothing_is_pending(broker: RedisUnderTest) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_listener_that_raises_is_called_again_and_its_message_does_not_stay_pending_for_ever(
+async def test_a_listener_that_raises_is_called_again_and_its_message_does_not_stay_pending(
     broker: RedisUnderTest, tmp_path: Path
 ) -> None:
     packing = Packing(Retry(attempts=3, base=0.05, cap=0.1), failures=float("inf"))
@@ -118,7 +118,7 @@ async def test_it_is_tried_again_with_growing_delay_until_it_works_and_then_ackn
         assert seconds >= at_least
 
 
-async def test_what_was_pending_when_the_process_was_killed_is_delivered_to_the_next_one_of_the_same_group(
+async def test_entries_pending_at_a_kill_are_delivered_to_the_next_process_of_the_group(
     broker: RedisUnderTest, tmp_path: Path
 ) -> None:
     packing = Packing(Retry())
@@ -137,7 +137,7 @@ async def test_what_was_pending_when_the_process_was_killed_is_delivered_to_the_
     assert packing.packed == ["1"]
 
 
-async def test_after_the_stream_was_deleted_what_is_published_is_consumed_again_without_a_restart(
+async def test_after_the_stream_was_deleted_new_events_are_consumed_without_a_restart(
     broker: RedisUnderTest, tmp_path: Path
 ) -> None:
     packing = Packing(Retry())

@@ -84,7 +84,7 @@ async def test_a_server_without_persistence_is_killed_and_its_publisher_feeds_it
     assert first_occurrences(heard) == list(range(1, 1101))
 
 
-async def test_a_server_whose_data_were_restored_from_an_earlier_copy_is_fed_again(
+async def test_to_a_server_restored_from_an_earlier_copy_events_are_resent(
     own_broker: RedisUnderTest, tmp_path: Path
 ) -> None:
     """Entries are missing, and the group stands where it stood: repeats, and nothing lost."""
@@ -169,7 +169,7 @@ async def test_a_stream_deleted_while_nobody_publishes_is_noticed_before_anythin
     assert first_occurrences(heard) == [1, 2, 3, 4, 5, 6]
 
 
-async def test_an_emptied_stream_goes_on(broker: RedisUnderTest) -> None:
+async def test_an_emptied_stream_is_consumed_further(broker: RedisUnderTest) -> None:
     async with publishing(broker) as transport, hearing(broker) as heard:
         await transport.append(TOPIC, LANE, messages(1, 5))
         await heard.has(1, 2, 3, 4, 5)
@@ -202,7 +202,7 @@ async def test_a_beginning_that_lies_in_the_servers_future_is_the_beginning(brok
             await heard.has(1, 2, 3)
 
 
-async def test_a_frozen_server_is_noticed_and_everything_goes_on_when_it_wakes(own_broker: RedisUnderTest) -> None:
+async def test_a_frozen_server_is_noticed_and_everything_continues_when_it_wakes(own_broker: RedisUnderTest) -> None:
     async with relaying(own_broker) as publisher, hearing(own_broker) as heard:
         publisher.write(1, 200)
         await heard.has(*range(1, 201))
@@ -312,7 +312,9 @@ class Through(RedisUnderTest):
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_server_takes_nothing_of_a_batch_and_goes_on_when_it_has_room(own_broker: RedisUnderTest) -> None:
+async def test_a_full_server_takes_nothing_of_a_batch_and_continues_when_it_has_room(
+    own_broker: RedisUnderTest,
+) -> None:
     used = int((await own_broker.admin.info("memory"))["used_memory"])
     async with relaying(own_broker) as publisher, hearing(own_broker) as heard:
         await own_broker.admin.config_set("maxmemory", used + 3_000_000)
@@ -332,7 +334,7 @@ async def test_a_full_server_takes_nothing_of_a_batch_and_goes_on_when_it_has_ro
     assert first_occurrences(heard) == list(range(1, 401))
 
 
-async def test_trimming_all_the_time_takes_nothing_from_a_paused_group_nor_from_one_that_never_read(
+async def test_trimming_all_the_time_takes_nothing_from_a_paused_group_or_one_that_never_read(
     broker: RedisUnderTest,
 ) -> None:
     async with publishing(broker) as transport:
