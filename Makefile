@@ -46,12 +46,15 @@ music-discovery: $(READY) ## music-discovery-ms in this terminal
 
 discovery: music-discovery
 
+# Beside tests/, a file that has a long form; the workers of `make test` mostly wait for what other processes do.
+LONGER := apps/accounts/tests/test_accounts_process.py
+
 test: $(READY) ## All tests, on real servers which the tests start themselves
 	@scripts/redis7.sh .cauce/redis7
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 5 --dist loadfile
 
-prove: $(READY) ## The tests of whole systems in their long form: as many kills as their hazards name, on every database
-	@PROVE=1 $(BIN)/python -m pytest tests
+prove: $(READY) ## What the tests repeat, in its long form: as many kills as their hazards name, on every database
+	@PROVE=1 $(BIN)/python -m pytest tests $(LONGER)
 
 check: $(READY) ## Format, lint, types, layers
 	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
