@@ -4,7 +4,7 @@ use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT �
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
@@ -45,7 +45,7 @@ class Transaction:
         self,
         rules: PublishingRules,
         dependencies: "Dependencies[Transaction]",
-        outlet: Outlet,
+        outlet: Callable[[], Outlet],
         work: UnitOfWork,
         savepoints: Savepoints[Pending],
         *,
@@ -111,7 +111,7 @@ class Transaction:
     async def _publish_domain(self, event: DomainEvent) -> None:
         plan = self._rules.plan(type(event))
         if plan.after_commit or plan.durable:
-            self._outlet.check(type(event))
+            self._outlet().check(type(event))
         emission = self._rules.emission(event)
         self._work.take_part()
         self._savepoints.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
@@ -124,7 +124,7 @@ class Transaction:
 
     def _accept(self, event: IntegrationEvent) -> Envelope:
         self._rules.check(type(event))
-        self._outlet.check(type(event))
+        self._outlet().check(type(event))
         self._work.take_part()
         envelope = self._rules.envelope(event)
         self._savepoints.add(envelope)

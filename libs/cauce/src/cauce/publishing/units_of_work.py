@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Protocol
 
 from cauce.concurrency.cancellation import to_the_end
+from cauce.errors import CauceError
 from cauce.events.envelope import Envelope
 from cauce.listeners.dependencies import Dependencies
 from cauce.ports.savepoints import Savepoints
@@ -19,12 +20,7 @@ __all__ = ["CommitOutlet", "OpenTransaction", "UnitsOfWork"]
 
 
 class CommitOutlet(Outlet, Protocol):
-    """What a run of a service does with published events: rows inside the transaction, hand-over after it."""
-
-    @property
-    def outgoing(self) -> Outbound | None:
-        """What has to be written down in the transaction, if anything has."""
-        ...
+    """Takes on published events once their commit is known."""
 
     def committed(self, pending: Sequence[Pending], /) -> None:
         """Take on what is known to be committed. Never waits, never raises."""
@@ -34,7 +30,8 @@ class CommitOutlet(Outlet, Protocol):
 class UnitsOfWork:
     """Opens a service's transactions. Each ends committed or undone, and only what is known to be committed goes on.
 
-    `outlet` is asked at every beginning: the run of the service that takes on what this transaction publishes.
+    `outgoing` says which rows a transaction has to write for its events, if any are written at all. `outlet` is asked
+    whenever something is published or committed: a transaction may outlast the run of the service it began in.
     """
 
     def __init__(
@@ -43,12 +40,15 @@ class UnitsOfWork:
         rules: PublishingRules,
         dependencies: Dependencies[Transaction],
         happenings: Happenings,
+        *,
+        outgoing: Outbound | None,
         outlet: Callable[[], CommitOutlet],
     ) -> None:
         self.store = store
         self.rules = rules
         self.dependencies = dependencies
         self.happenings = happenings
+        self.outgoing = outgoing
         self.outlet = outlet
 
     def transaction(self, *, read_only: bool = False) -> "OpenTransaction":
@@ -65,14 +65,17 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
     def __init__(self, units: UnitsOfWork, *, read_only: bool) -> None:
         self._units = units
         self._read_only = read_only
+        self._entered = False
 
     async def __aenter__(self) -> Transaction:
         units, read_only = self._units, self._read_only
-        self._outlet = units.outlet()
+        if self._entered:
+            raise CauceError("the block of a transaction is entered once; call service.transaction() for another one")
+        self._entered = True
         self._savepoints: Savepoints[Pending] = Savepoints()
-        self.work = units.store.begin(self._savepoints, read_only=read_only, outgoing=self._outlet.outgoing)
+        self.work = units.store.begin(self._savepoints, read_only=read_only, outgoing=units.outgoing)
         self._tx = Transaction(
-            units.rules, units.dependencies, self._outlet, self.work, self._savepoints, read_only=read_only
+            units.rules, units.dependencies, units.outlet, self.work, self._savepoints, read_only=read_only
         )
         return self._tx
 
@@ -108,4 +111,4 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
                 for listener in item.heard_by:
                     happenings.tell("handled", item.emission, listener.name)
         if not self.work.joined:
-            self._outlet.committed(pending)
+            self._units.outlet().committed(pending)

@@ -1,4 +1,4 @@
-"""Where published events go: what a run of a service takes on from the transactions that published them."""
+"""Where published events go: the rows their transaction writes, and what a run of the service takes on after it."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,13 @@ from cauce.listeners.listener import consumer_name
 from cauce.ports.outbox import Outgoing
 from cauce.ports.store import Outbound
 from cauce.publishing.pending import AfterCommit, Pending
+from cauce.service.wiring import Wiring
 
-__all__ = ["NotRunning", "RunOutlet"]
+__all__ = ["NotRunning", "RunOutlet", "outbox_rows"]
 
 
 class NotRunning:
     """The outlet of a service that was never started: nothing that waits for the commit may be published."""
-
-    outgoing: Outbound | None = None
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -31,18 +30,12 @@ class NotRunning:
 
 
 class RunOutlet:
-    """The outlet of one run, also for transactions that are still open when it ends.
+    """The outlet of one run. Without `durable`, what follows a commit waits in `queue`, in memory."""
 
-    `durable` writes events down in the transaction; without it they wait in `queue`. `sends`: whether integration
-    events go to a durable transport.
-    """
-
-    def __init__(self, service: str, *, queue: AfterCommitQueue, durable: DurableDelivery | None, sends: bool) -> None:
+    def __init__(self, service: str, *, queue: AfterCommitQueue, durable: DurableDelivery | None) -> None:
         self._service = service
         self._queue = queue
         self._durable = durable
-        self._sends = sends
-        self.outgoing: Outbound | None = self._rows if durable is not None else None
 
     def check(self, event_type: type[Event], /) -> None:
         """PublishError if what waits for the commit would wait for ever; OutboxFullError if too much waits already."""
@@ -62,19 +55,24 @@ class RunOutlet:
             waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
         )
 
-    def _rows(self, pending: Sequence[Pending]) -> Sequence[Outgoing]:
-        """The outbox rows of a transaction's events."""
-        rows: list[Outgoing] = []
+
+def outbox_rows(wiring: Wiring) -> Outbound | None:
+    """What says which rows a transaction writes for its events; None for a service that delivers nothing durably."""
+    if not wiring.is_durable:
+        return None
+    service, sends = wiring.service, wiring.durable_transport is not None
+
+    def rows(pending: Sequence[Pending]) -> Sequence[Outgoing]:
+        found: list[Outgoing] = []
         for item in pending:
-            if isinstance(item, Envelope):
-                if self._sends:
-                    rows.append(Outgoing(envelope=item))
-            else:
-                rows += [
-                    Outgoing(envelope=item.emission.envelope, consumer=consumer_name(self._service, listener))
-                    for listener in item.durable
-                ]
-        return rows
+            if isinstance(item, AfterCommit):
+                envelope = item.emission.envelope
+                found += [Outgoing(envelope=envelope, consumer=consumer_name(service, one)) for one in item.durable]
+            elif sends:
+                found.append(Outgoing(envelope=item))
+        return found
+
+    return rows
 
 
 def _not_running(service: str, event_type: type[Event]) -> PublishError:

@@ -87,9 +87,7 @@ class Run:
             count=happenings.count,
         )
         self._durable = self._durable_delivery()
-        self.outlet = RunOutlet(
-            self._name, queue=self._queue, durable=self._durable, sends=wiring.durable_transport is not None
-        )
+        self.outlet = RunOutlet(self._name, queue=self._queue, durable=self._durable)
 
     # Lifecycle
 
@@ -110,7 +108,7 @@ class Run:
 
     async def ended(self) -> None:
         """Wait until every loop has ended, by being told to or by a crash."""
-        if self._task is not None:
+        if self._task is not None and not self._task.done():  # its event loop may be gone by now
             await asyncio.wait({self._task})
 
     @property
@@ -238,9 +236,9 @@ class Run:
     # Durable delivery
 
     def _durable_delivery(self) -> DurableDelivery | None:
-        """The loops of durable delivery, if the store is durable and there is anything durable to do."""
+        """The loops of durable delivery, if there are any."""
         wiring, options = self._wiring, self._options
-        if wiring.durable_store is None or (wiring.durable_transport is None and not wiring.has_durable_listeners):
+        if wiring.durable_store is None or not wiring.is_durable:
             return None
         listening = Listening(
             service=self._name,

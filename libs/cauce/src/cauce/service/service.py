@@ -6,7 +6,7 @@ app = FastAPI(lifespan=service.lifespan)      # or beside a web application
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, overload
@@ -20,7 +20,7 @@ from cauce.delivery.retention import Keep
 from cauce.errors import CauceError, PublishError
 from cauce.events.envelope import Clock, NewId, new_id, utc_now
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
-from cauce.listeners.dependencies import Dependencies, Factory, Resolver
+from cauce.listeners.dependencies import Dependencies
 from cauce.listeners.listener import Listener
 from cauce.ports.store import Store
 from cauce.ports.transport import DurableTransport, Transport
@@ -29,7 +29,7 @@ from cauce.publishing.dispatcher import Dispatcher
 from cauce.publishing.rules import PublishingRules
 from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import CommitOutlet, UnitsOfWork
-from cauce.service.outlet import NotRunning
+from cauce.service.outlet import NotRunning, outbox_rows
 from cauce.service.run import Run, RunOptions
 from cauce.service.wiring import Start, Wiring
 from cauce.stores.memory.store import MemoryStore
@@ -63,8 +63,8 @@ class Service:
         pace: Pace | None = None,
         alarms: Alarms | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
-        provide: Mapping[type[Any], Factory[Transaction]] | None = None,
-        resolver: Resolver[Transaction] | None = None,
+        provide: Mapping[type[Any], Callable[[Transaction], object]] | None = None,
+        resolver: Callable[[type[Any], Transaction], object | Awaitable[object]] | None = None,
         clock: Clock = utc_now,
         new_id: NewId = new_id,
         drain_limit_s: float = 15.0,
@@ -107,7 +107,12 @@ class Service:
             new_id=new_id,
         )
         self._units_of_work = UnitsOfWork(
-            self.store, self._rules, dependencies, self._happenings, outlet=self._current_outlet
+            self.store,
+            self._rules,
+            dependencies,
+            self._happenings,
+            outgoing=outbox_rows(self._wiring),
+            outlet=self._current_outlet,
         )
         self._dispatcher = Dispatcher(self._rules, self._units_of_work, dependencies, self._happenings)
         self._not_running = NotRunning(name)

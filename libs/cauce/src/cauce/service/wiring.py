@@ -97,6 +97,11 @@ class Wiring:
     def has_durable_listeners(self) -> bool:
         return any(listener.registration.when == "durable" for listener in self.listeners)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether the store is durable and there is anything durable to do."""
+        return self.durable_store is not None and (self.durable_transport is not None or self.has_durable_listeners)
+
     def start_of(self, topic: str) -> Start:
         """Where a first subscription to a topic begins. What only the bridge hears is told to NestJS from now on."""
         if topic in self.users_subscription.topics:

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from cauce.errors import DecodeError
 from cauce.events.envelope import Emission, current_emission
 from cauce.events.event import IntegrationEvent
@@ -103,7 +105,8 @@ class VolatileConsumer:
             self._count("unheard")
             return None
         try:
-            return _Job(event_type, typed(envelope, event_type), delivery)
+            # The key is what this service's class says: no lane of a broker depends on it.
+            return _Job(event_type, typed(replace(envelope, key=None), event_type), delivery)
         except DecodeError as error:
             self._refuse(delivery, f"{error.path}: {error.expectation}", event_type)
             return None
