@@ -1,5 +1,6 @@
 """What is in a database under test, asked from outside."""
 
+import atexit
 import sqlite3
 from typing import Any
 
@@ -38,6 +39,9 @@ def leave() -> None:
     """Be connected to none of them: PostgreSQL copies no database that somebody looks at."""
     while _connections:
         _connections.popitem()[1].close()
+
+
+atexit.register(leave)  # a connection that is left open is a warning at the end of the process
 
 
 def _ask(
