@@ -4,8 +4,8 @@ The folders are the way an event takes, and each says in its `__init__` in which
 
     events       what an event is                  class UserCreated(IntegrationEvent, name=…, version=1)
     formats      how it is written down            CloudEvents on the wire
-    listeners    who hears it                      @on(UserCreated)
-    publishing   saying it, inside the service     await tx.publish(UserCreated(…))
+    listeners    which code handles it             @on(UserCreated)
+    publishing   publishing it, in a transaction   await tx.publish(UserCreated(…))
     delivery     the way to others                 outbox → relay → broker → consumer → inbox
     service      all of it, running                Service("accounts-ms", modules=[…], store=…, transport=…)
 
@@ -13,7 +13,7 @@ Beneath them: `ports` (what Cauce needs from outside), `telemetry` (what is logg
 Beside them, the adapters: `stores` and `transports`. Above them, the doors: `fastapi`, `hosting`, `health`, `testing`,
 and for people `cli` over `admin`. `settings` and `dev` are for programs and projects.
 
-`docs/explanation/architecture.md` walks one event through the files. Every public name is here, looked up on first use.
+`docs/explanation/architecture.md` walks one event through the files. The core's public names are here, looked up on first use.
 """
 
 from importlib import import_module

@@ -9,7 +9,7 @@ from cauce.stores.memory import MemoryStore
 from cauce.stores.sql.schema import fill_tables
 from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from cauce.testing.store_contract import JournaledStore, StoreContract
+from cauce.testing.store_contract import StoreContract, StoreUnderTest
 from sqlalchemy import text
 
 
@@ -24,13 +24,13 @@ def postgres_url(session_postgres: PostgresServer) -> Generator[str]:
 
 class TestMemory(StoreContract):
     @pytest.fixture
-    async def store(self) -> JournaledStore:
+    async def store(self) -> StoreUnderTest:
         return MemoryStore()
 
 
 class TestSqlite(StoreContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncGenerator[JournaledStore]:
+    async def store(self, tmp_path: Path) -> AsyncGenerator[StoreUnderTest]:
         store = SqlAlchemyStore(create_engine(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite"))
         await store.prepare()
         yield store
@@ -39,7 +39,7 @@ class TestSqlite(StoreContract):
 
 class TestPostgres(StoreContract):
     @pytest.fixture
-    async def store(self, postgres_url: str) -> AsyncGenerator[JournaledStore]:
+    async def store(self, postgres_url: str) -> AsyncGenerator[StoreUnderTest]:
         store = SqlAlchemyStore(create_engine(postgres_url))
         await store.prepare()
         async with store.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Going back: what was sent is sent again, what was heard is heard again, and a restored database starts over."""
+"""Rewind a service: send again, deliver again, or renew a restored database."""
 
 from collections.abc import Sequence
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Which things a person means, in several databases: by ids, by beginnings of ids, or all that fit."""
+"""Select items in several databases by id, id prefix or filter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

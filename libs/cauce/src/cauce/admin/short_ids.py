@@ -3,11 +3,7 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from cauce.stores.sql.dead_letters import dead_letter_ids
-
-__all__ = ["short_ids", "shortest_beginnings"]
+__all__ = ["shortest_beginnings"]
 
 _SHORT = 8
 
@@ -18,11 +14,6 @@ def shortest_beginnings(ids: Iterable[str]) -> dict[str, str]:
     shared = [_alike(one, other) for one, other in pairwise(ordered)]
     needed = [max(before, after) + 1 for before, after in zip([0, *shared], [*shared, 0], strict=False)]
     return {one: one[: max(_SHORT, length)] for one, length in zip(ordered, needed, strict=False)}
-
-
-async def short_ids(connection: AsyncConnection) -> dict[str, str]:
-    """For every dead letter here the shortest beginning of its id that means no other."""
-    return shortest_beginnings(await dead_letter_ids(connection))
 
 
 def _alike(one: str, other: str) -> int:

@@ -1,4 +1,4 @@
-"""Services that will never come back, taken off the topics they heard."""
+"""Look at topics, and remove a retired service's group from them."""
 
 from collections.abc import Iterable, Sequence
 

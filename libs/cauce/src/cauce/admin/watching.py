@@ -1,4 +1,4 @@
-"""Events as they are published: by name, from a moment on, as long as wanted."""
+"""Follow events as they are published, by name and start time."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""Pauses between attempts: they grow up to a cap, and are scattered so that processes do not return in step.
+"""Pauses of a loop that polls or reconnects; the delays of a listener's retries are in `listeners/retry.py`.
 
 Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """

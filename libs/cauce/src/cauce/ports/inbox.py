@@ -129,7 +129,7 @@ class Inbox(Protocol):
         ...
 
     async def unmark_started(self, consumer: str, source: str, event_id: str) -> None:
-        """There is an outcome."""
+        """Clear the started mark: handling reached an outcome."""
         ...
 
     async def begin_effect(self, consumer: str, source: str, event_id: str) -> Literal["first", "in_doubt"]:
@@ -141,7 +141,7 @@ class Inbox(Protocol):
         ...
 
     async def end_effect(self, consumer: str, source: str, event_id: str) -> None:
-        """It is known how the effect ended."""
+        """Record that the effect's outcome is known."""
         ...
 
     async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:

@@ -1,7 +1,7 @@
 """Which of the events published in a transaction survive its savepoints.
 
-A stack: published events go to the innermost open level; a level that is kept hands its events to the one around it,
-a level that is undone takes them with it. Sans-I/O, so that every tree of savepoints can be tried.
+A stack: published events go to the innermost open savepoint; one that is kept hands its events to the one around it,
+one that is undone takes them with it. Sans-I/O, so that every tree of savepoints can be tried.
 """
 
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""Listeners called: each with what it needs, in a transaction of its own if it needs one."""
+"""Call listeners with what each needs, in a transaction of their own or the inbox's."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What waits for the commit."""
+"""Which listeners of a domain event run when, and what waits for the commit."""
 
 from dataclasses import dataclass
 from typing import TypeAlias

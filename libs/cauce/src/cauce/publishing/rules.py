@@ -1,4 +1,4 @@
-"""What a service may publish, and who hears it."""
+"""Check what a service may publish; plan which listeners receive it."""
 
 from collections.abc import Sequence
 

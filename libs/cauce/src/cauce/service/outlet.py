@@ -1,4 +1,4 @@
-"""Where published events go: the rows their transaction writes, and what a run of the service takes on after it."""
+"""Where published events go: the rows their transaction writes, and what a run takes on after it; refused when nothing runs."""
 
 from collections.abc import Sequence
 

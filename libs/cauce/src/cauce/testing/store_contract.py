@@ -3,11 +3,11 @@
 Make a class of them for a store, with a fixture that gives an empty one:
 
     pytest.register_assert_rewrite("cauce.testing.store_contract")
-    from cauce.testing.store_contract import JournaledStore, StoreContract
+    from cauce.testing.store_contract import StoreUnderTest, StoreContract
 
     class TestMyStore(StoreContract):
         @pytest.fixture
-        async def store(self) -> AsyncGenerator[JournaledStore]: ...
+        async def store(self) -> AsyncGenerator[StoreUnderTest]: ...
             await store.prepare()
             yield store
             await store.close()
@@ -35,7 +35,7 @@ from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import DurableStore, Store, UnitOfWork
 from cauce.ports.transport import BrokerId
 
-__all__ = ["JournaledStore", "StoreContract", "Unit", "envelope", "unit"]
+__all__ = ["StoreContract", "StoreUnderTest", "Unit", "envelope", "unit"]
 
 T = TypeVar("T")
 
@@ -53,14 +53,14 @@ _SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1", version=None)
 
 
-class JournaledStore(Store, DurableStore, Protocol):
+class StoreUnderTest(Store, DurableStore, Protocol):
     """A durable store."""
 
 
 class Unit:
     """An open transaction: what it publishes, and the inbox in it."""
 
-    def __init__(self, store: JournaledStore) -> None:
+    def __init__(self, store: StoreUnderTest) -> None:
         self._savepoints: Savepoints[Outgoing] = Savepoints()
         self.work: UnitOfWork = store.begin(self._savepoints, read_only=False, outgoing=_as_they_are)
         self.inbox: Inbox = store.inbox(self.work)
@@ -80,7 +80,7 @@ class _OnPurposeError(Exception):
 
 
 @asynccontextmanager
-async def unit(store: JournaledStore) -> AsyncGenerator[Unit]:
+async def unit(store: StoreUnderTest) -> AsyncGenerator[Unit]:
     """Committed when the block ends, rolled back when an exception leaves it."""
     one = Unit(store)
     try:
@@ -92,7 +92,7 @@ async def unit(store: JournaledStore) -> AsyncGenerator[Unit]:
 
 
 @asynccontextmanager
-async def rolled_back(store: JournaledStore) -> AsyncGenerator[Unit]:
+async def rolled_back(store: StoreUnderTest) -> AsyncGenerator[Unit]:
     with suppress(_OnPurposeError):
         async with unit(store) as one:
             yield one
@@ -138,7 +138,7 @@ def ids(rows: Sequence[OutboxRow | WaitingDelivery]) -> list[int]:
     return [int(one.event_id.removeprefix("event-")) for one in rows]
 
 
-async def published(store: JournaledStore, *envelopes: Envelope) -> Sequence[OutboxRow]:
+async def published(store: StoreUnderTest, *envelopes: Envelope) -> Sequence[OutboxRow]:
     """Publish, each in a transaction of its own; everything that is pending then."""
     for one in envelopes:
         async with unit(store) as tx:
@@ -146,22 +146,22 @@ async def published(store: JournaledStore, *envelopes: Envelope) -> Sequence[Out
     return await pending(store)
 
 
-async def pending(store: JournaledStore, *, limit: int = 1000) -> Sequence[OutboxRow]:
+async def pending(store: StoreUnderTest, *, limit: int = 1000) -> Sequence[OutboxRow]:
     return await store.message_store().pending(ALL_LANES, limit=limit)
 
 
-async def due(store: JournaledStore, *, limit: int = 1000) -> Sequence[WaitingDelivery]:
+async def due(store: StoreUnderTest, *, limit: int = 1000) -> Sequence[WaitingDelivery]:
     return await store.message_store().due(ALL_LANES, limit=limit)
 
 
-async def owned(store: JournaledStore, me: MemberId = ONE) -> dict[Lane, Epoch]:
+async def owned(store: StoreUnderTest, me: MemberId = ONE) -> dict[Lane, Epoch]:
     """All lanes, taken by `me`, with their epochs."""
     message_store = store.message_store()
     rows, _ = await message_store.beat(me, lease_s=LEASE_S)
     return dict(await message_store.take(me, {row.lane: row.epoch for row in rows}))
 
 
-async def sent(store: JournaledStore, *rows: OutboxRow) -> None:
+async def sent(store: StoreUnderTest, *rows: OutboxRow) -> None:
     """Sent and marked, by the owner of all lanes."""
     lanes = await owned(store)
     for row in rows:
@@ -192,7 +192,7 @@ async def _waits(work: Awaitable[T]) -> "asyncio.Task[T]":
     return task
 
 
-async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER) -> Position | str | None:
+async def arrives(store: StoreUnderTest, one: Envelope, consumer: str = LISTENER) -> Position | str | None:
     """What is known when it arrives, in a transaction of its own that is committed."""
     async with unit(store) as tx:
         (found,) = await tx.inbox.arrive(consumer, [one], idle_s=IDLE_S)
@@ -200,7 +200,7 @@ async def arrives(store: JournaledStore, one: Envelope, consumer: str = LISTENER
 
 
 async def waits(
-    store: JournaledStore, *deliveries: WaitingDelivery, delay_s: float | None = None, error: str | None = None
+    store: StoreUnderTest, *deliveries: WaitingDelivery, delay_s: float | None = None, error: str | None = None
 ) -> None:
     for one in deliveries:
         async with unit(store) as tx:
@@ -208,23 +208,23 @@ async def waits(
 
 
 class StoreContract:
-    """Inherit, and give it a fixture `store: JournaledStore`: prepared and empty."""
+    """Inherit, and give it a fixture `store: StoreUnderTest`: prepared and empty."""
 
     # Transactions
 
-    async def test_all_that_a_transaction_writes_is_there_after_its_commit(self, store: JournaledStore) -> None:
+    async def test_all_that_a_transaction_writes_is_there_after_its_commit(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             await _write_everything(tx)
 
         assert await _everything(store) == (["outbox"], ["head"], ["dead"], "known", "in doubt", 2)
 
-    async def test_nothing_that_a_transaction_writes_is_there_after_its_rollback(self, store: JournaledStore) -> None:
+    async def test_nothing_that_a_transaction_writes_is_there_after_its_rollback(self, store: StoreUnderTest) -> None:
         async with rolled_back(store) as tx:
             await _write_everything(tx)
 
         assert await _everything(store) == ([], [], [], "new", "first", 1)
 
-    async def test_nothing_of_a_savepoint_that_was_left_by_an_error_is_there(self, store: JournaledStore) -> None:
+    async def test_nothing_of_a_savepoint_that_was_left_by_an_error_is_there(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             await tx.inbox.first_time(LISTENER, SOURCE, "before")
             with suppress(_OnPurposeError):
@@ -238,18 +238,18 @@ class StoreContract:
         assert ids(await pending(store)) == [50]
         assert [await _known(store, event) for event in ("before", "inside", "after")] == [True, False, True]
 
-    async def test_nothing_is_seen_by_others_before_the_commit(self, store: JournaledStore) -> None:
+    async def test_nothing_is_seen_by_others_before_the_commit(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             await _write_everything(tx)
             assert (await pending(store), await due(store), await store.message_store().dead()) == ([], [], [])
 
-    async def test_an_error_that_is_the_codes_is_not_the_databases(self, store: JournaledStore) -> None:
+    async def test_an_error_that_is_the_codes_is_not_the_databases(self, store: StoreUnderTest) -> None:
         assert not store.is_infrastructure(ValueError("no"))
         assert not store.is_infrastructure(TimeoutError())
 
     # The outbox
 
-    async def test_what_is_published_is_pending_in_order_with_its_number(self, store: JournaledStore) -> None:
+    async def test_what_is_published_is_pending_in_order_with_its_number(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             tx.publish(envelope(1, key="a"), envelope(2), envelope(3, key="a"), envelope(4, key="b"))
         rows = await published(store, envelope(5, key="a"))
@@ -262,7 +262,7 @@ class StoreContract:
         assert [row.position for row in rows] == sorted({row.position for row in rows})
 
     async def test_numbers_of_a_key_have_no_holes_whoever_writes_and_whatever_fails(
-        self, store: JournaledStore
+        self, store: StoreUnderTest
     ) -> None:
         too_large = "x" * MAX_MESSAGE_BYTES
 
@@ -282,13 +282,13 @@ class StoreContract:
         for key, count in (("hot", 16), ("0", 8), ("1", 8)):
             assert [one.key_seq for one in rows if one.key == key] == list(range(1, count + 1)), key
 
-    async def test_what_is_not_sent_is_pending_whatever_was_sent_after_it(self, store: JournaledStore) -> None:
+    async def test_what_is_not_sent_is_pending_whatever_was_sent_after_it(self, store: StoreUnderTest) -> None:
         rows = await published(store, *map(envelope, range(1, 6)))
         await sent(store, rows[1], rows[3], rows[4])
 
         assert ids(await pending(store)) == [1, 3]
 
-    async def test_pending_is_asked_for_by_lane_and_in_portions(self, store: JournaledStore) -> None:
+    async def test_pending_is_asked_for_by_lane_and_in_portions(self, store: StoreUnderTest) -> None:
         rows = await published(store, *map(envelope, range(1, 30)))
         some = [Lane(3), Lane(7), Lane(11)]
 
@@ -297,14 +297,14 @@ class StoreContract:
         assert list(found) == [row for row in rows if row.lane in some][:2]
         assert not await store.message_store().pending([], limit=10)
 
-    async def test_a_row_set_aside_holds_back_its_key_and_nothing_else(self, store: JournaledStore) -> None:
+    async def test_a_row_set_aside_holds_back_its_key_and_nothing_else(self, store: StoreUnderTest) -> None:
         keys = {1: "a", 2: "a", 3: "a", 4: "b", 5: None}
         rows = await published(store, *(envelope(number, key=key) for number, key in keys.items()))
         await store.message_store().set_aside(rows[1].position, "too large for the broker")
 
         assert ids(await pending(store)) == [1, 4, 5]
 
-    async def test_a_zombie_marks_nothing(self, store: JournaledStore) -> None:
+    async def test_a_zombie_marks_nothing(self, store: StoreUnderTest) -> None:
         rows = await published(store, *map(envelope, range(1, 20)))
         mine = await owned(store, ONE)
         first = rows[0]
@@ -320,7 +320,7 @@ class StoreContract:
         assert await store.message_store().mark_sent({first.lane: Epoch(mine[first.lane] + 1)}, TWO, marks[:1])
 
     async def test_the_newest_sent_are_told_in_the_order_of_sending_and_can_be_unsent(
-        self, store: JournaledStore
+        self, store: StoreUnderTest
     ) -> None:
         rows = await published(store, *(envelope(number, key="a") for number in range(1, 6)))
         lane = rows[0].lane
@@ -336,7 +336,7 @@ class StoreContract:
         assert await message_store.mark_unsent(SOURCE, lane, from_position=None) == 3
         assert ids(await pending(store)) == [1, 2, 3, 4, 5]
 
-    async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: JournaledStore) -> None:
+    async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         rows = await published(store, envelope(1))
         await arrives(store, envelope(2))
@@ -348,7 +348,7 @@ class StoreContract:
         assert [await message_store.adopt(envelope(3, key="a"), known_to=[LISTENER]) for _ in range(2)] == [True, False]
         assert ids(await pending(store)) == [2, 3]
 
-    async def test_sent_rows_are_pruned_by_age_the_first_sent_first(self, store: JournaledStore) -> None:
+    async def test_sent_rows_are_pruned_by_age_the_first_sent_first(self, store: StoreUnderTest) -> None:
         rows = await published(store, *(envelope(number, key="a") for number in range(1, 8)))
         await sent(store, *rows[:6])
         message_store = store.message_store()
@@ -360,7 +360,7 @@ class StoreContract:
         assert await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 2
         assert ids(await pending(store)) == [7]
 
-    async def test_what_is_kept_is_measured_in_rows_and_bytes_of_what_was_sent(self, store: JournaledStore) -> None:
+    async def test_what_is_kept_is_measured_in_rows_and_bytes_of_what_was_sent(self, store: StoreUnderTest) -> None:
         message_store, plenty = store.message_store(), 10**9
         assert not await message_store.sent_over(rows=0, size=0)
         rows = await published(store, *(envelope(number, body="x" * 1000) for number in range(1, 22)))
@@ -374,7 +374,7 @@ class StoreContract:
         await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=8)
         assert not await message_store.sent_over(rows=5, size=5000)
 
-    async def test_the_backlog_is_what_is_not_sent_and_what_most_wait_behind(self, store: JournaledStore) -> None:
+    async def test_the_backlog_is_what_is_not_sent_and_what_most_wait_behind(self, store: StoreUnderTest) -> None:
         assert await store.message_store().backlog() == Backlog(unsent=0, oldest_unsent_s=None)
         rows = await published(store, *map(envelope, range(1, 6)))
         await store.message_store().set_aside(rows[0].position, "never to be sent")
@@ -389,7 +389,7 @@ class StoreContract:
         assert backlog.oldest_unsent_s is not None
         assert 0.0 <= backlog.oldest_unsent_s < 600.0
 
-    async def test_a_database_belongs_to_one_running_service(self, store: JournaledStore) -> None:
+    async def test_a_database_belongs_to_one_running_service(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         await message_store.introduce("shop", "{}", ["shop/pack"])
         await message_store.beat(ONE, lease_s=LEASE_S)
@@ -406,7 +406,7 @@ class StoreContract:
 
     # Lanes
 
-    async def test_a_free_lane_is_taken_by_one_and_under_a_new_epoch(self, store: JournaledStore) -> None:
+    async def test_a_free_lane_is_taken_by_one_and_under_a_new_epoch(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         rows, members = await message_store.beat(ONE, lease_s=LEASE_S)
         assert (sorted(row.lane for row in rows), {row.owner for row in rows}, set(members)) == (
@@ -425,7 +425,7 @@ class StoreContract:
         assert all(0 < row.lease_left_s <= LEASE_S for row in rows if row.owner == ONE)
         assert set(members) == {ONE, TWO}
 
-    async def test_a_lease_that_ended_counts_no_more_and_its_lanes_can_be_taken(self, store: JournaledStore) -> None:
+    async def test_a_lease_that_ended_counts_no_more_and_its_lanes_can_be_taken(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         mine = await owned(store, ONE)
         await message_store.beat(ONE, lease_s=ANY_AGE_S)
@@ -435,7 +435,7 @@ class StoreContract:
         assert not any(row.owner_alive for row in rows)
         assert await message_store.take(TWO, {Lane(0): mine[Lane(0)]}) == {Lane(0): mine[Lane(0)] + 1}
 
-    async def test_lanes_are_given_back_by_their_owner_only(self, store: JournaledStore) -> None:
+    async def test_lanes_are_given_back_by_their_owner_only(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         await owned(store, ONE)
         await message_store.give_back(TWO, ALL_LANES)
@@ -449,14 +449,14 @@ class StoreContract:
 
     # The inbox
 
-    async def test_an_event_is_new_once_for_each_listener(self, store: JournaledStore) -> None:
+    async def test_an_event_is_new_once_for_each_listener(self, store: StoreUnderTest) -> None:
         assert [await arrives(store, envelope(1)) for _ in range(2)] == [None, "known"]
         assert await arrives(store, envelope(1), OTHER) is None
         async with unit(store) as tx:
             assert not await tx.inbox.first_time(LISTENER, SOURCE, "event-1")
             assert await tx.inbox.first_time(LISTENER, "elsewhere", "event-1")
 
-    async def test_several_arrive_at_once_each_with_its_own_past(self, store: JournaledStore) -> None:
+    async def test_several_arrive_at_once_each_with_its_own_past(self, store: StoreUnderTest) -> None:
         await arrives(store, envelope(1, key="a", seq=1))
         await arrives(store, envelope(2, key="b", seq=7))
         await waits(store, delivery(3, key="c"))
@@ -474,7 +474,7 @@ class StoreContract:
         assert [one.parked for one in found] == [False, True, False, False]
         assert [one.position for one in found] == [None, None, None, Position(7, "first")]
 
-    async def test_a_second_copy_waits_for_the_outcome_of_the_first(self, store: JournaledStore) -> None:
+    async def test_a_second_copy_waits_for_the_outcome_of_the_first(self, store: StoreUnderTest) -> None:
         async with unit(store) as first:
             await first.inbox.arrive(LISTENER, [envelope(1)], idle_s=IDLE_S)
             second = await _waits(arrives(store, envelope(1)))
@@ -485,7 +485,7 @@ class StoreContract:
             second = await _waits(arrives(store, envelope(2)))
         assert await second is None
 
-    async def test_the_last_number_of_a_key_is_remembered_and_never_lowered(self, store: JournaledStore) -> None:
+    async def test_the_last_number_of_a_key_is_remembered_and_never_lowered(self, store: StoreUnderTest) -> None:
         assert await arrives(store, envelope(1, key="a", seq=3)) is None
         assert await arrives(store, envelope(2, key="a", seq=5)) == Position(3, "first")
         assert await arrives(store, envelope(3, key="a", seq=4)) == Position(5, "first")
@@ -494,14 +494,14 @@ class StoreContract:
         assert await arrives(store, envelope(6, key="a", seq=1, incarnation="second")) == Position(5, "first")
         assert await arrives(store, envelope(7, key="a", seq=2, incarnation="second")) == Position(1, "second")
 
-    async def test_whoever_waited_for_another_event_of_the_key_knows_it(self, store: JournaledStore) -> None:
+    async def test_whoever_waited_for_another_event_of_the_key_knows_it(self, store: StoreUnderTest) -> None:
         await arrives(store, envelope(1, key="a", seq=1))
         async with unit(store) as first:
             await first.inbox.arrive(LISTENER, [envelope(3, key="a", seq=3)], idle_s=IDLE_S)
             second = await _waits(arrives(store, envelope(2, key="a", seq=2)))
         assert await second == Position(3, "first")
 
-    async def test_what_is_old_is_forgotten_in_portions_but_no_effect_in_doubt(self, store: JournaledStore) -> None:
+    async def test_what_is_old_is_forgotten_in_portions_but_no_effect_in_doubt(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             await tx.inbox.begin_effect(LISTENER, SOURCE, "mail")
             await tx.inbox.mark_started(LISTENER, SOURCE, "event-1")
@@ -518,7 +518,7 @@ class StoreContract:
 
     # Effects and marks
 
-    async def test_an_effect_is_in_doubt_until_it_is_known_how_it_ended(self, store: JournaledStore) -> None:
+    async def test_an_effect_is_in_doubt_until_it_is_known_how_it_ended(self, store: StoreUnderTest) -> None:
         async def begin() -> str:
             async with unit(store) as tx:
                 return await tx.inbox.begin_effect(LISTENER, SOURCE, "event-1")
@@ -531,7 +531,7 @@ class StoreContract:
         assert await arrives(store, envelope(1)) == "known"
         assert await begin() == "first"
 
-    async def test_beginnings_without_an_outcome_are_counted(self, store: JournaledStore) -> None:
+    async def test_beginnings_without_an_outcome_are_counted(self, store: StoreUnderTest) -> None:
         async def mark() -> int:
             async with unit(store) as tx:
                 return await tx.inbox.mark_started(LISTENER, SOURCE, "event-1")
@@ -543,7 +543,7 @@ class StoreContract:
 
     # The waiting room
 
-    async def test_what_is_published_for_a_durable_listener_is_due_at_once(self, store: JournaledStore) -> None:
+    async def test_what_is_published_for_a_durable_listener_is_due_at_once(self, store: StoreUnderTest) -> None:
         async with unit(store) as tx:
             tx.publish(envelope(1, key="a"), envelope(2), consumer=LISTENER)
 
@@ -554,7 +554,7 @@ class StoreContract:
         assert ids([second]) == [2]
         assert await pending(store) == []
 
-    async def test_only_what_is_due_in_these_lanes_comes_out_the_longest_due_first(self, store: JournaledStore) -> None:
+    async def test_only_what_is_due_in_these_lanes_comes_out_the_longest_due_first(self, store: StoreUnderTest) -> None:
         for number, delay_s in ((1, -10.0), (2, -30.0), (3, AN_HOUR_S), (4, -20.0)):
             await waits(store, delivery(number), delay_s=delay_s, error="no")
 
@@ -564,7 +564,7 @@ class StoreContract:
         assert 2 not in ids(await store.message_store().due(lanes, limit=10))
         assert not await store.message_store().due([], limit=10)
 
-    async def test_of_a_key_only_the_head_comes_out_and_the_next_when_it_is_gone(self, store: JournaledStore) -> None:
+    async def test_of_a_key_only_the_head_comes_out_and_the_next_when_it_is_gone(self, store: StoreUnderTest) -> None:
         await waits(store, delivery(1, key="a"), delay_s=AN_HOUR_S, error="no")
         await waits(store, delivery(2, key="a"), delivery(3, key="a"))
         await waits(store, delivery(1, key="a", consumer=OTHER), delay_s=-1.0, error="no")
@@ -584,11 +584,11 @@ class StoreContract:
                 await tx.inbox.release_next(head)
         assert 3 not in ids(await due(store))
 
-    async def test_whatever_comes_behind_a_head_that_has_gone_is_due_at_once(self, store: JournaledStore) -> None:
+    async def test_whatever_comes_behind_a_head_that_has_gone_is_due_at_once(self, store: StoreUnderTest) -> None:
         await waits(store, delivery(1, key="a"))
         assert ids(await due(store)) == [1]
 
-    async def test_a_head_that_failed_for_good_holds_its_key_until_it_is_forgotten(self, store: JournaledStore) -> None:
+    async def test_a_head_that_failed_for_good_holds_its_key_until_it_is_forgotten(self, store: StoreUnderTest) -> None:
         await waits(store, delivery(1, key="a"), error="ValueError: no")
         await waits(store, delivery(2, key="a"))
         assert await due(store) == []
@@ -599,7 +599,7 @@ class StoreContract:
         assert ids(await due(store)) == [2]
 
     async def test_a_waiting_delivery_is_claimed_by_one_and_is_back_if_that_one_fails(
-        self, store: JournaledStore
+        self, store: StoreUnderTest
     ) -> None:
         await waits(store, delivery(1))
         (row,) = await due(store)
@@ -620,7 +620,7 @@ class StoreContract:
             assert not await tx.inbox.lock(row)
 
     async def test_a_delivery_that_fails_again_keeps_its_place_and_when_it_first_failed(
-        self, store: JournaledStore
+        self, store: StoreUnderTest
     ) -> None:
         await waits(store, delivery(1, key="a"), delay_s=-1.0, error="no")
         (before,) = await due(store)
@@ -631,7 +631,7 @@ class StoreContract:
         assert before.first_failed_at is not None
         assert after == replace(before, attempts=5)
 
-    async def test_whoever_read_a_delivery_before_it_was_tried_does_not_get_it(self, store: JournaledStore) -> None:
+    async def test_whoever_read_a_delivery_before_it_was_tried_does_not_get_it(self, store: StoreUnderTest) -> None:
         for number, delay_s in ((1, None), (2, AN_HOUR_S), (3, -1.0)):
             await waits(store, delivery(number, key=str(number)), delay_s=-1.0, error="no")
             (read,) = await due(store)
@@ -644,7 +644,7 @@ class StoreContract:
     # Dead letters
 
     async def test_a_dead_letter_holds_what_was_known_and_keeps_its_id_through_a_replay(
-        self, store: JournaledStore
+        self, store: StoreUnderTest
     ) -> None:
         async def die(failure: Failure) -> None:
             async with unit(store) as tx:
@@ -675,7 +675,7 @@ class StoreContract:
         await die(FAILURE)
         assert [one.id for one in await store.message_store().dead()] == [letter.id]
 
-    async def test_dead_letters_are_listed_the_longest_dead_first(self, store: JournaledStore) -> None:
+    async def test_dead_letters_are_listed_the_longest_dead_first(self, store: StoreUnderTest) -> None:
         for number in (2, 1, 3):
             async with unit(store) as tx:
                 await tx.inbox.write_dead_letter(delivery(number), "shop.counted", FAILURE)
@@ -685,7 +685,7 @@ class StoreContract:
 
     # What is kept for ever
 
-    async def test_where_a_group_began_and_which_database_this_is_never_change(self, store: JournaledStore) -> None:
+    async def test_where_a_group_began_and_which_database_this_is_never_change(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
         assert [await message_store.since(SOURCE, start) for start in ("7-0", "9-0")] == ["7-0", "7-0"]
         assert await message_store.since("elsewhere", "9-0") == "9-0"
@@ -705,7 +705,7 @@ async def _write_everything(tx: Unit) -> None:
     await inbox.write_dead_letter(delivery(4, key="dead"), "shop.counted", FAILURE)
 
 
-async def _everything(store: JournaledStore) -> tuple[object, ...]:
+async def _everything(store: StoreUnderTest) -> tuple[object, ...]:
     """What `_write_everything` left, table by table."""
     message_store = store.message_store()
     async with rolled_back(store) as tx:
@@ -724,7 +724,7 @@ async def _everything(store: JournaledStore) -> tuple[object, ...]:
     )
 
 
-async def _known(store: JournaledStore, event_id: str) -> bool:
+async def _known(store: StoreUnderTest, event_id: str) -> bool:
     async with rolled_back(store) as tx:
         new = await tx.inbox.first_time(LISTENER, SOURCE, event_id)
     return not new

@@ -1,4 +1,4 @@
-"""The decision table of cauce.inbox, a case a test: what becomes of an event that this listener may have seen before.
+"""The decision table (cauce.delivery.inbox.decision_table), a test for each row.
 
 Over a real broker, on both databases. What an event means is told by its id, its number among those of its key, the
 incarnation of the database that gave the number, and its age.

@@ -1,4 +1,4 @@
-"""One delivery, one listener, one transaction: inbox row, effect and what the listener publishes commit together.
+"""Apply deliveries to a listener: inbox row, listener and the events it publishes commit together.
 
 Every delivery ends as one of four outcomes, committed before the broker learns of it: handled, a duplicate, waiting (a
 retry, or behind its key), or a dead letter. An infrastructure error is none of the four: it costs no attempt, and the

@@ -1,4 +1,4 @@
-"""Deliveries at work: one key at a time, each to a committed outcome, and acknowledged after it."""
+"""Settle deliveries: one at a time for a key, several keys at once, each acknowledged after its outcome is committed."""
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence

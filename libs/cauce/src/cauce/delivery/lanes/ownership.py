@@ -1,4 +1,4 @@
-"""The shell around LaneKeeper: beats against the database until cancelled, and knows which lanes are ours."""
+"""Run LaneKeeper against the database: renew the lease, take lanes and give them back."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Does the broker still hold what it confirmed? Asked before anything new is sent; what it lost is to be sent again."""
+"""Verify, before anything new is sent, that the broker still holds what it confirmed; mark what it lost as unsent."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What a check of a service asks its database beside the figures: the server's settings, its clock."""
+"""Queries of `cauce doctor` about the database server: its settings, its clock, the oldest transaction."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The message store on PostgreSQL and SQLite: the same statements, the clock and two spellings apart."""
+"""The message store on PostgreSQL and SQLite: the four table groups as one class."""
 
 from cauce.stores.sql.lanes import SqlLanes
 from cauce.stores.sql.outbox import SqlOutbox

@@ -1,4 +1,4 @@
-"""A service's tables taken back: sent events are to be sent again, and a restored database gets a new incarnation.
+"""Rewind a service's tables: mark sent events unsent, or give a restored database a new incarnation.
 
 Tables: cauce_outbox (sent rows by cauce_outbox_sent_at), cauce_meta, cauce_lane, cauce_member, cauce_audit.
 """
