@@ -7,7 +7,8 @@ the processes of a service share the lanes, and never handle the same key at the
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.attempts import Attempts
@@ -40,8 +41,7 @@ log = logging.getLogger("cauce.durable")
 _EXAMINE_AGAIN_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class Process(Struct, frozen=True, kw_only=True):
     """Who does the work. `worker` and `version` name the process and its code in dead letters, `member` its lease."""
 
     worker: str
@@ -49,8 +49,7 @@ class Process:
     member: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reports:
+class Reports(Struct, frozen=True, kw_only=True):
     """Where the loops report.
 
     `status` gives each loop that uses the broker a status of its own: the service is ready when all of them are up.
@@ -62,8 +61,7 @@ class Reports:
     handled: Callable[[Emission, str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """How long rows are kept, how fast the loops turn, and when an operator is alarmed."""
 
     keep: Keep

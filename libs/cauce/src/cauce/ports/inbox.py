@@ -1,9 +1,10 @@
 """The inbox and what waits in it: the rows that cross the port, and what a listener's own transaction does with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Lane
@@ -22,8 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """The last event of one key that a listener has handled."""
 
     last_seq: int
@@ -35,8 +35,7 @@ def sequence_of(envelope: Envelope) -> int | None:
     return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingDelivery:
+class WaitingDelivery(Struct, frozen=True, kw_only=True):
     """A delivery that waits in this database for one listener: not yet tried, to be tried again, or behind its key."""
 
     position: int | None
@@ -56,8 +55,7 @@ Reason = Literal["exhausted", "rejected", "crash loop", "undecodable", "late", "
 """Why a delivery is a dead letter: the word that is stored, shown and asked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Why and when a delivery failed: fit to be stored and shown (no payload values beyond the error's own text)."""
 
     reason: Reason
@@ -69,8 +67,7 @@ class Failure:
     """Of the code that failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
+class Dead(Struct, frozen=True, kw_only=True):
     """A dead letter."""
 
     id: str
@@ -97,8 +94,7 @@ def letter_id(delivery: WaitingDelivery) -> str:
     return sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """What was known when an event arrived for a listener."""
 
     known: bool

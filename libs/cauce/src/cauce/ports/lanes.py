@@ -1,9 +1,10 @@
 """Lanes: which one an event belongs to, and the rows by which processes share them out."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NewType, Protocol
 from zlib import crc32
+
+from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 
@@ -27,8 +28,7 @@ MemberId = NewType("MemberId", str)
 Epoch = NewType("Epoch", int)
 
 
-@dataclass(frozen=True, slots=True)
-class LaneRow:
+class LaneRow(Struct, frozen=True):
     """A lane as the database has it. `lease_left_s`: how long its owner's lease still lasts, by the database's clock."""
 
     lane: Lane

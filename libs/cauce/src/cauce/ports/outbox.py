@@ -1,8 +1,9 @@
 """The outbox: the rows that cross the port."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Epoch, Lane, MemberId
@@ -11,16 +12,14 @@ from cauce.ports.transport import BrokerId
 __all__ = ["BATCH", "Backlog", "OutboxRow", "OutboxTable", "Outgoing"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True, kw_only=True):
     """An envelope published in a transaction, and for whom: the broker (`consumer` None) or a durable listener here."""
 
     envelope: Envelope
     consumer: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(Struct, frozen=True):
     """An event on its way to the broker. `message` is the envelope as CloudEvents JSON; `topic` is the service's own,
     or that of a producer whose event came over a bridge."""
 
@@ -32,8 +31,7 @@ class OutboxRow:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
+class Backlog(Struct, frozen=True, kw_only=True):
     """What has piled up: events that are not sent (those set aside do not count), and the key that most events of one
     listener wait behind."""
 

@@ -5,7 +5,6 @@ until it is cancelled and heals itself. What differs (does the broker remember?)
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NewType, Protocol, runtime_checkable
 
 from msgspec import Struct, field
@@ -32,8 +31,7 @@ __all__ = [
 BrokerId = NewType("BrokerId", str)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
+class Subscription(Struct, frozen=True, kw_only=True):
     """What a service wants to hear: exact names (canonical and earlier ones) and dotted patterns."""
 
     names: frozenset[str]
@@ -124,8 +122,7 @@ class Transport(Broker, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
+class Tail(Struct, frozen=True, kw_only=True):
     """What the broker remembers of one lane of a topic."""
 
     server: str
@@ -189,8 +186,7 @@ State = Literal["good", "weak", "bad", "unknown"]
 were not permitted to look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """`subject` is what was looked at, `fact` what was seen, `fix` one command or setting; empty when all is well.
     `refused`: a service does not start beside this."""
 

@@ -5,9 +5,10 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
+
+from msgspec import Struct
 
 from cauce.delivery.durable import DurableDelivery, Policy, Process, Reports
 from cauce.delivery.inbox.listening import Listening
@@ -37,8 +38,7 @@ _FIRST_ANSWER_S = 2.0
 """How long a start waits for the broker's first answer; a broker that is down does not stop a service."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True, kw_only=True):
     """How a service runs: arguments of Service that concern no listener."""
 
     version: str | None

@@ -19,11 +19,11 @@ Run them with pytest-asyncio, `asyncio_mode = "auto"`.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from cauce.errors import ConfigurationError, PublishError
 from cauce.events.envelope import Envelope

@@ -6,7 +6,9 @@ delivery is tried again once the infrastructure is back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
@@ -18,8 +20,7 @@ from cauce.ports.inbox import WaitingDelivery
 __all__ = ["Attempts"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
+class Attempts(Struct, frozen=True, kw_only=True):
     """Applies deliveries to listeners whose whole effect is in the database."""
 
     transactions: InboxTransactions

@@ -17,16 +17,16 @@ A sequence number that this listener did not receive says nothing: the event may
 counted where all events of a lane pass (gaps.py).
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from cauce.ports.inbox import Position
 
 __all__ = ["Decision", "decide"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     do: Literal["run", "acknowledge", "dead_letter"]
     why: Literal["first", "next", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
 

@@ -3,10 +3,12 @@
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from random import random
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cauce.delivery.inbox.transactions import InboxTransactions
 from cauce.events.envelope import Envelope
@@ -33,8 +35,7 @@ class CrashLoopError(Reject):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
+class Failures(Struct, frozen=True, kw_only=True):
     """Records failures. `worker` and `version` name this process and its code in dead letters."""
 
     transactions: InboxTransactions

@@ -1,8 +1,9 @@
 """What a service listens to durably: topics, event classes and listeners. Fixed while the service runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from cauce.events.event import Event
 from cauce.listeners.listener import Listener
@@ -11,8 +12,7 @@ from cauce.ports.transport import Subscription
 __all__ = ["Listening"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
+class Listening(Struct, frozen=True, kw_only=True):
     """The subscription of `service`, which is the name of its consumer group, and what handles each event."""
 
     service: str

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
 
 from cauce.delivery.inbox.decision_table import Decision, decide
 from cauce.delivery.inbox.failures import Failures, Outcome, delivery_of
@@ -15,8 +16,7 @@ __all__ = ["Ordering"]
 log = logging.getLogger("cauce.applying")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordering:
+class Ordering(Struct, frozen=True, kw_only=True):
     """Applies the decision table. `retention_s`: how long the inbox remembers ids."""
 
     failures: Failures

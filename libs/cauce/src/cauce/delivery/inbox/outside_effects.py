@@ -5,9 +5,11 @@ operator.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from random import random
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of, describe_error
@@ -25,8 +27,7 @@ _SETTLE_AGAIN_FIRST_S = 0.1
 _SETTLE_AGAIN_CAP_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutsideEffects:
+class OutsideEffects(Struct, frozen=True, kw_only=True):
     """Applies deliveries to listeners with `effect=…`, through the same methods as Attempts."""
 
     transactions: InboxTransactions

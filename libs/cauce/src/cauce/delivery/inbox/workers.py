@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from cauce.concurrency.backoff import Backoff
 from cauce.concurrency.keyed_workers import KeyedWorkers
@@ -35,8 +36,7 @@ _MARKS = 3
 """How often a suspect delivery may be started without an outcome."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Job:
+class Job(Struct, kw_only=True, eq=False):
     """A delivery and its listeners. From the broker it has a `delivery`, from the waiting room a `waiting`."""
 
     emission: Emission

@@ -6,7 +6,8 @@ with the database and returns what to do; Ownership does it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId
 
@@ -17,8 +18,7 @@ LEASE_S = 10.0
 BEAT_EVERY_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Struct, frozen=True):
     """What to do now. `take`: free lanes, with the epoch seen; `give_back`: lanes of ours beyond our share."""
 
     take: Mapping[Lane, Epoch] = field(default_factory=dict[Lane, Epoch])

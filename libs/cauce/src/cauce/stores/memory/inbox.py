@@ -1,8 +1,9 @@
 """The inbox in memory, on the rows as a listener's own transaction sees them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Arrival, Dead, Failure, Position, WaitingDelivery, letter_id, sequence_of

@@ -5,7 +5,8 @@ Needs no turn, unlike the transactions of listeners: each method is one step tha
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Dead, WaitingDelivery

@@ -1,10 +1,13 @@
 """The rows of the store in memory: dictionaries, and layers of changes that become visible when they are merged."""
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import count
 from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid4
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import outgoing as message_of
@@ -56,8 +59,7 @@ class Layer(MutableMapping[K, V], Generic[K, V]):
                 self._below[key] = value
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """A row of the outbox: unsent, set aside with its problem, or sent and kept."""
 
     row: OutboxRow
@@ -67,8 +69,7 @@ class Kept:
     broker_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """A delivery in the waiting room, and when it is due (None: when those before it are gone)."""
 
     position: int

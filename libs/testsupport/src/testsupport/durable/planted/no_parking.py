@@ -1,11 +1,11 @@
 """Later events of a key run while an earlier one waits for its next try: it is queued again behind them."""
 
-from dataclasses import replace
 from typing import Any
 
 from cauce.delivery.inbox.failures import Outcome
 from cauce.delivery.inbox.ordering import Ordering
 from cauce.ports.inbox import Arrival
+from msgspec.structs import replace
 
 
 def plant() -> None:
