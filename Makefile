@@ -54,7 +54,7 @@ test: $(READY) ## All tests, on real servers which the tests start themselves
 	@$(BIN)/python -m pytest --numprocesses 5 --dist loadfile
 
 prove: $(READY) ## What the tests repeat, in its long form: as many kills as their hazards name, on every database
-	@PROVE=1 $(BIN)/python -m pytest tests $(LONGER)
+	@PROVE=1 $(BIN)/python -m pytest tests $(LONGER) --numprocesses 3 --dist loadfile
 
 check: $(READY) ## Format, lint, types, layers
 	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
