@@ -9,14 +9,11 @@ from cauce.errors import CauceError, ListenersFailedError
 from cauce.events.envelope import Emission, current_emission
 from cauce.events.event import DomainEvent, describe
 from cauce.listeners.calling import call_listener, log_failure
-from cauce.listeners.dependencies import Dependencies
 from cauce.listeners.listener import Listener
 from cauce.ports.transport import Delivery
 from cauce.publishing.pending import AfterCommit
-from cauce.publishing.rules import PublishingRules
 from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import UnitsOfWork
-from cauce.telemetry.happenings import Happenings
 
 __all__ = ["Dispatcher"]
 
@@ -26,17 +23,11 @@ log = logging.getLogger("cauce.service")
 class Dispatcher:
     """Calls the listeners of one service and tells its observers how that went."""
 
-    def __init__(
-        self,
-        rules: PublishingRules,
-        units_of_work: UnitsOfWork,
-        dependencies: Dependencies[Transaction],
-        happenings: Happenings,
-    ) -> None:
-        self._rules = rules
+    def __init__(self, units_of_work: UnitsOfWork) -> None:
         self._units_of_work = units_of_work
-        self._dependencies = dependencies
-        self._happenings = happenings
+        self._rules = units_of_work.rules
+        self._dependencies = units_of_work.dependencies
+        self._happenings = units_of_work.happenings
 
     async def publish_outside(self, event: DomainEvent) -> None:
         """Publish without a transaction of the caller's: every listener runs, in a transaction of its own.

@@ -4,7 +4,7 @@ use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT �
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
@@ -27,10 +27,14 @@ T = TypeVar("T")
 
 
 class Outlet(Protocol):
-    """Takes on, after the commit, what was published in a transaction."""
+    """Takes on published events once their commit is known."""
 
     def check(self, event_type: type[Event], /) -> None:
         """Raise PublishError if nothing would take it on, OutboxFullError if too much waits already."""
+        ...
+
+    def committed(self, pending: Sequence[Pending], /) -> None:
+        """Take on what is known to be committed. Never waits, never raises."""
         ...
 
 

@@ -1,9 +1,8 @@
 """Units of work: begun, committed or rolled back, and what was published in them handed on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Protocol
 
 from cauce.concurrency.cancellation import to_the_end
 from cauce.errors import CauceError
@@ -16,15 +15,7 @@ from cauce.publishing.rules import PublishingRules
 from cauce.publishing.transaction import Outlet, Transaction, end, end_undone
 from cauce.telemetry.happenings import Happenings
 
-__all__ = ["CommitOutlet", "OpenTransaction", "UnitsOfWork"]
-
-
-class CommitOutlet(Outlet, Protocol):
-    """Takes on published events once their commit is known."""
-
-    def committed(self, pending: Sequence[Pending], /) -> None:
-        """Take on what is known to be committed. Never waits, never raises."""
-        ...
+__all__ = ["OpenTransaction", "UnitsOfWork"]
 
 
 class UnitsOfWork:
@@ -42,7 +33,7 @@ class UnitsOfWork:
         happenings: Happenings,
         *,
         outgoing: Outbound | None,
-        outlet: Callable[[], CommitOutlet],
+        outlet: Callable[[], Outlet],
     ) -> None:
         self.store = store
         self.rules = rules

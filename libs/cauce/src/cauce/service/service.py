@@ -27,8 +27,8 @@ from cauce.ports.transport import DurableTransport, Transport
 from cauce.publishing.bus import DomainEventBus, IntegrationEventBus
 from cauce.publishing.dispatcher import Dispatcher
 from cauce.publishing.rules import PublishingRules
-from cauce.publishing.transaction import Transaction
-from cauce.publishing.units_of_work import CommitOutlet, UnitsOfWork
+from cauce.publishing.transaction import Outlet, Transaction
+from cauce.publishing.units_of_work import UnitsOfWork
 from cauce.service.outlet import NotRunning, outbox_rows
 from cauce.service.run import Run, RunOptions
 from cauce.service.wiring import Start, Wiring
@@ -114,7 +114,7 @@ class Service:
             outgoing=outbox_rows(self._wiring),
             outlet=self._current_outlet,
         )
-        self._dispatcher = Dispatcher(self._rules, self._units_of_work, dependencies, self._happenings)
+        self._dispatcher = Dispatcher(self._units_of_work)
         self._not_running = NotRunning(name)
         self._run: Run | None = None
         """The run that is on, or the last one."""
@@ -242,7 +242,7 @@ class Service:
         finally:
             await self.store.close()
 
-    def _current_outlet(self) -> CommitOutlet:
+    def _current_outlet(self) -> Outlet:
         return self._run.outlet if self._run is not None else self._not_running
 
     # Publishing

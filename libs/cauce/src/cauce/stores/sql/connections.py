@@ -14,7 +14,7 @@ from cauce.concurrency.cancellation import to_the_end
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.engine import READ_ONLY
 
-__all__ = ["TableGroup", "connected"]
+__all__ = ["TableGroup", "ask", "change", "connected"]
 
 _LIMITS = (
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '3s', true), "
@@ -58,3 +58,14 @@ class TableGroup:
 
     async def _run(self, connection: AsyncConnection, statement: str, **values: Any) -> Any:
         return await connection.execute(self._dialect.sql(statement), values)
+
+
+async def ask(connection: AsyncConnection, statement: str, **values: Any) -> list[Any]:
+    """The rows of one statement, on a connection of the caller's."""
+    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement), values))
+
+
+async def change(connection: AsyncConnection, statement: str, **values: Any) -> int:
+    """How many rows one statement has changed, in the caller's transaction."""
+    done = await connection.execute(Dialect(connection.dialect.name).sql(statement), values)
+    return int(done.rowcount)

@@ -22,7 +22,7 @@ from cauce.events.names import matches
 from cauce.formats.cloudevents import from_json
 from cauce.ports.figures import listener_of
 from cauce.stores.sql.audit import write_audit
-from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.inbox import RELEASE_NEXT, REMOVE_WAITING
 from cauce.telemetry.log_text import place_in
 
@@ -140,7 +140,7 @@ async def select(
         conditions.append("d.last_at >= :NOW - :since")
         values["since"] = filters.since_s
     if filters.name is not None:
-        names = [str(row.name) for row in await _ask(connection, "SELECT DISTINCT name FROM cauce_dead_letter")]
+        names = [str(row.name) for row in await ask(connection, "SELECT DISTINCT name FROM cauce_dead_letter")]
         meant = {f"name{number}": name for number, name in enumerate(names) if matches(filters.name, name)}
         conditions.append(f"d.name IN ({', '.join(f':{one}' for one in meant)})" if meant else "1 = 0")
         values |= meant
@@ -150,7 +150,7 @@ async def select(
     if limit is not None:
         statement += " LIMIT :limit"
         values["limit"] = limit
-    return [_letter(row) for row in await _ask(connection, statement, **values)]
+    return [_letter(row) for row in await ask(connection, statement, **values)]
 
 
 async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLetter]:
@@ -158,17 +158,17 @@ async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLe
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
         return []
     statement = f"SELECT {_COLUMNS} WHERE d.id LIKE :prefix ORDER BY d.last_at DESC LIMIT 20"  # constants
-    return [_letter(row) for row in await _ask(connection, statement, prefix=f"{prefix}%")]
+    return [_letter(row) for row in await ask(connection, statement, prefix=f"{prefix}%")]
 
 
 async def dead_letter_ids(connection: AsyncConnection) -> Sequence[str]:
     """Read the ids of all dead letters here."""
-    return [str(row.id) for row in await _ask(connection, "SELECT id FROM cauce_dead_letter")]
+    return [str(row.id) for row in await ask(connection, "SELECT id FROM cauce_dead_letter")]
 
 
 async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
     """Count the other dead letters of the same listener, event, reason and error."""
-    found = await _ask(
+    found = await ask(
         connection,
         "SELECT count(*) AS n FROM cauce_dead_letter WHERE consumer = :consumer AND name = :name AND reason = :reason "
         "AND error = :error AND id <> :id",
@@ -183,7 +183,7 @@ async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
 
 async def resolve_listener(connection: AsyncConnection, query: str) -> str:
     """Find the consumer by its whole name, or by the last segments of it if no other listener has them."""
-    rows = await _ask(
+    rows = await ask(
         connection, "SELECT consumer FROM cauce_listener UNION SELECT DISTINCT consumer FROM cauce_dead_letter"
     )
     names = {listener_of(str(row.consumer)): str(row.consumer) for row in rows}
@@ -205,7 +205,7 @@ async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) 
     """Read the outcome of replays, by id: `handled`, `dead again`, or the state of the delivery in words."""
     found: dict[str, str] = {}
     for letter in replayed:
-        (row,) = await _ask(
+        (row,) = await ask(
             connection,
             "SELECT (SELECT d.last_at FROM cauce_dead_letter d WHERE d.consumer = :consumer AND d.source = :source "
             "AND d.event_id = :event_id) AS died_at, w.attempts AS attempts, w.position AS position, w.error AS error "
@@ -254,7 +254,7 @@ async def _in_one_transaction(
 
 async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     # The waiting row first, then the dead letter: the order in which a listener's transaction takes them.
-    due = await _change(
+    due = await change(
         connection,
         "UPDATE cauce_waiting SET next_at = :NOW, attempts = 0, tried = :tried "
         "WHERE consumer = :consumer AND source = :source AND event_id = :event_id "
@@ -266,7 +266,7 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     if due:
         return True
     # Without a key, or refused before its listener saw it. Locked, so that it cannot be handled in between and return.
-    added = await _change(
+    added = await change(
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
         "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, lane, key, channel, message, 0, "
@@ -279,12 +279,12 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
 
 
 async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
-    await _change(connection, REMOVE_WAITING, **_of(letter))
-    if not await _change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
+    await change(connection, REMOVE_WAITING, **_of(letter))
+    if not await change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
         await connection.rollback()
         return False
     if letter.key is not None:
-        await _change(
+        await change(
             connection,
             RELEASE_NEXT,
             consumer=letter.consumer,
@@ -336,12 +336,3 @@ def _letter(row: Any) -> DeadLetter:
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),
     )
-
-
-async def _ask(connection: AsyncConnection, statement: str, **values: Any) -> list[Any]:
-    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement), values))
-
-
-async def _change(connection: AsyncConnection, statement: str, **values: Any) -> int:
-    done = await connection.execute(Dialect(connection.dialect.name).sql(statement), values)
-    return int(done.rowcount)

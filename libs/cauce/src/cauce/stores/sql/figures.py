@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cauce.ports.description import Description, read_description
 from cauce.ports.figures import Figures, ListenerFigures, MemberFigures, NoTablesError, OutboxFigures, listener_of
-from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.connections import ask
 from cauce.stores.sql.engine import READ_ONLY
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 
@@ -77,7 +77,6 @@ class _Reading:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._dialect = Dialect(connection.dialect.name)
 
     async def all(self) -> Figures:
         meta = {str(row.name): str(row.value) for row in await self._ask("SELECT name, value FROM cauce_meta")}
@@ -163,7 +162,7 @@ class _Reading:
         return {str(row.consumer): int(row.n) for row in await self._ask(statement)}
 
     async def _ask(self, statement: str) -> list[Any]:
-        return list(await self._connection.execute(self._dialect.sql(statement)))
+        return await ask(self._connection, statement)
 
 
 def _age(then: Any, now: float) -> float | None:

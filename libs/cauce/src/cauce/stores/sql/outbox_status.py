@@ -3,14 +3,12 @@
 Tables: cauce_outbox, cauce_meta; and those of the figures.
 """
 
-from typing import Any
-
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.ports.figures import Figures, OutboxFigures
 from cauce.ports.outbox import BATCH
-from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.connections import ask
 from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 from cauce.stores.sql.registry import description_of
@@ -61,8 +59,8 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
 async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
     """Read the outbox, and the figures of the same moment. Raises NoTablesError."""
     figures = await read_figures(connection)
-    unsent = await _ask(connection, UNSENT_BY_NAME)
-    last = await _ask(
+    unsent = await ask(connection, UNSENT_BY_NAME)
+    last = await ask(
         connection,
         "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1",
     )
@@ -88,7 +86,3 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
         lanes_owned=figures.lanes_owned,
         lanes=figures.lanes,
     ), figures
-
-
-async def _ask(connection: AsyncConnection, statement: str) -> list[Any]:
-    return list(await connection.execute(Dialect(connection.dialect.name).sql(statement)))
