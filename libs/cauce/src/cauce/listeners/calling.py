@@ -9,19 +9,16 @@ from cauce.listeners.context import Context
 from cauce.listeners.dependencies import Dependencies, ScopeT
 from cauce.listeners.listener import Listener
 from cauce.telemetry.log_text import one_line, place_of
+from cauce.telemetry.storable import describe_error, loggable
 
 __all__ = ["call_listener", "log_failure"]
 
 
 def log_failure(log: logging.Logger, service: str, listener: Listener, envelope: Envelope, error: Exception) -> None:
     """One line with who, what, why and where, and the traceback beneath it."""
-    text = " ".join(str(error).split())
-    reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-    place = place_of(error)
-    line = (
-        f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {reason}{f' · {place}' if place else ''}"
-    )
-    log.error("%s", one_line(f"{line} · not tried again"), exc_info=error)
+    place = f" · {found}" if (found := place_of(error)) else ""
+    line = f"{service}: {listener.name} failed on {envelope.name} {envelope.id}: {describe_error(error)}{place}"
+    log.error("%s", one_line(f"{line} · not tried again"), exc_info=loggable(error))
 
 
 async def call_listener(

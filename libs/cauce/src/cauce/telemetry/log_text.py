@@ -15,13 +15,16 @@ _LIBRARIES = (
     os.path.dirname(os.path.dirname(__file__)),
 )
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
-_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 _INSTALLED = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python\d[\d.]*)[/\\]")
 
 
 def place_of(error: BaseException) -> str:
-    """`mail.py:12`; empty for an error that was never raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """`mail.py:12`; empty for an error that was never raised, or whose class does not tell."""
+    try:
+        frames = traceback.extract_tb(error.__traceback__)
+    except Exception:  # code of the user's, asked while something else is in trouble already
+        return ""
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     if not frames:
         return ""
@@ -40,5 +43,6 @@ def place_in(stack: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """The text with control characters spelled out: an id from the wire cannot forge a line, nor turn one round."""
+    """The text with control characters and halves of surrogates spelled out: an id from the wire cannot forge a line,
+    nor turn one round, nor end the terminal that is to show it."""
     return _NOT_FOR_A_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

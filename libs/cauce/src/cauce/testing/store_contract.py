@@ -675,6 +675,23 @@ class StoreContract:
         await die(FAILURE)
         assert [one.id for one in await store.message_store().dead()] == [letter.id]
 
+    async def test_whatever_text_trouble_has_is_taken_and_can_be_shown(self, store: StoreUnderTest) -> None:
+        hostile = "a\0b \ud800 \x1b[2J\n\u202e" + "x" * 100_000
+        failure = replace(FAILURE, error=hostile, stack=hostile, worker=hostile, version=hostile)
+        async with unit(store) as tx:
+            await tx.inbox.keep(delivery(1), delay_s=-1.0, error=hostile)
+            await tx.inbox.keep(delivery(1), delay_s=-1.0, error=hostile)
+            await tx.inbox.keep(replace(delivery(2, key="a"), channel=hostile), delay_s=None, error=hostile)
+            await tx.inbox.write_dead_letter(replace(delivery(3), channel=hostile), hostile, failure)
+        await store.message_store().set_aside((await published(store, envelope(4)))[0].position, hostile)
+
+        assert ids(await due(store)) == [1]
+        (letter,) = await store.message_store().dead()
+        shown = (letter.name, letter.channel, letter.error, letter.worker)
+        assert all(len(one) <= 2_000 and one.startswith(r"a\x00b \ud800 \x1b[2J\n\u202e") for one in shown)
+        assert letter.stack is not None
+        assert set(letter.stack) == {"x"}  # of a stack the end says most
+
     async def test_dead_letters_are_listed_the_longest_dead_first(self, store: StoreUnderTest) -> None:
         for number in (2, 1, 3):
             async with unit(store) as tx:

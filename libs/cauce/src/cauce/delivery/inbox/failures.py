@@ -1,7 +1,6 @@
 """The records of what failed: a retry, a parked key or a dead letter. Refusals and crash loops too."""
 
 import logging
-import traceback
 from collections.abc import Callable
 from hashlib import sha256
 from random import random
@@ -18,8 +17,9 @@ from cauce.listeners.retry import Reject
 from cauce.ports.inbox import Failure, Inbox, Reason, WaitingDelivery
 from cauce.ports.lanes import Lane, lane_of
 from cauce.telemetry.log_text import place_of
+from cauce.telemetry.storable import describe_error, loggable, stack_of
 
-__all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of", "describe_error"]
+__all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of"]
 
 log = logging.getLogger("cauce.applying")
 
@@ -52,7 +52,7 @@ class Failures(Struct, frozen=True, kw_only=True):
         """
         retry = listener.registration.retry
         delay_s = retry.delay_s(delivery.attempts, error, random=self.random)
-        text, stack = describe_error(error)
+        text = describe_error(error)
         place = f" · {found}" if (found := place_of(error)) else ""
         failed = (
             f"{listener.name} failed on {envelope.name} {envelope.id} "
@@ -62,9 +62,11 @@ class Failures(Struct, frozen=True, kw_only=True):
             await inbox.keep(delivery, delay_s=delay_s, error=text)
             waits = "this event waits" if delivery.key is None else f"key {delivery.key} waits"
             first = delivery.attempts == 1
-            log.error("%s · next try in %.1f s · only %s", failed, delay_s, waits, exc_info=error if first else None)
+            log.error(
+                "%s · next try in %.1f s · only %s", failed, delay_s, waits, exc_info=loggable(error) if first else None
+            )
             return "waiting"
-        await self.write_dead_letter(inbox, delivery, envelope.name, _reason(error), text, stack)
+        await self.write_dead_letter(inbox, delivery, envelope.name, _reason(error), text, stack_of(error))
         if delivery.key is None:
             await inbox.remove(delivery)
         else:
@@ -146,12 +148,6 @@ class Failures(Struct, frozen=True, kw_only=True):
 def delivery_of(consumer: str, envelope: Envelope, channel: str) -> WaitingDelivery:
     """A delivery from the broker as the waiting room would keep it; no attempt has been made."""
     return _delivery(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
-
-
-def describe_error(error: Exception) -> tuple[str, str]:
-    """An error as it is stored: its type and message in one line, and its stack without values."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    return text, "".join(traceback.format_tb(error.__traceback__))[-8000:]
 
 
 def _delivery(

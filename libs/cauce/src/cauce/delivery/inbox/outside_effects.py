@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cauce.concurrency.backoff import Backoff
-from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of, describe_error
+from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
 from cauce.delivery.inbox.transactions import IDLE_BEYOND_S, CallListener, InboxTransactions, idle_limit_s
 from cauce.events.envelope import Emission, Envelope
@@ -20,6 +20,7 @@ from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
 from cauce.listeners.retry import Reject, RetryAfter
 from cauce.ports.inbox import Inbox, WaitingDelivery
+from cauce.telemetry.storable import describe_error, stack_of
 
 __all__ = ["OutsideEffects"]
 
@@ -119,7 +120,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
     ) -> Outcome:
         await inbox.end_effect(*_event_of(tried))
         if _at_most_once(listener) and not isinstance(error, (EffectNotDoneError, Reject, RetryAfter)):
-            return await self.failures.record_uncertain(inbox, envelope, tried, *describe_error(error))
+            return await self.failures.record_uncertain(inbox, envelope, tried, describe_error(error), stack_of(error))
         return await self.failures.record(inbox, listener, envelope, tried, error)
 
     async def _happened(self, delivery: WaitingDelivery, inbox: Inbox) -> Outcome:

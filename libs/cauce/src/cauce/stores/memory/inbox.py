@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Arrival, Dead, Failure, Position, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.memory.tables import Clock, Due, Event, Tables, add_waiting, event_of
+from cauce.stores.storable import storable_failure, storable_line
 
 __all__ = ["MemoryInbox"]
 
@@ -113,7 +114,7 @@ class MemoryInbox:
             del rows.waiting[there.position]
 
     async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
-        rows, now = await self._rows(), self._clock()
+        rows, now, failure = await self._rows(), self._clock(), storable_failure(failure)
         event = event_of(delivery)
         before = rows.dead.get(event)
         first = now if delivery.first_failed_at is None else delivery.first_failed_at
@@ -122,10 +123,10 @@ class MemoryInbox:
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
-            name=name,
+            name=storable_line(name),
             lane=delivery.lane,
             key=delivery.key,
-            channel=delivery.channel,
+            channel=storable_line(delivery.channel),
             message=delivery.message,
             reason=failure.reason,
             error=failure.error,

@@ -15,6 +15,7 @@ from cauce.ports.message_store import belongs_to_another
 from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.transport import BrokerId
 from cauce.stores.memory.tables import Clock, Due, Kept, Tables, add_unsent, by_position
+from cauce.stores.storable import storable_line
 
 __all__ = ["MemoryMessageStore"]
 
@@ -78,7 +79,7 @@ class MemoryMessageStore:
 
     async def set_aside(self, position: int, problem: str) -> None:
         if (one := self._rows.unsent.get(position)) is not None:
-            self._rows.unsent[position] = replace(one, problem=problem)
+            self._rows.unsent[position] = replace(one, problem=storable_line(problem))
 
     async def mark_sent(self, owned: Mapping[Lane, Epoch], me: MemberId, sent: Sequence[tuple[int, BrokerId]]) -> bool:
         if any(self._rows.lanes[lane] != (me, epoch) for lane, epoch in owned.items()):

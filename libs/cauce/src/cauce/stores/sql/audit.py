@@ -3,6 +3,7 @@
 Table: cauce_audit, appended to; read by people only, so the search of `history_of` may scan it.
 """
 
+import json
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.storable import storable_line, storable_text
 
 __all__ = ["AuditEntry", "history_of", "write_audit"]
 
@@ -43,13 +45,13 @@ async def write_audit(
             "VALUES (:NOW, :who, :what, :why, :consumer, :source, :event_id, :detail)"
         ),
         {
-            "who": _operator(),
+            "who": storable_line(_operator()),
             "what": what,
-            "why": why,
+            "why": None if why is None else storable_text(why),
             "consumer": consumer,
             "source": source,
             "event_id": event_id,
-            "detail": msgspec.json.encode(detail).decode(),
+            "detail": json.dumps(detail, separators=(",", ":")),  # in ASCII: nothing in it needs the last door
         },
     )
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Arrival, Failure, Position, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.storable import storable_failure, storable_line
 
 __all__ = ["RELEASE_NEXT", "REMOVE_WAITING", "SqlInbox"]
 
@@ -218,11 +219,11 @@ class SqlInbox:
             event_id=delivery.event_id,
             lane=int(delivery.lane),
             key=delivery.key,
-            channel=delivery.channel,
+            channel=storable_line(delivery.channel),
             message=delivery.message,
             attempts=delivery.attempts,
             delay=delay_s,
-            error=error,
+            error=None if error is None else storable_line(error),
         )
 
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
@@ -272,6 +273,7 @@ class SqlInbox:
         )
 
     async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
+        failure = storable_failure(failure)
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
@@ -291,10 +293,10 @@ class SqlInbox:
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
-            name=name,
+            name=storable_line(name),
             lane=int(delivery.lane),
             key=delivery.key,
-            channel=delivery.channel,
+            channel=storable_line(delivery.channel),
             message=delivery.message,
             reason=failure.reason,
             error=failure.error,

@@ -16,6 +16,7 @@ from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.transport import BrokerId
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
+from cauce.stores.storable import storable_line
 
 __all__ = ["UNSENT_BY_NAME", "SqlOutbox"]
 
@@ -77,7 +78,7 @@ class SqlOutbox(TableGroup):
             await self._run(
                 connection,
                 "UPDATE cauce_outbox SET problem = :problem WHERE position = :position AND sent_at IS NULL",
-                problem=problem,
+                problem=storable_line(problem),
                 position=position,
             )
 
