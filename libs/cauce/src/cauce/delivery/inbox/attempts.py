@@ -1,8 +1,9 @@
 """Apply deliveries to a listener: inbox row, listener and the events it publishes commit together.
 
 Every delivery ends as one of four outcomes, committed before the broker learns of it: handled, a duplicate, waiting (a
-retry, or behind its key), or a dead letter. An infrastructure error is none of the four: it costs no attempt, and the
-delivery is tried again once the infrastructure is back.
+retry, or behind its key), or a dead letter. A waiting delivery that was settled elsewhere since it was read is
+`not_due`. An infrastructure error is none of these: it costs no attempt, and the delivery is tried again once the
+infrastructure is back.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
         try:
             async with self.transactions.begin() as (tx, inbox):
                 if not await inbox.claim(waiting, idle_s=idle_limit_s(listener)):
-                    return "duplicate"
+                    return "not_due"
                 replayed = await inbox.remove_dead_letter(waiting)
                 await inbox.release_next(waiting)
                 if not waiting.channel:

@@ -23,7 +23,8 @@ __all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of"]
 
 log = logging.getLogger("cauce.applying")
 
-Outcome = Literal["handled", "duplicate", "waiting", "dead"]
+Outcome = Literal["handled", "duplicate", "waiting", "dead", "not_due"]
+"""`not_due`: the waiting delivery is not there as it was read, so nothing was done; it is counted where it is settled."""
 
 
 class CrashLoopError(Reject):
@@ -82,7 +83,7 @@ class Failures(Struct, frozen=True, kw_only=True):
         """Record that a delivery from the waiting room failed, in a transaction of its own."""
         async with self.transactions.begin() as (_, inbox):
             if not await inbox.lock(waiting):
-                return "duplicate"  # another process finished it meanwhile
+                return "not_due"  # another process finished it meanwhile
             tried = replace(waiting, attempts=waiting.attempts + 1)
             return await self.record(inbox, listener, envelope, tried, error)
 

@@ -68,7 +68,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
                 replayed = await inbox.remove_dead_letter(delivery)
                 done = None
             else:
-                done = "duplicate"
+                done = "not_due"
             if done is None:
                 done = await self._begun(inbox, listener, envelope, tried)
             if done is not None:

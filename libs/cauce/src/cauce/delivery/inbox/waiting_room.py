@@ -48,6 +48,8 @@ class WaitingRoom:
         self._count = count
         self._taken: set[int] = set()
         """Positions of deliveries that the workers have."""
+        self._left_since_read: set[int] = set()
+        """Positions the workers were done with after the last read began: its rows may be older than their outcome."""
         self._unreadable: set[int] = set()
         self._lanes_swept: dict[Lane, Epoch] = {}
         """Lanes whose waiting deliveries were read since we own them, with their epochs."""
@@ -72,6 +74,7 @@ class WaitingRoom:
         try:
             lanes = self._ownership.lanes()
             new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
+            self._left_since_read.clear()
             for waiting in await self._message_store.due(list(lanes), limit=BOUND):
                 suspect = waiting.lane in new and self._ownership.was_abandoned(waiting.lane)
                 worked = await self._take(waiting, lanes[waiting.lane], suspect=suspect) or worked
@@ -83,7 +86,7 @@ class WaitingRoom:
     async def _take(self, waiting: WaitingDelivery, tenure: Epoch, *, suspect: bool) -> bool:
         """Submit the delivery unless the workers have it, or it cannot be handled here; whether it was submitted."""
         position, listener = waiting.position, self._listening.by_consumer.get(waiting.consumer)
-        if position is None or position in self._taken:
+        if position is None or position in self._taken or position in self._left_since_read:
             return False
         if listener is None:
             return False  # another version of this service knows it; it waits
@@ -113,6 +116,7 @@ class WaitingRoom:
 
     def _left(self, position: int) -> None:
         self._taken.discard(position)
+        self._left_since_read.add(position)
         self._backoff.wake()
 
     async def _not_readable(self, position: int, waiting: WaitingDelivery, name: str, error: DecodeError) -> None:

@@ -157,7 +157,8 @@ class Workers:
                 job.left()
 
     def _report(self, outcome: Outcome, job: Job, listener: Listener) -> None:
-        self._count(outcome, 1)
+        if outcome != "not_due":
+            self._count(outcome, 1)
         if outcome == "handled":
             self._handled(job.emission, listener.name)
 

@@ -23,7 +23,8 @@ from cauce.formats.cloudevents import from_json
 from cauce.ports.figures import listener_of
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.connections import ask, change
-from cauce.stores.sql.inbox import RELEASE_NEXT, REMOVE_WAITING
+from cauce.stores.sql.inbox import REMOVE_WAITING
+from cauce.stores.sql.parked_keys import release_next
 from cauce.telemetry.log_text import place_in
 
 __all__ = [
@@ -283,14 +284,7 @@ async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
     if not await change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
         await connection.rollback()
         return False
-    if letter.key is not None:
-        await change(
-            connection,
-            RELEASE_NEXT,
-            consumer=letter.consumer,
-            source=letter.source,
-            key=letter.key,
-        )
+    await release_next(connection, consumer=letter.consumer, source=letter.source, key=letter.key)
     return True
 
 

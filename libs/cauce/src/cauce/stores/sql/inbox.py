@@ -13,15 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Arrival, Failure, Position, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.parked_keys import lock_by_name, release_next
 from cauce.stores.storable import storable_failure, storable_line
 
-__all__ = ["RELEASE_NEXT", "REMOVE_WAITING", "SqlInbox"]
+__all__ = ["REMOVE_WAITING", "SqlInbox"]
 
-RELEASE_NEXT = (
-    "UPDATE cauce_waiting SET next_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
-    "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)"
-)
-"""Of a parked key: the first waiting delivery becomes due, unless it has its own time."""
 REMOVE_WAITING = "DELETE FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND event_id = :event_id"
 _LIMITED = (
     "set_config('lock_timeout', '5s', true) IS NOT NULL "
@@ -73,6 +69,8 @@ class SqlInbox:
         self._session = session
         bind = session.get_bind()
         self._dialect = Dialect(bind.dialect.name)
+        self._locked: set[tuple[str, str, str | None]] = set()
+        """Consumer, source and key of the positions that this transaction has locked by moving them."""
 
     async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
         if not self._dialect.postgres:
@@ -94,6 +92,8 @@ class SqlInbox:
         if not row.first:
             return Arrival(known=True)
         position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
+        if position is not None and sequence_of(envelope) is not None:
+            self._locked.add((consumer, envelope.source, envelope.key))
         if sequence_of(envelope) is not None and not row.moved:
             # The statement saw the position as it was when it began; if it waited for a lock, that may be old.
             position = await self._position(consumer, envelope.source, envelope.key)
@@ -194,6 +194,9 @@ class SqlInbox:
         due = "CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END"
         if delay_s is None and error is None:
             # Earlier deliveries of the key may have left since they were seen; nothing would make this one due.
+            place = (delivery.consumer, delivery.source, delivery.key)
+            if delivery.key is not None and place not in self._locked:
+                await lock_by_name(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)
             due = (
                 "CASE WHEN (SELECT min(position) FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
                 "AND b.key = :key AND b.event_id <> :event_id) IS NULL THEN :NOW END"
@@ -239,21 +242,7 @@ class SqlInbox:
         return found.one_or_none() is not None
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
-        if delivery.key is None:
-            return
-        # A process that lost the lane may still be putting an event behind this one, and does that under this lock.
-        await self._run(
-            "SELECT 1 FROM cauce_position WHERE consumer = :consumer AND source = :source AND key = :key FOR UPDATE",
-            consumer=delivery.consumer,
-            source=delivery.source,
-            key=delivery.key,
-        )
-        await self._run(
-            RELEASE_NEXT,
-            consumer=delivery.consumer,
-            source=delivery.source,
-            key=delivery.key,
-        )
+        await release_next(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)
 
     async def remove_dead_letter(self, delivery: WaitingDelivery) -> bool:
         done = await self._run(
