@@ -78,8 +78,16 @@ class DurableStore(Protocol):
         """The inbox inside a unit of work that this store has begun."""
         ...
 
-    def is_infrastructure(self, error: BaseException) -> bool:
-        """Whether an error is the database's trouble (connection, deadlock, time limit), not the statement's."""
+    def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
+        """Whether an error of a statement of ours, a commit included, is the database's trouble.
+
+        `from_listener`: it came out of a listener instead. Then it is the listener's own, whatever its code says, unless
+        this store's own database was lost or not to be reached, or chose the transaction to end a deadlock or a conflict.
+        """
+        ...
+
+    def outlasted_its_limit(self, error: BaseException) -> bool:
+        """Whether the database ended the transaction because nothing was heard of it for longer than it allows."""
         ...
 
 

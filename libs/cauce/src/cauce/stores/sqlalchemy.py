@@ -7,8 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from cauce.errors import CommitUnknownError, ConfigurationError
@@ -22,13 +21,16 @@ from cauce.stores.sql.inbox import SqlInbox
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sql.schema import PROBE, create_tables
 from cauce.stores.sql.sessions import FollowedSession, follow, joins_an_outer_transaction
+from cauce.stores.sql.trouble import (
+    is_refused_as_read_only,
+    mark_errors_of,
+    outlasted_its_limit,
+    spoils_a_listener,
+    spoils_our_statement,
+)
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
-_INFRASTRUCTURE_CLASSES = ("08", "25", "40", "53", "57", "58")
-"""SQLSTATE: connection, transaction state, rollback (deadlock, serialization), resources, operator, system."""
-_INFRASTRUCTURE_STATES = ("55P03",)  # a lock was not to be had in time
-_CANNOT_RECONNECT = "8s2b"
 _ANSWER_LIMIT_S = 2.0
 
 
@@ -51,6 +53,7 @@ class SqlAlchemyStore:
         """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
         to 5 s more to let go of the connection."""
         self.engine = engine
+        mark_errors_of(engine.sync_engine)
         self._sessions = sessions or async_sessionmaker(
             engine, expire_on_commit=False, sync_session_class=FollowedSession
         )
@@ -94,19 +97,11 @@ class SqlAlchemyStore:
     def inbox(self, work: UnitOfWork) -> SqlInbox:
         return SqlInbox(cast("AsyncSession", work.session))
 
-    def is_infrastructure(self, error: BaseException) -> bool:
-        if isinstance(error, (CommitUnknownError, PoolTimeoutError, InterfaceError)):
-            return True
-        if isinstance(error, PendingRollbackError):  # with this code: the connection was lost before this statement
-            return error.code == _CANNOT_RECONNECT
-        if not isinstance(error, DBAPIError):
-            return False
-        if error.connection_invalidated:
-            return True
-        state = getattr(error.orig, "sqlstate", None)
-        if state is not None:
-            return str(state)[:2] in _INFRASTRUCTURE_CLASSES or str(state) in _INFRASTRUCTURE_STATES
-        return isinstance(error, OperationalError)
+    def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
+        return spoils_a_listener(error, self.engine.sync_engine) if from_listener else spoils_our_statement(error)
+
+    def outlasted_its_limit(self, error: BaseException) -> bool:
+        return outlasted_its_limit(error)
 
     async def figures(self) -> Figures:
         return await figures_of(self.engine)
@@ -175,7 +170,7 @@ class _Work:
             await session.invalidate()
             raise CommitUnknownError from None
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if error.connection_invalidated and not is_refused_as_read_only(error):
                 raise CommitUnknownError from error
             raise
 

@@ -245,7 +245,9 @@ class StoreContract:
 
     async def test_an_error_that_is_the_codes_is_not_the_databases(self, store: StoreUnderTest) -> None:
         assert not store.is_infrastructure(ValueError("no"))
-        assert not store.is_infrastructure(TimeoutError())
+        assert not store.is_infrastructure(ValueError("no"), from_listener=True)
+        assert not store.is_infrastructure(TimeoutError(), from_listener=True)
+        assert not store.is_infrastructure(ConnectionError(), from_listener=True)
 
     # The outbox
 

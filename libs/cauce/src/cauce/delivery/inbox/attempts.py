@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, idle_limit_s
+from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, idle_limit_s, origin_of
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import WaitingDelivery
@@ -41,12 +41,13 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
                 done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
                 if done is None:
-                    await self.call(listener, emission, tx, 1, False, channel)
+                    with self.transactions.in_listener():
+                        await self.call(listener, emission, tx, 1, False, channel)
             return done or "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
                 raise
-            return await self._failed_first(listener, envelope, channel, error, repeated=repeated)
+            return await self._failed_first(listener, envelope, channel, origin_of(error), repeated=repeated)
 
     async def together(
         self, listener: Listener, deliveries: Sequence[tuple[Emission, str]]
@@ -66,7 +67,8 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 for (emission, channel), found in zip(deliveries, arrivals, strict=True):
                     done = await self.ordering.in_turn(inbox, consumer, emission.envelope, channel, found)
                     if done is None:
-                        await self.call(listener, emission, tx, 1, False, channel)
+                        with self.transactions.in_listener():
+                            await self.call(listener, emission, tx, 1, False, channel)
                     outcomes.append(done or "handled")
         except Exception as error:
             if self.transactions.is_infrastructure(error):
@@ -85,12 +87,13 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 if not waiting.channel:
                     # A durable domain event did not come from the broker; from here on the inbox knows it all the same.
                     await inbox.first_time(waiting.consumer, waiting.source, waiting.event_id)
-                await self.call(listener, emission, tx, waiting.attempts + 1, replayed, waiting.channel)
+                with self.transactions.in_listener():
+                    await self.call(listener, emission, tx, waiting.attempts + 1, replayed, waiting.channel)
             return "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
                 raise
-            return await self.failures.record_again(listener, emission.envelope, waiting, error)
+            return await self.failures.record_again(listener, emission.envelope, waiting, origin_of(error))
 
     async def crash_loop(
         self, listener: Listener, envelope: Envelope, waiting: WaitingDelivery | None, channel: str, times: int

@@ -14,7 +14,13 @@ from msgspec.structs import replace
 from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import IDLE_BEYOND_S, CallListener, InboxTransactions, idle_limit_s
+from cauce.delivery.inbox.transactions import (
+    IDLE_BEYOND_S,
+    CallListener,
+    InboxTransactions,
+    OutOfListenerError,
+    idle_limit_s,
+)
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
@@ -74,11 +80,12 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
             if done is not None:
                 return done
         try:
-            await self.call(listener, emission, None, tried.attempts, replayed, delivery.channel)
-        except Exception as error:
-            if self.transactions.is_infrastructure(error):
+            with self.transactions.in_listener():
+                await self.call(listener, emission, None, tried.attempts, replayed, delivery.channel)
+        except OutOfListenerError as error:
+            if self.transactions.is_infrastructure(error) and not _at_most_once(listener):
                 raise  # costs no attempt; the next one finds the effect in doubt
-            return await self._settle(partial(self._failed, listener, envelope, tried, error))
+            return await self._settle(partial(self._failed, listener, envelope, tried, error.error))
         return await self._settle(partial(self._happened, delivery))
 
     async def _arrived(

@@ -1,23 +1,38 @@
 """A transaction with its inbox, and which errors are the infrastructure's."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 from cauce.errors import CommitUnknownError, TransportUnavailableError
 from cauce.events.envelope import Emission
+from cauce.listeners.effects import EffectNotDoneError
 from cauce.listeners.listener import Listener, consumer_name
+from cauce.listeners.retry import Reject, RetryAfter
 from cauce.ports.inbox import Inbox
 from cauce.ports.store import DurableStore
 from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import UnitsOfWork
 
-__all__ = ["IDLE_BEYOND_S", "CallListener", "InboxTransactions", "idle_limit_s"]
+__all__ = ["IDLE_BEYOND_S", "CallListener", "InboxTransactions", "OutOfListenerError", "idle_limit_s", "origin_of"]
 
 IDLE_BEYOND_S = 5.0
 """How much longer than a listener's own limit its transaction may be idle before the database ends it."""
 
 CallListener = Callable[[Listener, Emission, Transaction | None, int, bool, str], Awaitable[None]]
 """listener, emission, transaction (None for an effect outside the database), attempt, replayed, channel"""
+
+
+class OutOfListenerError(Exception):
+    """What a listener raised (`error`), on its way out of the transaction: it is judged by its place first."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(type(error).__name__))
+        self.error = error
+
+
+def origin_of(error: Exception) -> Exception:
+    """What was raised, without the mark of its place."""
+    return error.error if isinstance(error, OutOfListenerError) else error
 
 
 class InboxTransactions:
@@ -36,8 +51,22 @@ class InboxTransactions:
         async with opened as tx:
             yield tx, self._store.inbox(opened.work)
 
+    @contextmanager
+    def in_listener(self) -> Generator[None]:
+        """Around the call of a listener. Whatever it raises leaves as OutOfListenerError."""
+        try:
+            yield
+        except Exception as error:
+            raise OutOfListenerError(error) from error
+
     def is_infrastructure(self, error: BaseException) -> bool:
-        """Whether the database or the broker failed rather than the listener: that costs no attempt."""
+        """Whether the database or the broker failed rather than the listener: that costs no attempt.
+
+        Out of a listener that is rarely so. What the listener has decided itself stays decided, whatever made it do so.
+        """
+        if isinstance(error, OutOfListenerError):
+            decided = isinstance(error.error, (EffectNotDoneError, Reject, RetryAfter))
+            return not decided and self._store.is_infrastructure(error.error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
         return self._store.is_infrastructure(error)

@@ -64,8 +64,11 @@ class MemoryStore:
     def inbox(self, work: UnitOfWork) -> MemoryInbox:
         return MemoryInbox(cast("_Work", work).in_turn, self._clock)
 
-    def is_infrastructure(self, error: BaseException) -> bool:
-        return isinstance(error, _TurnNotHadError)
+    def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
+        return not from_listener and isinstance(error, _TurnNotHadError)
+
+    def outlasted_its_limit(self, error: BaseException) -> bool:
+        return False
 
     async def problem(self) -> None:
         return None
