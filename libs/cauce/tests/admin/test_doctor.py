@@ -80,7 +80,8 @@ async def test_every_ailment_has_its_fact_and_one_command(
         await mail.waiting("mail.welcome", attempts=1, due_in=-300)
         await mail.run("UPDATE cauce_listener SET first_seen_at = :NOW - 400000 WHERE consumer = 'mail-ms/mail.count'")
         await mail.dead("mail.of_yore", "4f" * 16)
-        await mail.outgoing("mail.sent", age=700)
+        await mail.waiting("mail.of_yore", due_in=0)
+        await mail.outgoing("mail.sent", age=700)  # of the topic shop-ms
 
     said = await cauce("doctor", "mail", "--json")
     shown = await cauce("doctor", "mail")
@@ -95,8 +96,20 @@ async def test_every_ailment_has_its_fact_and_one_command(
         "dead": "bad",
         "failing": "weak",
         "never called": "weak",
-        "left behind": "weak",
+        "dead of old": "weak",
+        "left behind": "bad",
     }
+    facts = [(one["fact"], one["fix"]) for one in said.json["services"]["mail"] if one["subject"] == "left behind"]
+    assert facts == [
+        (
+            "1 delivery of an event for mail.of_yore, which is not in the code any more",
+            "cauce waiting list mail --listener mail.of_yore",
+        ),
+        (
+            "1 unsent event of the topic shop-ms, which mail-ms does not send to",
+            "start shop-ms with this database until they are sent: docs/how-to/retire-a-service.md",
+        ),
+    ]
     (broker,) = said.json["brokers"].values()
     states = {one["subject"]: one["state"] for one in broker}
     assert (states["persistence"], states["eviction"]) == ("bad", "bad")

@@ -9,13 +9,15 @@ from cauce.admin.database import DatabaseUnavailableError, read_only_connection
 from cauce.admin.targets import Target
 from cauce.admin.verdicts import QUIET_S, STUCK_S, age_state, clock_verdict
 from cauce.ports.description import Description
-from cauce.ports.figures import Figures, ListenerFigures, NoTablesError
+from cauce.ports.figures import Figures, ListenerFigures, NoTablesError, listener_of
+from cauce.ports.inbox import Known
 from cauce.ports.transport import Verdict
 from cauce.stores.sql.checks import clock_of, oldest_transaction_s, server_settings
 from cauce.stores.sql.figures import read_figures
+from cauce.stores.sql.outbox import count_unsent_elsewhere
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.schema import SCHEMA, Found, examine
-from cauce.stores.sql.waiting_room import count_overdue
+from cauce.stores.sql.waiting_room import count_overdue, count_unhandled
 
 __all__ = ["Examined", "examine_service"]
 
@@ -112,6 +114,8 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
         fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
         found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
     found.add(*_listeners(figures, typed))
+    if found.description is not None:
+        found.add(*await _left_behind(found.description, connection, typed))
 
 
 def _lanes(figures: Figures, target: Target) -> Verdict:
@@ -176,10 +180,44 @@ def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:
         days = min(one.known_for_s or 0 for one in quiet) / 86400
         fact = f"{_named([one.listener for one in quiet])}: not once in {days:,.0f} days"
         yield Verdict("never called", "weak", fact, "is the event still published? cauce explain EVENT")
-    orphans = [one for one in figures.listeners if not one.in_code and (one.waiting or one.dead)]
+    orphans = [one for one in figures.listeners if not one.in_code and one.dead]
     if orphans:
-        fact = f"{_named([one.listener for one in orphans])}: not in the code any more, and deliveries wait for it"
-        yield Verdict("left behind", "weak", fact, f'cauce dead discard --listener {orphans[0].listener} --because "…"')
+        fact = f"dead letters of {_named([one.listener for one in orphans])}, not in the code any more"
+        fix = f'cauce dead discard {typed} --listener {orphans[0].listener} --because "…"'
+        yield Verdict("dead of old", "weak", fact, fix)
+
+
+async def _left_behind(description: Description, connection: AsyncConnection, typed: str) -> Sequence[Verdict]:
+    """What the code of the last start cannot handle or send."""
+    return [*await _unhandled(description, connection, typed), *await _unsent(description, connection)]
+
+
+async def _unhandled(description: Description, connection: AsyncConnection, typed: str) -> Sequence[Verdict]:
+    consumers = {one.consumer for one in description.listeners}
+    names = {name for one in description.events for name in (one.name, *one.earlier_names)}
+    found: list[Verdict] = []
+    for one in await count_unhandled(connection, Known(consumers=consumers, names=names)):
+        listener = listener_of(one.consumer)
+        deliveries = f"{one.count:,} deliver{'y' if one.count == 1 else 'ies'} of {one.name or 'an event'}"
+        fact = f"{deliveries} for {listener}, which is not in the code any more"
+        if one.consumer in consumers:
+            fact = f"{deliveries} for {listener}, and the code has no event class of that name any more"
+        found.append(Verdict("left behind", "bad", fact, f"cauce waiting list {typed} --listener {listener}"))
+    return found
+
+
+async def _unsent(description: Description, connection: AsyncConnection) -> Sequence[Verdict]:
+    if description.sends_to is None:
+        return []
+    return [
+        Verdict(
+            "left behind",
+            "bad",
+            f"{count:,} unsent event{'' if count == 1 else 's'} of the topic {topic}, which {description.service} does not send to",
+            f"start {topic} with this database until they are sent: docs/how-to/retire-a-service.md",
+        )
+        for topic, count in (await count_unsent_elsewhere(connection, description.sends_to)).items()
+    ]
 
 
 def _never_called(one: ListenerFigures) -> bool:

@@ -21,6 +21,7 @@ from cauce.delivery.inbox.transactions import CallListener, InboxTransactions
 from cauce.delivery.inbox.waiting_room import WaitingRoom
 from cauce.delivery.inbox.workers import Workers
 from cauce.delivery.lanes.ownership import Ownership
+from cauce.delivery.left_behind import report_left_behind
 from cauce.delivery.outbox.alarms import Alarms, Watch
 from cauce.delivery.outbox.relay import Relay
 from cauce.delivery.outbox.tail import TailCheck
@@ -99,7 +100,8 @@ class DurableDelivery:
         self._workers = self._new_workers(failures, call)
         self._consumer = self._new_consumer(listening, failures)
         self._waiting_room = self._new_waiting_room(listening, failures)
-        topics = (listening.service, *(topic for topic in listening.adopted if topic != listening.service))
+        self._listening = listening
+        topics = listening.sends_to
         self._pruning = self._new_pruning(topics)
         self.watch = self._new_watch()
         self._relay = None
@@ -117,6 +119,10 @@ class DurableDelivery:
             self._relay.wake()
         if waiting:
             self._waiting_room.wake()
+
+    async def report_left_behind(self) -> None:
+        """Log what waits in this database and will not be handled or sent by this code."""
+        await report_left_behind(self._listening, self._message_store)
 
     async def fetch(self) -> None:
         """Find work for our lanes, until cancelled: beat, relay, read the broker, look into the waiting room."""

@@ -56,6 +56,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     publishes: tuple[str, ...]
     topics: tuple[str, ...]
     """Of whom it hears."""
+    sends_to: tuple[str, ...] | None = None
+    """The topics that its outbox is sent to; None if an earlier version of Cauce wrote this."""
     listeners: tuple[DescribedListener, ...]
     sent_s: float
     sent_rows: int

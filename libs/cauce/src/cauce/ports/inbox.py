@@ -1,6 +1,6 @@
 """The inbox and what waits in it: the rows that cross the port, and what a listener's own transaction does with them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Literal, Protocol
 
@@ -14,8 +14,10 @@ __all__ = [
     "Dead",
     "Failure",
     "Inbox",
+    "Known",
     "Position",
     "Reason",
+    "Unhandled",
     "WaitingDelivery",
     "WaitingRoom",
     "letter_id",
@@ -49,6 +51,23 @@ class WaitingDelivery(Struct, frozen=True, kw_only=True):
     message: bytes
     attempts: int
     first_failed_at: float | None
+    name: str | None = None
+    """Of its event; None for a row that an earlier version of Cauce wrote."""
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What the code of one process can handle: its listeners' consumer names, and the names of its event classes."""
+
+    consumers: Collection[str]
+    names: Collection[str]
+
+
+class Unhandled(Struct, frozen=True, kw_only=True):
+    """Waiting deliveries of one listener and one event, when one of the two is not in the code."""
+
+    consumer: str
+    name: str | None
+    count: int
 
 
 Reason = Literal["exhausted", "rejected", "crash loop", "undecodable", "late", "too old to dedupe", "uncertain"]
@@ -175,8 +194,19 @@ class Inbox(Protocol):
 class WaitingRoom(Protocol):
     """Deliveries that wait for a listener, and those that were given up."""
 
-    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
-        """Heads of the waiting room that are due: un-keyed ones, and the first of each key."""
+    async def due(
+        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+    ) -> Sequence[WaitingDelivery]:
+        """Heads of the waiting room that are due: un-keyed ones, and the first of each key.
+
+        With `known`, only deliveries that this code can handle; rows of an earlier version, which do not name their
+        event, are among them. Those at the positions `besides` are left out. However many are left out, they take no
+        place among `limit`; they hold their key all the same.
+        """
+        ...
+
+    async def unhandled(self, known: Known) -> Sequence[Unhandled]:
+        """Count what waits for a listener, or for an event class, that this code does not have."""
         ...
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...

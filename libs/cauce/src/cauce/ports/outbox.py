@@ -49,12 +49,24 @@ BATCH = 1000
 class OutboxTable(Protocol):
     """What is published and not sent, and what was sent, kept in case the broker forgets it."""
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
+    async def pending(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        topics: Collection[str] | None = None,
+        besides: Collection[int] = (),
+    ) -> Sequence[OutboxRow]:
         """Unsent rows of these lanes that are due, in the order of their positions. Never a cursor.
 
-        Rows set aside are not among them, nor those that follow one under its key, nor the positions `besides`, which
-        are being marked meanwhile.
+        With `topics`, only rows of these: however many others there are, they take no place among `limit`. Rows set
+        aside are not among them, nor those that follow one under its key, nor the positions `besides`, which are being
+        marked meanwhile.
         """
+        ...
+
+    async def unsent_elsewhere(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Count the unsent rows of other topics than these, by topic: nothing sends them."""
         ...
 
     async def set_aside(self, position: int, problem: str) -> None:

@@ -49,6 +49,7 @@ def describe_service(wiring: Wiring, keep: Keep) -> Description:
         events=tuple(_event(one) for one in wiring.known),
         publishes=tuple(describe(one).name for one in wiring.publishes),
         topics=tuple(sorted({source for one in arriving if (source := describe(one).source) is not None})),
+        sends_to=tuple(wiring.sends_to),
         listeners=tuple(_listener(wiring.service, listener, heard[listener.name]) for listener in wiring.listeners),
         sent_s=keep.sent_s,
         sent_rows=keep.sent_rows,

@@ -160,6 +160,7 @@ class Run:
                 if self._durable is not None and self._wiring.durable_store is not None:
                     await self._wiring.durable_store.prepare()
                     await introduce(self._wiring, self._options.policy.keep, self._wiring.durable_store)
+                    await self._durable.report_left_behind()
                     hearing.append(tasks.create_task(self._durable.fetch()))
                     working.append(tasks.create_task(self._durable.work()))
                     if self._wiring.bridge is not None and self._nestjs is not None:
@@ -244,7 +245,7 @@ class Run:
             service=self._name,
             subscription=wiring.subscription,
             starts={topic: wiring.start_of(topic) for topic in wiring.subscription.topics},
-            adopted=sorted(wiring.users_subscription.topics) if wiring.bridge is not None else (),
+            sends_to=wiring.sends_to,
             types=wiring.types,
             listeners={**wiring.listeners_by_event},
             by_consumer={consumer_name(self._name, listener): listener for listener in wiring.listeners},

@@ -102,6 +102,16 @@ class Wiring:
         """Whether the store is durable and there is anything durable to do."""
         return self.durable_store is not None and (self.durable_transport is not None or self.has_durable_listeners)
 
+    @property
+    def adopted(self) -> Sequence[str]:
+        """Topics of others into which the bridge puts events."""
+        return sorted(self.users_subscription.topics) if self.bridge is not None else ()
+
+    @property
+    def sends_to(self) -> Sequence[str]:
+        """The topics that the outbox is sent to; without a durable transport it is not sent."""
+        return tuple(dict.fromkeys((self.service, *self.adopted))) if self.durable_transport is not None else ()
+
     def start_of(self, topic: str) -> Start:
         """Where a first subscription to a topic begins. What only the bridge hears is told to NestJS from now on."""
         if topic in self.users_subscription.topics:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cauce.dev.servers import ScratchDatabases
-from cauce.ports.inbox import Failure
+from cauce.ports.inbox import Failure, Known
 from cauce.ports.lanes import Lane, MemberId
 from cauce.ports.transport import BrokerId
 from cauce.stores.sql.schema import upgrade
@@ -125,7 +125,7 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         tx.publish(*(envelope(number, key=f"many-{number % 100}") for number in range(2000, 4000)))
 
     # The relay
-    found = await message_store.pending(MINE, limit=500)
+    found = await message_store.pending(MINE, limit=500, topics=["shop"], besides=[1, 2, 3])
     await message_store.mark_sent(mine, ME, [(row.position, BrokerId(f"{row.position}-1")) for row in found])
     await message_store.newest_sent("shop", Lane(0), limit=100)
     await message_store.adopt(envelope(4), known_to=[LISTENER])
@@ -135,7 +135,8 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         await tx.inbox.arrive(LISTENER, [envelope(5, key="k5", seq=11)], idle_s=5)
     async with unit(store) as tx:
         await tx.inbox.arrive(LISTENER, [envelope(n, key=f"k{n}", seq=11) for n in range(100, 200)], idle_s=5)
-    for waiting in (await message_store.due(MINE, limit=512))[:1]:
+    known = Known(consumers=[LISTENER, "ledger/other"], names=["shop.counted", "shop.sold"])
+    for waiting in (await message_store.due(MINE, limit=512, known=known, besides=[1, 2, 3]))[:1]:
         async with unit(store) as tx:
             await tx.inbox.lock(waiting)
             await tx.inbox.remove_dead_letter(waiting)

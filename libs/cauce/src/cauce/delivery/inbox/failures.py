@@ -165,6 +165,7 @@ def _delivery(
         message=raw,
         attempts=0,
         first_failed_at=None,
+        name=envelope.name if envelope is not None else None,
     )
 
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from cauce.events.event import Event
 from cauce.listeners.listener import Listener
+from cauce.ports.inbox import Known
 from cauce.ports.transport import Subscription
 
 __all__ = ["Listening"]
@@ -19,11 +20,16 @@ class Listening(Struct, frozen=True, kw_only=True):
     subscription: Subscription
     starts: Mapping[str, Literal["retained", "now"]]
     """Where a new subscription to a topic begins."""
-    adopted: Sequence[str]
-    """Topics of others into which a bridge of this service puts events."""
+    sends_to: Sequence[str]
+    """The topics that this service sends to: its own, and those of others into which its bridge puts events."""
     types: Mapping[str, type[Event]]
     """Event classes by every name they are accepted under."""
     listeners: Mapping[type[Event], Sequence[Listener]]
     """The listeners of integration events."""
     by_consumer: Mapping[str, Listener]
     """Every listener by its consumer name, those of durable domain events too."""
+
+    @property
+    def known(self) -> Known:
+        """What can be handled here of what waits."""
+        return Known(consumers=self.by_consumer.keys(), names=self.types.keys())

@@ -51,6 +51,7 @@ class WaitingRoom:
         self._left_since_read: set[int] = set()
         """Positions the workers were done with after the last read began: its rows may be older than their outcome."""
         self._unreadable: set[int] = set()
+        """Positions of deliveries that this code cannot decode, or has no class for: another version may."""
         self._lanes_swept: dict[Lane, Epoch] = {}
         """Lanes whose waiting deliveries were read since we own them, with their epochs."""
         self._backoff = Backoff(_POLL_FIRST_S, _POLL_CAP_S)
@@ -75,7 +76,10 @@ class WaitingRoom:
             lanes = self._ownership.lanes()
             new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
             self._left_since_read.clear()
-            for waiting in await self._message_store.due(list(lanes), limit=BOUND):
+            due = await self._message_store.due(
+                list(lanes), limit=BOUND, known=self._listening.known, besides=self._unreadable
+            )
+            for waiting in due:
                 suspect = waiting.lane in new and self._ownership.was_abandoned(waiting.lane)
                 worked = await self._take(waiting, lanes[waiting.lane], suspect=suspect) or worked
             self._lanes_swept = dict(lanes)
@@ -89,13 +93,14 @@ class WaitingRoom:
         if position is None or position in self._taken or position in self._left_since_read:
             return False
         if listener is None:
-            return False  # another version of this service knows it; it waits
+            return False
         name = "?"
         try:
             envelope = from_json(waiting.message)
             name = envelope.name
             event_type = self._listening.types.get(name)
-            if event_type is None:
+            if event_type is None:  # written by a version of Cauce that did not say so in the row
+                self._unreadable.add(position)
                 return False
             emission = typed(envelope, event_type)
         except DecodeError as error:

@@ -150,6 +150,7 @@ class Relay:
         rows = await self._message_store.pending(
             [lane for lane in lanes if lane in verified],
             limit=_BATCH,
+            topics=self._tail.topics,
             besides=[position for position, _ in self._unmarked.sent],
         )
         batches = {stream: batch for stream, batch in _by_stream(rows).items() if self._tail.is_verified(stream)}

@@ -44,6 +44,11 @@ class TailCheck:
         self._server: str | None = None
         self._resent: Counter[str] = Counter()
 
+    @property
+    def topics(self) -> Collection[str]:
+        """The topics that this service sends to."""
+        return self._topics
+
     def is_verified(self, stream: Stream) -> bool:
         return stream in self._verified
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Dead, WaitingDelivery
+from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane, LaneRow, MemberId
 from cauce.ports.message_store import belongs_to_another
 from cauce.ports.outbox import Backlog, OutboxRow
@@ -65,7 +65,14 @@ class MemoryMessageStore:
         await self.give_back(me, list(self._rows.lanes))
         self._rows.members.pop(me, None)
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
+    async def pending(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        topics: Collection[str] | None = None,
+        besides: Collection[int] = (),
+    ) -> Sequence[OutboxRow]:
         unsent = sorted(self._rows.unsent.values(), key=lambda one: one.row.position)
         found: list[OutboxRow] = []
         stuck: set[tuple[str, str]] = set()
@@ -73,9 +80,14 @@ class MemoryMessageStore:
             key = None if one.row.key is None else (one.row.topic, one.row.key)
             if one.problem is not None and key is not None:
                 stuck.add(key)
-            if one.problem is None and key not in stuck and one.row.lane in lanes and one.row.position not in besides:
+            asked = one.row.lane in lanes and (topics is None or one.row.topic in topics)
+            if asked and one.problem is None and key not in stuck and one.row.position not in besides:
                 found.append(one.row)
         return found[:limit]
+
+    async def unsent_elsewhere(self, topics: Collection[str]) -> Mapping[str, int]:
+        unsent = (one for one in self._rows.unsent.values() if one.problem is None and one.row.topic not in topics)
+        return dict(sorted(Counter(one.row.topic for one in unsent).items()))
 
     async def set_aside(self, position: int, problem: str) -> None:
         if (one := self._rows.unsent.get(position)) is not None:
@@ -150,7 +162,9 @@ class MemoryMessageStore:
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         return sorted(self._rows.dead.values(), key=lambda one: one.last_at)[:limit]
 
-    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
+    async def due(
+        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+    ) -> Sequence[WaitingDelivery]:
         now = self._clock()
         heads: dict[tuple[str, str, str | None] | int, Due] = {}
         for one in sorted(self._rows.waiting.values(), key=by_position):
@@ -159,8 +173,20 @@ class MemoryMessageStore:
             (one.next_at, one.delivery)
             for one in heads.values()
             if one.next_at is not None and one.next_at <= now and one.delivery.lane in lanes
+            if (known is None or _is_known(one.delivery, known)) and one.position not in besides
         ]
         return [delivery for _, delivery in sorted(ready, key=lambda one: one[0])[:limit]]
+
+    async def unhandled(self, known: Known) -> Sequence[Unhandled]:
+        waiting = [one.delivery for one in self._rows.waiting.values() if not _is_known(one.delivery, known)]
+        counted = Counter((one.consumer, one.name) for one in waiting)
+        return [
+            Unhandled(consumer=consumer, name=name, count=n) for (consumer, name), n in sorted(counted.items(), key=str)
+        ]
+
+
+def _is_known(delivery: WaitingDelivery, known: Known) -> bool:
+    return delivery.consumer in known.consumers and (delivery.name is None or delivery.name in known.names)
 
 
 def _by_sending(kept: Iterable[Kept]) -> Sequence[Kept]:

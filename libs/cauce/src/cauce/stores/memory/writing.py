@@ -42,4 +42,5 @@ def _delivery_of(envelope: Envelope, consumer: str) -> WaitingDelivery:
         message=message_of(envelope),
         attempts=0,
         first_failed_at=None,
+        name=envelope.name,
     )

@@ -269,8 +269,8 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     # Without a key, or refused before its listener saw it. Locked, so that it cannot be handled in between and return.
     added = await change(
         connection,
-        "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
-        "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, lane, key, channel, message, 0, "
+        "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
+        "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
         ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
         # Another replay of it at this moment was faster.
         "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, attempts = 0",

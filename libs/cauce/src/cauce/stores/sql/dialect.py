@@ -1,5 +1,7 @@
 """The differences in spelling between PostgreSQL and SQLite."""
 
+import json
+from collections.abc import Iterable
 from functools import lru_cache
 
 from sqlalchemy import TextClause, text
@@ -22,6 +24,16 @@ class Dialect:
 
     def sql(self, statement: str) -> TextClause:
         return _made_once(statement, self.now, self.lock)
+
+    def among(self, column: str, parameter: str, *, type_: str = "text") -> str:
+        """Spell "the column's value is one of these", given as `many` makes them: one statement for any number."""
+        if self.postgres:
+            return f"{column} = ANY(CAST(:{parameter} AS {type_}[]))"
+        return f"{column} IN (SELECT value FROM json_each(:{parameter}))"
+
+    def many(self, values: Iterable[str] | Iterable[int]) -> object:
+        """Make the parameter for `among`."""
+        return list(values) if self.postgres else json.dumps(list(values))
 
 
 @lru_cache(maxsize=512)

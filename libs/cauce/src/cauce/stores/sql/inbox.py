@@ -203,8 +203,8 @@ class SqlInbox:
             )
         await self._run(
             (
-                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
-                "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :lane, :key, :channel, "
+                "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
+                "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
                 f":message, :attempts, {due}, "
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
@@ -220,6 +220,7 @@ class SqlInbox:
             consumer=delivery.consumer,
             source=delivery.source,
             event_id=delivery.event_id,
+            name=delivery.name,
             lane=int(delivery.lane),
             key=delivery.key,
             channel=storable_line(delivery.channel),

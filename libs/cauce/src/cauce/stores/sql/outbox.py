@@ -9,6 +9,8 @@ key.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import outgoing as message_of
 from cauce.ports.lanes import Epoch, Lane, MemberId, lane_of
@@ -16,9 +18,10 @@ from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.transport import BrokerId
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
+from cauce.stores.sql.dialect import Dialect
 from cauce.stores.storable import storable_line
 
-__all__ = ["UNSENT_BY_NAME", "SqlOutbox"]
+__all__ = ["UNSENT_BY_NAME", "SqlOutbox", "count_unsent_elsewhere"]
 
 _BEHIND = (
     "o.key IS NOT NULL AND EXISTS (SELECT 1 FROM cauce_outbox s WHERE s.problem IS NOT NULL "
@@ -42,10 +45,17 @@ UNSENT_BY_NAME = f"""
 class SqlOutbox(TableGroup):
     """The OutboxTable of the ports."""
 
-    async def pending(self, lanes: Sequence[Lane], *, limit: int, besides: Collection[int] = ()) -> Sequence[OutboxRow]:
+    async def pending(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        topics: Collection[str] | None = None,
+        besides: Collection[int] = (),
+    ) -> Sequence[OutboxRow]:
         if not lanes:
             return []
-        without, values = self._without(besides)
+        which, values = self._which_rows(topics, besides)
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
@@ -55,7 +65,7 @@ class SqlOutbox(TableGroup):
                     lanes,
                     "SELECT position, event_id, topic, lane, key, message FROM cauce_outbox o "
                     "WHERE sent_at IS NULL AND problem IS NULL AND COALESCE(position < "
-                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) " + without,
+                    "(SELECT a.position FROM aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1) " + which,
                     order="position",
                     limit=limit,
                 ),
@@ -66,12 +76,20 @@ class SqlOutbox(TableGroup):
                 for position, event_id, topic, lane, key, message in rows
             ]
 
-    def _without(self, positions: Collection[int]) -> tuple[str, Mapping[str, Any]]:
-        if not positions:
-            return "", {}
-        if self._dialect.postgres:
-            return "AND position <> ALL(CAST(:besides AS bigint[]))", {"besides": list(positions)}
-        return "AND position NOT IN (SELECT value FROM json_each(:besides))", {"besides": str(list(positions))}
+    def _which_rows(self, topics: Collection[str] | None, besides: Collection[int]) -> tuple[str, Mapping[str, Any]]:
+        """Which rows are looked at, as conditions and their values."""
+        which, values = "", dict[str, Any]()
+        if topics is not None:
+            which += f"AND {self._dialect.among('topic', 'topics')} "
+            values["topics"] = self._dialect.many(sorted(topics))
+        if besides:
+            which += f"AND NOT ({self._dialect.among('position', 'besides', type_='bigint')})"
+            values["besides"] = self._dialect.many(besides)
+        return which, values
+
+    async def unsent_elsewhere(self, topics: Collection[str]) -> Mapping[str, int]:
+        async with self._reading() as connection:
+            return await count_unsent_elsewhere(connection, topics)
 
     async def set_aside(self, position: int, problem: str) -> None:
         async with self._writing() as connection:
@@ -223,6 +241,17 @@ class SqlOutbox(TableGroup):
                 longest_key=longest.key if longest else "",
                 longest_consumer=longest.consumer if longest else "",
             )
+
+
+async def count_unsent_elsewhere(connection: AsyncConnection, topics: Collection[str]) -> Mapping[str, int]:
+    """Count the unsent rows of other topics than these, by topic."""
+    dialect = Dialect(connection.dialect.name)
+    statement = (
+        "SELECT topic, count(*) AS n FROM cauce_outbox WHERE sent_at IS NULL AND problem IS NULL "
+        f"AND NOT ({dialect.among('topic', 'topics')}) GROUP BY topic ORDER BY topic"
+    )
+    rows = await connection.execute(dialect.sql(statement), {"topics": dialect.many(sorted(topics))})
+    return {str(row.topic): int(row.n) for row in rows}
 
 
 def _numbers(lanes: Sequence[Lane]) -> str:

@@ -151,6 +151,7 @@ waiting = Table(
     Column("error", Text),
     Column("tried", Text),
     Column("created_at", Float, nullable=False),
+    Column("name", Text),  # of the event; what was written before there was this column has none
     UniqueConstraint("consumer", "source", "event_id"),
     sqlite_autoincrement=True,
     postgresql_with=_BUSY,

@@ -4,39 +4,61 @@ Tables: cauce_waiting (due heads by cauce_waiting_next, lane and time; earlier o
 cauce_dead_letter (a small table), cauce_inbox (pruned by ix_cauce_inbox_received_at) and cauce_started.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.ports.inbox import Dead, WaitingDelivery
+from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Lane
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
 from cauce.stores.sql.dialect import Dialect
 
-__all__ = ["SqlWaitingRoom", "count_overdue"]
+__all__ = ["SqlWaitingRoom", "count_overdue", "count_unhandled"]
 
 
 class SqlWaitingRoom(TableGroup):
     """The WaitingRoom of the ports."""
 
-    async def due(self, lanes: Sequence[Lane], *, limit: int) -> Sequence[WaitingDelivery]:
+    async def due(
+        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+    ) -> Sequence[WaitingDelivery]:
         if not lanes:
             return []
+        which, values = self._which_deliveries(known, besides)
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
                 first_of_each(
                     lanes,
                     "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) "
+                    f"{which} "
                     "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
                     "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
                     order="next_at",
                     limit=limit,
                 ),
+                **values,
             )
             return [_waiting(row) for row in rows]
+
+    def _which_deliveries(self, known: Known | None, besides: Collection[int]) -> tuple[str, dict[str, object]]:
+        """Which rows are looked at, as conditions and their values."""
+        which, values = "", dict[str, object]()
+        dialect = self._dialect
+        if known is not None:
+            which += f"AND {dialect.among('consumer', 'consumers')} "
+            which += f"AND (name IS NULL OR {dialect.among('name', 'names')}) "
+            values |= {"consumers": dialect.many(sorted(known.consumers)), "names": dialect.many(sorted(known.names))}
+        if besides:
+            which += f"AND NOT ({dialect.among('position', 'besides', type_='bigint')}) "
+            values["besides"] = dialect.many(besides)
+        return which, values
+
+    async def unhandled(self, known: Known) -> Sequence[Unhandled]:
+        async with self._reading() as connection:
+            return await count_unhandled(connection, known)
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:
@@ -86,6 +108,19 @@ async def count_overdue(connection: AsyncConnection, *, longer_than_s: float) ->
     return int(found.scalar_one())
 
 
+async def count_unhandled(connection: AsyncConnection, known: Known) -> Sequence[Unhandled]:
+    """Count what waits for a listener, or for an event class, that is not known."""
+    dialect = Dialect(connection.dialect.name)
+    statement = (
+        "SELECT consumer, name, count(*) AS n FROM cauce_waiting "
+        f"WHERE NOT ({dialect.among('consumer', 'consumers')} AND (name IS NULL OR {dialect.among('name', 'names')})) "
+        "GROUP BY consumer, name ORDER BY consumer, name"
+    )
+    consumers, names = dialect.many(sorted(known.consumers)), dialect.many(sorted(known.names))
+    rows = await connection.execute(dialect.sql(statement), {"consumers": consumers, "names": names})
+    return [Unhandled(consumer=str(row.consumer), name=row.name, count=int(row.n)) for row in rows]
+
+
 def _waiting(row: Any) -> WaitingDelivery:
     return WaitingDelivery(
         position=int(row.position),
@@ -98,4 +133,5 @@ def _waiting(row: Any) -> WaitingDelivery:
         message=bytes(row.message),
         attempts=int(row.attempts),
         first_failed_at=None if row.first_failed_at is None else float(row.first_failed_at),
+        name=row.name,
     )

@@ -42,8 +42,8 @@ _WRITE = f"""
         LEFT JOIN counted USING (topic, key)
         LEFT JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m ON true
     ), here AS (
-        INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
-        SELECT consumer, topic, event_id, lane, key, '', message, :NOW, :NOW FROM written
+        INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, created_at)
+        SELECT consumer, topic, event_id, name, lane, key, '', message, :NOW, :NOW FROM written
         WHERE consumer IS NOT NULL ORDER BY n
     )
     INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
@@ -122,8 +122,8 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
     if here:
         connection.execute(
             dialect.sql(
-                "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at) "
-                "VALUES (:consumer, :topic, :event_id, :lane, :key, '', :message, :NOW, :NOW)"
+                "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, "
+                "created_at) VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW)"
             ),
             here if len(here) > 1 else here[0],
         )

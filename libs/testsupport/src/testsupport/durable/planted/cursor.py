@@ -10,8 +10,10 @@ from cauce.stores.sql.message_store import SqlMessageStore
 def plant() -> None:
     pending_set, mark = SqlMessageStore.pending, SqlMessageStore.mark_sent
 
-    async def pending(self: SqlMessageStore, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
-        rows = await pending_set(self, lanes, limit=limit, besides=besides)
+    async def pending(
+        self: SqlMessageStore, lanes: Any, *, limit: int, topics: Any = None, besides: Any = ()
+    ) -> Sequence[OutboxRow]:
+        rows = await pending_set(self, lanes, limit=limit, topics=topics, besides=besides)
         async with self._reading() as connection:
             found = await self._run(
                 connection, "SELECT max(CAST(value AS bigint)) FROM cauce_meta WHERE name = 'cursor'"

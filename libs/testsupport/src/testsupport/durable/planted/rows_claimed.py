@@ -13,7 +13,9 @@ def plant() -> None:
     def owned(self: LaneKeeper, now: float) -> Mapping[Lane, Epoch]:
         return {Lane(lane): Epoch(1) for lane in range(LANES)}
 
-    async def claimed(self: SqlMessageStore, lanes: Any, *, limit: int, besides: Any = ()) -> Sequence[OutboxRow]:
+    async def claimed(
+        self: SqlMessageStore, lanes: Any, *, limit: int, topics: Any = None, besides: Any = ()
+    ) -> Sequence[OutboxRow]:
         async with self._writing() as connection:
             rows = await self._run(
                 connection,
