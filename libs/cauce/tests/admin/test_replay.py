@@ -264,6 +264,6 @@ async def test_an_id_of_the_one_database_does_not_wait_for_the_other(
 def test_the_errors_of_this_package_are_cauces() -> None:
     from cauce.admin.database import DatabaseUnavailableError
     from cauce.ports.figures import NoTablesError
-    from cauce.stores.sql.dead_letters import NoSuchListenerError
+    from cauce.stores.sql.listeners import NoSuchListenerError
 
     assert all(issubclass(one, CauceError) for one in (DatabaseUnavailableError, NoSuchListenerError, NoTablesError))

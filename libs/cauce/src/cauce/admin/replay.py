@@ -14,7 +14,8 @@ from cauce.admin.targets import Target
 from cauce.ports.figures import NoTablesError
 from cauce.stores.sql import dead_letters
 from cauce.stores.sql.audit import AuditEntry, history_of
-from cauce.stores.sql.dead_letters import DeadLetter, DeadLetterFilter, NoSuchListenerError
+from cauce.stores.sql.dead_letters import DeadLetter, DeadLetterFilter
+from cauce.stores.sql.listeners import NoSuchListenerError
 
 __all__ = [
     "ChosenLetter",

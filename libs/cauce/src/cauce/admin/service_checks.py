@@ -173,6 +173,12 @@ def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:
     if failing:
         fact = f"{sum(one.failing for one in failing):,} deliveries failed and are tried again: {_named([one.listener for one in failing])}"
         yield Verdict("failing", "weak", fact, f"cauce status {typed}")
+    for one in figures.listeners:
+        if one.paused_s is not None:
+            fact = (
+                f"{one.listener}, for {one.paused_s:,.0f} s, because {one.paused_because}; {one.waiting:,} events wait"
+            )
+            yield Verdict("paused", "bad", fact, f"cauce listener resume {one.listener}")
     quiet = [
         one for one in figures.listeners if one.in_code and _never_called(one) and (one.known_for_s or 0) > QUIET_S
     ]

@@ -17,12 +17,26 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
-from cauce.cli.commands import config, db, dead, dev, doctor, explain, outbox, rewind, run, status, tail, topic
+from cauce.cli.commands import (
+    config,
+    db,
+    dead,
+    dev,
+    doctor,
+    explain,
+    listener,
+    outbox,
+    rewind,
+    run,
+    status,
+    tail,
+    topic,
+)
 from cauce.cli.parsing import Parser, refuse_unknown_words
 
 __all__ = ["main"]
 
-_COMMANDS = (dev, run, config, status, outbox, dead, tail, topic, explain, doctor, rewind, db)
+_COMMANDS = (dev, run, config, status, outbox, dead, listener, tail, topic, explain, doctor, rewind, db)
 
 _EPILOG = """\
 exit codes:

@@ -30,6 +30,9 @@ class ListenerFigures(Struct, frozen=True, kw_only=True):
     """Since the listener was first seen in a running service; None if it never was."""
     in_code: bool
     """Whether the service had it when it was started last."""
+    paused_s: float | None = None
+    """For how long an operator has paused it; None if it is not paused."""
+    paused_because: str | None = None
 
 
 class OutboxFigures(Struct, frozen=True, kw_only=True):

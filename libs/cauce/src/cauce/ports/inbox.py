@@ -121,6 +121,8 @@ class Arrival(Struct, frozen=True):
     """The last event of its key that this listener had handled before."""
     parked: bool = False
     """Events of its key wait already, so it must wait behind them."""
+    paused: bool = False
+    """An operator has paused the listener, so it must wait."""
 
 
 class Inbox(Protocol):
@@ -159,19 +161,29 @@ class Inbox(Protocol):
         """Record that the effect's outcome is known."""
         ...
 
-    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
-        """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone)."""
+    async def keep(
+        self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None, place: str | None = None
+    ) -> None:
+        """Put a delivery into the waiting room, due after `delay_s` (None: when those before it are gone).
+
+        `place`: where in the code `error` was raised.
+        """
         ...
 
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         """Take a delivery that is due out of the waiting room, as the token of handling it. `idle_s`: see `arrive`.
 
-        False if it is not there as it was read: somebody has handled it, or tried to, meanwhile.
+        False if it is not there as it was read: somebody has handled it, or tried to, meanwhile. False too while its
+        listener is paused.
         """
         ...
 
     async def lock(self, delivery: WaitingDelivery) -> bool:
         """Whether the waiting delivery is still there as it was read; it is locked until the transaction ends."""
+        ...
+
+    async def is_paused(self, consumer: str) -> bool:
+        """Whether an operator has paused this listener."""
         ...
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
@@ -197,7 +209,7 @@ class WaitingRoom(Protocol):
     async def due(
         self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
     ) -> Sequence[WaitingDelivery]:
-        """Heads of the waiting room that are due: un-keyed ones, and the first of each key.
+        """Heads of the waiting room that are due: un-keyed ones, and the first of each key; none of a paused listener.
 
         With `known`, only deliveries that this code can handle; rows of an earlier version, which do not name their
         event, are among them. Those at the positions `besides` are left out. However many are left out, they take no

@@ -145,6 +145,9 @@ def _notes(figures: "Figures", typed: str) -> Iterator[tuple[str, str]]:
     if parked:
         told = ", ".join(f"{one.parked_keys:,} for {one.listener}" for one in parked)
         yield "parked", f"keys whose later events wait for one that failed: {told}"
+    for one in figures.listeners:
+        if one.paused_s is not None:
+            yield "paused", f"{one.listener} for {short(one.paused_s)}: {one.paused_because}"
     gone = [one.listener for one in figures.listeners if not one.in_code]
     if gone:
         yield "not in the code any more", ", ".join(gone)

@@ -118,6 +118,9 @@ class Attempts(Struct, frozen=True, kw_only=True):
         consumer = self.transactions.consumer_name(listener)
         async with self.transactions.begin() as (_, inbox):
             (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
+            found = replace(
+                found, paused=False
+            )  # an attempt that was made is recorded, also if a pause came in between
             done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
             if done is not None:
                 return done

@@ -54,13 +54,14 @@ class Failures(Struct, frozen=True, kw_only=True):
         retry = listener.registration.retry
         delay_s = retry.delay_s(delivery.attempts, error, random=self.random)
         text = describe_error(error)
-        place = f" · {found}" if (found := place_of(error)) else ""
+        where = place_of(error) or None
+        place = f" · {where}" if where else ""
         failed = (
             f"{listener.name} failed on {envelope.name} {envelope.id} "
             f"(attempt {delivery.attempts} of {retry.attempts}): {text}{place}"
         )
         if delay_s is not None:
-            await inbox.keep(delivery, delay_s=delay_s, error=text)
+            await inbox.keep(delivery, delay_s=delay_s, error=text, place=where)
             waits = "this event waits" if delivery.key is None else f"key {delivery.key} waits"
             first = delivery.attempts == 1
             log.error(
@@ -72,7 +73,7 @@ class Failures(Struct, frozen=True, kw_only=True):
             await inbox.remove(delivery)
         else:
             # The key stays parked behind its head until an operator replays or discards it.
-            await inbox.keep(delivery, delay_s=None, error=text)
+            await inbox.keep(delivery, delay_s=None, error=text, place=where)
         waits = "" if delivery.key is None else f" · key {delivery.key} waits"
         log.error("dead: %s · cauce dead list%s", failed, waits)
         return "dead"

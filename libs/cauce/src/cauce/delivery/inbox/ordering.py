@@ -55,7 +55,7 @@ class Ordering(Struct, frozen=True, kw_only=True):
             return "duplicate"
         if decision.why == "new_incarnation":
             self._sequence_restarted(consumer, envelope)
-        if found.parked:
+        if found.parked or found.paused:
             await inbox.keep(delivery_of(consumer, envelope, channel), delay_s=None, error=None)
             return "waiting"
         return None

@@ -15,7 +15,6 @@ from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
 from cauce.delivery.inbox.transactions import (
-    IDLE_BEYOND_S,
     CallListener,
     InboxTransactions,
     OutOfListenerError,
@@ -70,7 +69,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
         async with self.transactions.begin() as (_, inbox):
             if delivery.position is None:
                 done = await self._arrived(inbox, listener, envelope, delivery, repeated=repeated)
-            elif await inbox.lock(delivery):
+            elif not await inbox.is_paused(delivery.consumer) and await inbox.lock(delivery):
                 replayed = await inbox.remove_dead_letter(delivery)
                 done = None
             else:
@@ -95,7 +94,12 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
         consumer, channel = delivery.consumer, delivery.channel
         (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
         if found.known:
-            return None if await inbox.is_in_doubt(*_event_of(delivery)) else "duplicate"
+            if not await inbox.is_in_doubt(*_event_of(delivery)):
+                return "duplicate"
+            if not await inbox.is_paused(consumer):
+                return None
+            await inbox.keep(delivery, delay_s=None, error=None)
+            return "waiting"
         return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
 
     async def _begun(
@@ -133,7 +137,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
     async def _happened(self, delivery: WaitingDelivery, inbox: Inbox) -> Outcome:
         await inbox.end_effect(*_event_of(delivery))
         if delivery.position is not None:
-            await inbox.claim(delivery, idle_s=IDLE_BEYOND_S)
+            await inbox.remove(delivery)  # also if an operator has changed the row, or paused the listener, meanwhile
             await inbox.release_next(delivery)
         return "handled"
 

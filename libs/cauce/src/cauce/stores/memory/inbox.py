@@ -71,7 +71,9 @@ class MemoryInbox:
     def _set_state(self, rows: Tables, event: Event, state: Literal["done", "sending"]) -> None:
         rows.inbox[event] = (rows.inbox.get(event, (self._clock(),))[0], state)
 
-    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
+    async def keep(
+        self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None, place: str | None = None
+    ) -> None:
         rows, now = await self._rows(), self._clock()
         there = rows.waiting_as(*event_of(delivery))
         next_at = None if delay_s is None else now + delay_s
@@ -98,6 +100,9 @@ class MemoryInbox:
         if there is None or there.next_at is None:
             return False
         return there.next_at <= self._clock() and there.delivery.attempts == delivery.attempts
+
+    async def is_paused(self, consumer: str) -> bool:
+        return False  # only from the command line, which does not reach into a process
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
         rows = await self._rows()

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cauce.errors import CauceError, DecodeError, did_you_mean
+from cauce.errors import DecodeError
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
 from cauce.formats.cloudevents import from_json
@@ -24,6 +24,7 @@ from cauce.ports.figures import listener_of
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.inbox import REMOVE_WAITING
+from cauce.stores.sql.listeners import resolve_listener
 from cauce.stores.sql.parked_keys import release_next
 from cauce.telemetry.log_text import place_in
 
@@ -31,13 +32,11 @@ __all__ = [
     "Attempt",
     "DeadLetter",
     "DeadLetterFilter",
-    "NoSuchListenerError",
     "by_prefix",
     "dead_letter_ids",
     "discard",
     "outcomes",
     "replay",
-    "resolve_listener",
     "select",
     "siblings",
 ]
@@ -113,10 +112,6 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float | None = None
 
 
-class NoSuchListenerError(CauceError):
-    """No listener of this service has that name; the message names the nearest."""
-
-
 _COLUMNS = (
     "d.*, w.position AS waits, w.next_at AS due_at, (SELECT count(*) FROM cauce_waiting b WHERE b.consumer = d.consumer "
     "AND b.source = d.source AND b.key = d.key AND b.event_id <> d.event_id) AS behind "
@@ -180,26 +175,6 @@ async def siblings(connection: AsyncConnection, letter: DeadLetter) -> int:
         id=letter.id,
     )
     return int(found[0].n)
-
-
-async def resolve_listener(connection: AsyncConnection, query: str) -> str:
-    """Find the consumer by its whole name, or by the last segments of it if no other listener has them."""
-    rows = await ask(
-        connection, "SELECT consumer FROM cauce_listener UNION SELECT DISTINCT consumer FROM cauce_dead_letter"
-    )
-    names = {listener_of(str(row.consumer)): str(row.consumer) for row in rows}
-    consumers = set(names.values())
-    if query in consumers:
-        return query
-    if query in names:
-        return names[query]
-    ending = [name for name in names if name.endswith(f".{query}")]
-    if len(ending) == 1:
-        return names[ending[0]]
-    if ending:
-        raise NoSuchListenerError(f"{query!r} is several listeners: {', '.join(sorted(ending))}")
-    nearest = did_you_mean(query, names) or did_you_mean(query, [name.rpartition(".")[2] for name in names])
-    raise NoSuchListenerError(f"no listener {query!r} here.{nearest} There is {', '.join(sorted(names)) or 'none'}.")
 
 
 async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) -> dict[str, str]:

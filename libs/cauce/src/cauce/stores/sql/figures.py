@@ -102,7 +102,10 @@ class _Reading:
         )
 
     async def _listeners(self, description: Description | None, at: float) -> tuple[ListenerFigures, ...]:
-        known = {row.consumer: row for row in await self._ask("SELECT consumer, first_seen_at FROM cauce_listener")}
+        known = {
+            row.consumer: row
+            for row in await self._ask("SELECT consumer, first_seen_at, paused_at, paused_because FROM cauce_listener")
+        }
         in_code = {one.consumer for one in description.listeners} if description else set[str]()
         received = await self._by_consumer(_RECEIVED)
         unsettled = await self._by_consumer(_UNSETTLED)
@@ -126,6 +129,8 @@ class _Reading:
                 discarded=discarded.get(consumer, 0),
                 known_for_s=_age(known[consumer].first_seen_at, at) if consumer in known else None,
                 in_code=consumer in in_code,
+                paused_s=_age(known[consumer].paused_at, at) if consumer in known else None,
+                paused_because=known[consumer].paused_because if consumer in known else None,
             )
             for consumer in everyone
         )

@@ -25,6 +25,7 @@ _LIMITED = (
 )
 """Limits for a listener's transaction alone: its connection belongs to the user's pool. A process frozen in the middle of
 it must not keep the event locked from the lane's next owner. As conditions, they cost no round trip."""
+PAUSED = "EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = :consumer AND l.paused_at IS NOT NULL)"
 _MOVE = (
     "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
     "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
@@ -48,18 +49,25 @@ _ARRIVE = f"""
     SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
         p.last_seq, p.incarnation,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
-        AS parked
+        AS parked, {PAUSED} AS paused
     FROM arrived a
     LEFT JOIN first USING (source, event_id)
     LEFT JOIN moved USING (source, key)
     LEFT JOIN cauce_position p ON p.consumer = :consumer AND p.source = a.source AND p.key = a.key
 """.replace(":consumer", "CAST(:consumer AS text)")
 """One round trip for a whole batch. Rows are locked in one order, so that two processes never deadlock."""
+_FIRST_TIME = (
+    "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) VALUES (:consumer, :source, :event_id, :NOW) "
+    f"ON CONFLICT DO NOTHING RETURNING {PAUSED} AS paused"
+)
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
-_AS_READ = "position = :position AND attempts = :attempts AND next_at <= :NOW"
-"""Of a waiting delivery: there was no attempt to handle it since it was read."""
+_NOT_PAUSED = (
+    "NOT EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = cauce_waiting.consumer AND l.paused_at IS NOT NULL)"
+)
+_AS_READ = "position = :position AND consumer = :consumer AND attempts = :attempts AND next_at <= :NOW"
+"""Of a waiting delivery: there was no attempt to handle it since it was read, and no operator moved it elsewhere."""
 
 
 class SqlInbox:
@@ -97,13 +105,16 @@ class SqlInbox:
         if sequence_of(envelope) is not None and not row.moved:
             # The statement saw the position as it was when it began; if it waited for a lock, that may be old.
             position = await self._position(consumer, envelope.source, envelope.key)
-        return Arrival(known=False, position=position, parked=row.parked)
+        return Arrival(known=False, position=position, parked=row.parked, paused=row.paused)
 
     async def _arrive_alone(self, consumer: str, envelope: Envelope) -> Arrival:
-        if not await self.first_time(consumer, envelope.source, envelope.id):
+        values = {"consumer": consumer, "source": envelope.source, "event_id": envelope.id}
+        first = (await self._run(_FIRST_TIME, **values)).one_or_none()
+        if first is None:
             return Arrival(known=True)
+        paused = bool(first.paused)
         if envelope.key is None:
-            return Arrival(known=False)
+            return Arrival(known=False, paused=paused)
         place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
         position = await self._position(**place)
         if sequence_of(envelope) is not None:
@@ -118,7 +129,7 @@ class SqlInbox:
             "SELECT EXISTS (SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
             **place,
         )
-        return Arrival(known=False, position=position, parked=bool(parked.scalar_one()))
+        return Arrival(known=False, position=position, parked=bool(parked.scalar_one()), paused=paused)
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         done = await self._run(
@@ -190,12 +201,14 @@ class SqlInbox:
         ).one_or_none()
         return None if row is None else Position(int(row.last_seq), str(row.incarnation))
 
-    async def keep(self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None) -> None:
+    async def keep(
+        self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None, place: str | None = None
+    ) -> None:
         due = "CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END"
         if delay_s is None and error is None:
             # Earlier deliveries of the key may have left since they were seen; nothing would make this one due.
-            place = (delivery.consumer, delivery.source, delivery.key)
-            if delivery.key is not None and place not in self._locked:
+            parked_at = (delivery.consumer, delivery.source, delivery.key)
+            if delivery.key is not None and parked_at not in self._locked:
                 await lock_by_name(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)
             due = (
                 "CASE WHEN (SELECT min(position) FROM cauce_waiting b WHERE b.consumer = :consumer AND b.source = :source "
@@ -204,11 +217,11 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-                "first_failed_at, error, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
+                "first_failed_at, error, place, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
                 f":message, :attempts, {due}, "
-                "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, "
+                "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
-                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, place = excluded.place, "
                 "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
                 f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
@@ -228,10 +241,11 @@ class SqlInbox:
             attempts=delivery.attempts,
             delay=delay_s,
             error=None if error is None else storable_line(error),
+            place=None if place is None else storable_line(place),
         )
 
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
-        statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ}", _as_read(delivery)
+        statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ} AND {_NOT_PAUSED}", _as_read(delivery)
         if self._dialect.postgres:
             done = await self._run(f"{statement} AND {_LIMITED}", **read, idle=_milliseconds(idle_s))
         else:
@@ -241,6 +255,9 @@ class SqlInbox:
     async def lock(self, delivery: WaitingDelivery) -> bool:
         found = await self._run(f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ} FOR UPDATE", **_as_read(delivery))
         return found.one_or_none() is not None
+
+    async def is_paused(self, consumer: str) -> bool:
+        return bool((await self._run(f"SELECT {PAUSED} AS paused", consumer=consumer)).scalar_one())  # constants
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
         await release_next(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)
@@ -301,8 +318,8 @@ class SqlInbox:
         return await self._session.execute(self._dialect.sql(statement), values)
 
 
-def _as_read(delivery: WaitingDelivery) -> Mapping[str, int | None]:
-    return {"position": delivery.position, "attempts": delivery.attempts}
+def _as_read(delivery: WaitingDelivery) -> Mapping[str, int | str | None]:
+    return {"position": delivery.position, "consumer": delivery.consumer, "attempts": delivery.attempts}
 
 
 def _milliseconds(seconds: float) -> str:

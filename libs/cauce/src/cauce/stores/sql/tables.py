@@ -11,7 +11,7 @@ Times are seconds since the epoch by the database's own clock, the only clock th
     cauce_position    the last event of every key each listener has handled
     cauce_waiting     deliveries that wait here: durable domain events, retries, parked keys
     cauce_dead_letter deliveries that were given up, with everything needed for another attempt
-    cauce_listener    which listeners there are, and since when
+    cauce_listener    which listeners there are, since when, and which of them are paused
     cauce_audit       actions of operators: replays, discards, rewinds
     cauce_meta        the incarnation of this database, the number of lanes, the version of these tables
 
@@ -149,6 +149,7 @@ waiting = Table(
     Column("next_at", Float),
     Column("first_failed_at", Float),
     Column("error", Text),
+    Column("place", Text),
     Column("tried", Text),
     Column("created_at", Float, nullable=False),
     Column("name", Text),  # of the event; what was written before there was this column has none
@@ -189,6 +190,8 @@ listener = Table(
     Column("consumer", Text, primary_key=True),
     Column("first_seen_at", Float, nullable=False),
     Column("last_seen_at", Float, nullable=False),
+    Column("paused_at", Float),
+    Column("paused_because", Text),
 )
 
 audit = Table(

@@ -32,7 +32,8 @@ class SqlWaitingRoom(TableGroup):
                 connection,
                 first_of_each(
                     lanes,
-                    "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) "
+                    "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) AND w.consumer NOT IN "
+                    "(SELECT consumer FROM cauce_listener WHERE paused_at IS NOT NULL) "
                     f"{which} "
                     "AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM cauce_waiting e WHERE e.consumer = w.consumer "
                     "AND e.source = w.source AND e.key = w.key AND e.position < w.position))",
@@ -102,8 +103,11 @@ class SqlWaitingRoom(TableGroup):
 
 
 async def count_overdue(connection: AsyncConnection, *, longer_than_s: float) -> int:
-    """Count the deliveries that have been due for longer than that and were not taken."""
-    statement = "SELECT count(*) FROM cauce_waiting WHERE next_at < :NOW - :age"
+    """Count the deliveries that have been due for longer than that and were not taken, though no operator wants that."""
+    statement = (
+        "SELECT count(*) FROM cauce_waiting WHERE next_at < :NOW - :age "
+        "AND consumer NOT IN (SELECT consumer FROM cauce_listener WHERE paused_at IS NOT NULL)"
+    )
     found = await connection.execute(Dialect(connection.dialect.name).sql(statement), {"age": longer_than_s})
     return int(found.scalar_one())
 
