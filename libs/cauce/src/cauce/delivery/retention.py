@@ -71,12 +71,12 @@ class Pruning:
                 self._trouble.down(error, retry_in_s=self._every_s)
 
     async def _round(self) -> None:
-        lanes = self._ownership.lanes()
+        store, lanes = self._message_store, self._ownership.lanes()
         if 0 in lanes:
-            keep = self._keep
-            while await self._message_store.prune_inbox(older_than_s=keep.inbox_s, limit=BATCH) == BATCH:
+            keep, clock = self._keep, self._ownership.database_clock()
+            while await store.prune_inbox(older_than_s=keep.inbox_s, clock=clock, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
-            while (await self._message_store.prune_sent(older_than_s=keep.sent_s, limit=BATCH)) == BATCH:
+            while await store.prune_sent(older_than_s=keep.sent_s, clock=clock, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
             await self._enforce_caps()
         if self._transport is not None:

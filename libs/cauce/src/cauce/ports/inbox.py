@@ -221,6 +221,15 @@ class WaitingRoom(Protocol):
         """Count what waits for a listener, or for an event class, that this code does not have."""
         ...
 
+    async def restart_delays(self) -> int:
+        """Let the delays begin again that a later clock than the database's scheduled: it was set back meanwhile.
+
+        Returns how many. Without that, a delivery due now would wait for as long as the clock was set back.
+        """
+        ...
+
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...
 
-    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int: ...
+    async def prune_inbox(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        """Delete that many of the oldest handled events, older than that by `clock`, or by the database's own."""
+        ...

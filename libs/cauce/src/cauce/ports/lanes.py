@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 
-__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "MemberId", "lane_of"]
+__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "LanesSeen", "MemberId", "lane_of"]
 
 
 Lane = NewType("Lane", int)
@@ -41,10 +41,24 @@ class LaneRow(Struct, frozen=True):
         return self.lease_left_s > 0
 
 
+class LanesSeen(Struct, frozen=True):
+    """The lanes and the members as the database has them. `clock`: its time at that moment, in seconds.
+
+    A lease holds when it has not ended and does not end later than it lasts. One that does was written before the clock
+    was set back: its member is in `ahead`, and either renews it soon or has ended.
+    """
+
+    rows: Sequence[LaneRow]
+    members: Collection[MemberId]
+    """Those whose lease holds, this one included."""
+    clock: float
+    ahead: Collection[MemberId] = ()
+
+
 class LaneTable(Protocol):
     """Which process owns which lane: one lease per process, one epoch per lane."""
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
+    async def beat(self, me: MemberId, *, lease_s: float) -> LanesSeen:
         """Renew our lease (or join), and read all lanes and the members with a lease."""
         ...
 

@@ -93,8 +93,11 @@ class OutboxTable(Protocol):
         """Mark the row and those sent after it (None: all that are kept) unsent, because the broker lost them."""
         ...
 
-    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
-        """Delete sent rows that are older, lowest first; returns how many, at most `limit`."""
+    async def prune_sent(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        """Delete sent rows that are older than that by `clock`, or by the database's own; the first sent go first.
+
+        Returns how many, at most `limit`.
+        """
         ...
 
     async def sent_over(self, *, rows: int, size: int) -> bool:

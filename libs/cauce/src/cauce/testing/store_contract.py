@@ -157,7 +157,7 @@ async def due(store: StoreUnderTest, *, limit: int = 1000) -> Sequence[WaitingDe
 async def owned(store: StoreUnderTest, me: MemberId = ONE) -> dict[Lane, Epoch]:
     """All lanes, taken by `me`, with their epochs."""
     message_store = store.message_store()
-    rows, _ = await message_store.beat(me, lease_s=LEASE_S)
+    rows = (await message_store.beat(me, lease_s=LEASE_S)).rows
     return dict(await message_store.take(me, {row.lane: row.epoch for row in rows}))
 
 
@@ -410,7 +410,8 @@ class StoreContract:
 
     async def test_a_free_lane_is_taken_by_one_and_under_a_new_epoch(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
-        rows, members = await message_store.beat(ONE, lease_s=LEASE_S)
+        seen = await message_store.beat(ONE, lease_s=LEASE_S)
+        rows, members = seen.rows, seen.members
         assert (sorted(row.lane for row in rows), {row.owner for row in rows}, set(members)) == (
             ALL_LANES,
             {None},
@@ -422,7 +423,8 @@ class StoreContract:
         assert got == {lane: epoch + 1 for lane, epoch in seen.items()}
         assert await message_store.take(TWO, seen) == {}
 
-        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
+        seen = await message_store.beat(TWO, lease_s=LEASE_S)
+        rows, members = seen.rows, seen.members
         assert {row.lane: row.epoch for row in rows if row.owner == ONE} == got
         assert all(0 < row.lease_left_s <= LEASE_S for row in rows if row.owner == ONE)
         assert set(members) == {ONE, TWO}
@@ -432,7 +434,8 @@ class StoreContract:
         mine = await owned(store, ONE)
         await message_store.beat(ONE, lease_s=ANY_AGE_S)
 
-        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
+        seen = await message_store.beat(TWO, lease_s=LEASE_S)
+        rows, members = seen.rows, seen.members
         assert set(members) == {TWO}
         assert not any(row.owner_alive for row in rows)
         assert await message_store.take(TWO, {Lane(0): mine[Lane(0)]}) == {Lane(0): mine[Lane(0)] + 1}
@@ -443,10 +446,12 @@ class StoreContract:
         await message_store.give_back(TWO, ALL_LANES)
         await message_store.give_back(ONE, [Lane(0), Lane(1)])
 
-        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
+        seen = await message_store.beat(TWO, lease_s=LEASE_S)
+        rows, members = seen.rows, seen.members
         assert [row.lane for row in rows if row.owner is None] == [0, 1]
         await message_store.leave(ONE)
-        rows, members = await message_store.beat(TWO, lease_s=LEASE_S)
+        seen = await message_store.beat(TWO, lease_s=LEASE_S)
+        rows, members = seen.rows, seen.members
         assert ({row.owner for row in rows}, set(members)) == ({None}, {TWO})
 
     # The inbox

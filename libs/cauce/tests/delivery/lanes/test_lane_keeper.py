@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from cauce.delivery.lanes.lane_keeper import LaneKeeper
-from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId
+from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, LanesSeen, MemberId
 
 LEASE_S = 10.0
 
@@ -27,7 +27,8 @@ class Database:
     def beat(self, keeper: LaneKeeper) -> None:
         self.leases[keeper.me] = self.now + LEASE_S
         keeper.renewed(requested_at=self.now, now=self.now)
-        beat = keeper.beat(self.rows(), members=[one for one, until in self.leases.items() if until >= self.now])
+        members = [one for one, until in self.leases.items() if until >= self.now]
+        beat = keeper.beat(LanesSeen(self.rows(), members=members, clock=self.now), now=self.now)
         for lane, seen in beat.take.items():
             if self.lanes[lane][1] == seen:
                 self.lanes[lane] = (keeper.me, Epoch(seen + 1))

@@ -33,8 +33,8 @@ MINE = [Lane(lane) for lane in range(8)]
 FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1", version=None)
 
 FILL = """
-    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, broker_id)
-        SELECT id, 'shop', n % 16, 'k' || n % 10000, n, 'shop.counted', :message, n, n, id FROM (:KEPT);
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, sent_seq, broker_id)
+        SELECT id, 'shop', n % 16, 'k' || n % 10000, n, 'shop.counted', :message, n, n, n, id FROM (:KEPT);
     INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
         SELECT 'unsent' || id, 'shop', 8 + n % 8, 'u' || n % 1000, n, 'shop.counted', :message, n FROM (:BACKLOG);
     INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
@@ -114,7 +114,7 @@ def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 async def hot_paths(store: SqlAlchemyStore) -> None:
     """What a busy service does all day."""
     message_store = store.message_store()
-    rows, _ = await message_store.beat(ME, lease_s=60)
+    rows = (await message_store.beat(ME, lease_s=60)).rows
     mine = await message_store.take(ME, {row.lane: row.epoch for row in rows if row.lane in MINE})
 
     # A business transaction

@@ -72,7 +72,7 @@ async def test_every_writing_transaction_of_the_relays_side_is_limited(store: Sq
     event.listen(store.engine.sync_engine, "commit", before_commit)
     message_store = store.message_store()
     me = MemberId("me")
-    rows, _ = await message_store.beat(me, lease_s=60)
+    rows = (await message_store.beat(me, lease_s=60)).rows
     await message_store.take(me, {row.lane: row.epoch for row in rows})
     await message_store.set_aside(1, "too large")
     await message_store.mark_unsent("limits-ms", rows[0].lane, from_position=None)

@@ -5,11 +5,11 @@ and handles its deliveries; any other process that tries finds another epoch and
 with the database and returns what to do; Ownership does it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
 
-from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, MemberId
+from cauce.ports.lanes import LANES, Epoch, Lane, LaneRow, LanesSeen, MemberId
 
 __all__ = ["Beat", "LaneKeeper"]
 
@@ -40,6 +40,8 @@ class LaneKeeper:
         self._lease_s = lease_s
         self._owned: dict[Lane, Epoch] = {}
         self._good_until = 0.0
+        self._leases_true_from = 0.0
+        """After the database's clock was set, others have renewed or ended by then; until then leases say nothing."""
 
     def owned(self, now: float) -> Mapping[Lane, Epoch]:
         """Lanes we may work on at monotonic time `now`; none once our own lease may have expired."""
@@ -55,13 +57,18 @@ class LaneKeeper:
             self._owned.clear()
         self._good_until = requested_at + self._lease_s
 
-    def beat(self, rows: Iterable[LaneRow], *, members: Collection[MemberId]) -> Beat:
-        """Compare with the database. `members`: processes with a lease, this one included.
+    def clock_was_set(self, *, now: float) -> None:
+        """Record that the database's clock was set: for one lease, no lane is taken from a process that seems to have
+        ended, since it could not have renewed its lease by the new clock yet."""
+        self._leases_true_from = now + self._lease_s
+
+    def beat(self, seen: LanesSeen, *, now: float) -> Beat:
+        """Compare with the database, as it was seen at monotonic time `now`.
 
         A lane that is ours in the database and not here was let go of (see `renewed`), or taken in a transaction whose
         outcome is unknown: it is taken again.
         """
-        rows = list(rows)
+        rows, members = seen.rows, seen.members
         mine = {row.lane: row.epoch for row in rows if row.owner == self.me}
         lost = frozenset(lane for lane, epoch in self._owned.items() if mine.get(lane) != epoch)
         self._owned = {lane: epoch for lane, epoch in self._owned.items() if lane not in lost}
@@ -69,17 +76,21 @@ class LaneKeeper:
         excess = len(self._owned) - share
         room = max(0, -excess)
         forgotten = [row for row in rows if row.owner == self.me and row.lane not in self._owned]
-        free = forgotten + [row for row in rows if row.owner != self.me and (row.owner is None or not row.owner_alive)]
+        left = [row for row in rows if row.owner is None or (self._has_ended(row) and now >= self._leases_true_from)]
+        free = forgotten + left
         too_many = sorted(self._owned)[-excess:] if excess > 0 else [row.lane for row in forgotten[room:]]
         ends = [row.lease_left_s for row in rows if row.owner not in (None, self.me) and row.owner_alive]
         return Beat(
             take={row.lane: row.epoch for row in free[:room]},
             give_back=frozenset(too_many),
             lost=lost,
-            abandoned=frozenset(row.lane for row in rows if row.owner not in (None, self.me) and not row.owner_alive),
+            abandoned=frozenset(row.lane for row in rows if self._has_ended(row)),
             ownerless=frozenset(row.lane for row in rows if row.owner is None or not row.owner_alive),
             next_lease_ends_in_s=min(ends, default=None),
         )
+
+    def _has_ended(self, row: LaneRow) -> bool:
+        return row.owner not in (None, self.me) and not row.owner_alive
 
     def took(self, lane: Lane, epoch: Epoch) -> None:
         """Record that the database gave us the lane, under this epoch."""

@@ -1,15 +1,19 @@
 """Run LaneKeeper against the database: renew the lease, take lanes and give them back."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from cauce.delivery.lanes.clock_steps import ClockSteps
 from cauce.delivery.lanes.lane_keeper import BEAT_EVERY_S, LEASE_S, LaneKeeper
-from cauce.ports.lanes import Epoch, Lane, MemberId
+from cauce.ports.lanes import Epoch, Lane, LanesSeen, MemberId
 from cauce.ports.message_store import MessageStore
 from cauce.telemetry.connectivity import DatabaseStatus
 
 __all__ = ["Ownership"]
+
+log = logging.getLogger("cauce.lanes")
 
 _BUSY_LANES_S = 0.2
 _AFTER_A_LEASE_S = 0.05
@@ -42,6 +46,9 @@ class Ownership:
         self._leaving: frozenset[Lane] = frozenset()
         self._abandoned: frozenset[Lane] = frozenset()
         self._renewed_at: float | None = None
+        self._clock_steps = ClockSteps()
+        self._ahead: frozenset[MemberId] = frozenset()
+        self._delays_are_true = False
         self._ownerless: dict[Lane, float] = {}
         """Lanes without an owner at the last beat, and when that was first seen."""
 
@@ -60,6 +67,10 @@ class Ownership:
     def was_abandoned(self, lane: Lane) -> bool:
         """Whether the earlier owner of this lane ended without giving it back."""
         return lane in self._abandoned
+
+    def database_clock(self) -> float | None:
+        """The database's clock, had it not been set forward while this process runs: for what is deleted by its age."""
+        return self._clock_steps.now(self._now())
 
     def problem(self) -> str | None:
         """Why lanes have had no owner for longer than two leases; None while all have one."""
@@ -94,10 +105,12 @@ class Ownership:
     async def _beat(self) -> float:
         """One beat; returns how long to wait for the next."""
         asked = self._now()
-        rows, members = await self._message_store.beat(self.me, lease_s=self._lease_s)
-        self._keeper.renewed(requested_at=asked, now=self._now())
+        seen = await self._message_store.beat(self.me, lease_s=self._lease_s)
+        answered = self._now()
+        self._keeper.renewed(requested_at=asked, now=answered)
         self._renewed_at = asked
-        beat = self._keeper.beat(rows, members=members)
+        await self._mind_the_clock(seen, asked_at=asked, answered_at=answered)
+        beat = self._keeper.beat(seen, now=answered)
         taken: Mapping[Lane, Epoch] = {}
         if beat.take:
             taken = await self._message_store.take(self.me, beat.take)
@@ -116,3 +129,17 @@ class Ownership:
         ends_s = beat.next_lease_ends_in_s
         # A lease that is not renewed is noticed when it ends, not up to a beat later.
         return self._beat_every_s if ends_s is None else min(self._beat_every_s, ends_s + _AFTER_A_LEASE_S)
+
+    async def _mind_the_clock(self, seen: LanesSeen, *, asked_at: float, answered_at: float) -> None:
+        """Leases and delays are by the database's clock. If it was set, neither is believed as it stands."""
+        step_s = self._clock_steps.step(seen.clock, asked_at=asked_at, answered_at=answered_at)
+        ahead, self._ahead = self._ahead, frozenset(seen.ahead)
+        if step_s or not self._ahead <= ahead:  # a lease that is ahead shows it also to a process that has just started
+            self._keeper.clock_was_set(now=answered_at)
+            self._delays_are_true = False
+        if step_s:
+            how = f"{abs(step_s):.0f} s {'forward' if step_s > 0 else 'back'}"
+            log.warning("the database's clock was set %s: leases are believed again in %g s", how, self._lease_s)
+        if not self._delays_are_true:  # at every start too: it may have been set while no process ran
+            await self._message_store.restart_delays()
+            self._delays_are_true = True

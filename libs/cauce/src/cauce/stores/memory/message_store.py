@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
-from cauce.ports.lanes import Epoch, Lane, LaneRow, MemberId
+from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
 from cauce.ports.message_store import belongs_to_another
 from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.transport import BrokerId
@@ -38,7 +38,7 @@ class MemoryMessageStore:
             raise belongs_to_another(running, service)
         self._rows.meta.update(service=service, description=description)
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
+    async def beat(self, me: MemberId, *, lease_s: float) -> LanesSeen:
         now, members = self._clock(), self._rows.members
         members[me] = now + lease_s
         owners = {owner for owner, _ in self._rows.lanes.values()}
@@ -49,7 +49,7 @@ class MemoryMessageStore:
             LaneRow(lane, owner, epoch, members.get(owner, now) - now if owner is not None else 0.0)
             for lane, (owner, epoch) in sorted(self._rows.lanes.items())
         ]
-        return lanes, [one for one, until in members.items() if until >= now]
+        return LanesSeen(lanes, members=[one for one, until in members.items() if until >= now], clock=now)
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got = {lane: Epoch(epoch + 1) for lane, epoch in wanted.items() if self._rows.lanes[lane][1] == epoch}
@@ -127,8 +127,8 @@ class MemoryMessageStore:
     async def since(self, topic: str, start: str) -> str:
         return self._rows.meta.setdefault(f"since:{topic}", start)
 
-    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
-        before = self._clock() - older_than_s
+    async def prune_sent(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        before = (self._clock() if clock is None else clock) - older_than_s
         old = _by_sending(one for one in self._rows.sent.values() if one.sent_at < before)[:limit]
         for one in old:
             del self._rows.sent[one.row.position]
@@ -150,8 +150,8 @@ class MemoryMessageStore:
             longest_consumer=consumer,
         )
 
-    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
-        before, rows = self._clock() - older_than_s, self._rows
+    async def prune_inbox(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        before, rows = (self._clock() if clock is None else clock) - older_than_s, self._rows
         old = sorted((at, event) for event, (at, state) in rows.inbox.items() if at < before and state == "done")
         for _, event in old[:limit]:
             del rows.inbox[event]
@@ -161,6 +161,9 @@ class MemoryMessageStore:
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         return sorted(self._rows.dead.values(), key=lambda one: one.last_at)[:limit]
+
+    async def restart_delays(self) -> int:
+        return 0  # the clock of this store is never set back
 
     async def due(
         self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()

@@ -21,6 +21,12 @@ from cauce.stores.memory.writing import write_outgoing
 __all__ = ["MemoryStore"]
 
 _TURN_LIMIT_S = 30.0
+_STARTED = time.time() - time.monotonic()
+
+
+def _steady() -> float:
+    """Seconds since the epoch by the clock of the start, which is never set: leases and delays depend on it."""
+    return _STARTED + time.monotonic()
 
 
 class _TurnNotHadError(CauceError):
@@ -42,7 +48,7 @@ class MemoryStore:
     durable = False
     session_type = None
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, clock: Callable[[], float] = _steady) -> None:
         self._clock = clock
         self._rows = Tables()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()

@@ -232,7 +232,7 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     # The waiting row first, then the dead letter: the order in which a listener's transaction takes them.
     due = await change(
         connection,
-        "UPDATE cauce_waiting SET next_at = :NOW, attempts = 0, tried = :tried "
+        "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW, attempts = 0, tried = :tried "
         "WHERE consumer = :consumer AND source = :source AND event_id = :event_id "
         "AND EXISTS (SELECT 1 FROM cauce_dead_letter WHERE id = :id)",
         **_of(letter),
@@ -245,10 +245,10 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     added = await change(
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-        "first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
-        ":NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
+        "scheduled_at, first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
+        ":NOW, :NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
         # Another replay of it at this moment was faster.
-        "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, attempts = 0",
+        "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, scheduled_at = :NOW, attempts = 0",
         id=letter.id,
     )
     return bool(added)

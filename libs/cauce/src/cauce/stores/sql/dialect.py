@@ -6,7 +6,10 @@ from functools import lru_cache
 
 from sqlalchemy import TextClause, text
 
-__all__ = ["Dialect"]
+__all__ = ["BY_CLOCK", "Dialect"]
+
+BY_CLOCK = "COALESCE(CAST(:clock AS double precision), :NOW)"
+"""The caller's `:clock` if it is not None, else the database's own."""
 
 
 class Dialect:

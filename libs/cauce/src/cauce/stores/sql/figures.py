@@ -15,6 +15,7 @@ from cauce.ports.description import Description, read_description
 from cauce.ports.figures import Figures, ListenerFigures, MemberFigures, NoTablesError, OutboxFigures, listener_of
 from cauce.stores.sql.connections import ask
 from cauce.stores.sql.engine import READ_ONLY
+from cauce.stores.sql.lanes import LEASE_HOLDS
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 
 __all__ = ["SNAPSHOT_ON_POSTGRESQL", "figures_of", "is_about_tables", "read_figures"]
@@ -84,7 +85,7 @@ class _Reading:
         description = read_description(meta.get("description", ""))
         lanes = await self._ask(
             "SELECT count(*) AS lanes, count(m.id) AS owned FROM cauce_lane l "
-            "LEFT JOIN cauce_member m ON m.id = l.member AND m.lease_until >= :NOW"
+            f"LEFT JOIN cauce_member m ON m.id = l.member AND {LEASE_HOLDS}"
         )
         oldest = await self._ask("SELECT min(received_at) AS at FROM cauce_inbox")
         return Figures(
@@ -155,7 +156,7 @@ class _Reading:
     async def _members(self) -> tuple[MemberFigures, ...]:
         rows = await self._ask(
             "SELECT m.id, m.lease_until - :NOW AS rest, count(l.lane) AS lanes FROM cauce_member m "
-            "LEFT JOIN cauce_lane l ON l.member = m.id WHERE m.lease_until >= :NOW "
+            f"LEFT JOIN cauce_lane l ON l.member = m.id WHERE {LEASE_HOLDS} "
             "GROUP BY m.id, m.lease_until ORDER BY m.id"
         )
         return tuple(

@@ -217,12 +217,12 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-                "first_failed_at, error, place, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
-                f":message, :attempts, {due}, "
+                "scheduled_at, first_failed_at, error, place, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
+                f":message, :attempts, {due}, :NOW, "
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, place = excluded.place, "
-                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
+                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
                 f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
                 f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"

@@ -3,37 +3,49 @@
 Tables: cauce_member and cauce_lane, both by their primary keys; cauce_lane has sixteen rows and is read whole.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from cauce.ports.lanes import Epoch, Lane, LaneRow, MemberId
+from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
 from cauce.stores.sql.connections import TableGroup
 
-__all__ = ["SqlLanes"]
+__all__ = ["LEASE_HOLDS", "SqlLanes"]
+
+_SLACK_S = 1.0
+"""A clock that is slewed may stand a little behind the time at which a lease was written."""
+_AHEAD = f"m.lease_until > :NOW + COALESCE(m.lease_s, 1e12) + {_SLACK_S}"
+LEASE_HOLDS = f"m.lease_until >= :NOW AND NOT {_AHEAD}"
+"""Of a member `m`. A lease that ends later than it lasts was written before the clock was set back."""
 
 
 class SqlLanes(TableGroup):
     """The LaneTable of the ports, by the database's clock."""
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> tuple[Sequence[LaneRow], Collection[MemberId]]:
+    async def beat(self, me: MemberId, *, lease_s: float) -> LanesSeen:
         async with self._writing() as connection:
             await self._run(
                 connection,
-                "INSERT INTO cauce_member (id, lease_until) VALUES (:me, :NOW + :lease) "
-                "ON CONFLICT (id) DO UPDATE SET lease_until = :NOW + :lease",
+                "INSERT INTO cauce_member (id, lease_until, lease_s) VALUES (:me, :NOW + :lease, :lease) "
+                "ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, lease_s = excluded.lease_s",
                 me=me,
                 lease=lease_s,
             )
             await self._run(
                 connection,
-                "DELETE FROM cauce_member WHERE lease_until < :NOW - 3600 AND id NOT IN "
+                "DELETE FROM cauce_member WHERE (lease_until < :NOW - 3600 OR lease_until > :NOW + 3600 + lease_s) "
+                "AND id NOT IN "
                 "(SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
             )
             rows = await self._run(
                 connection,
-                "SELECT l.lane, l.member, l.epoch, COALESCE(m.lease_until - :NOW, 0) AS left_s FROM cauce_lane l "
-                "LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
+                f"SELECT l.lane, l.member, l.epoch, CASE WHEN {LEASE_HOLDS} THEN m.lease_until - :NOW ELSE 0 END AS left_s "
+                "FROM cauce_lane l LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
             )
-            members = await self._run(connection, "SELECT id FROM cauce_member WHERE lease_until >= :NOW")
+            members = list(
+                await self._run(
+                    connection,
+                    f"SELECT m.id, {LEASE_HOLDS} AS holds, {_AHEAD} AS ahead, :NOW AS clock FROM cauce_member m",
+                )
+            )
             lanes = [
                 LaneRow(
                     Lane(int(row.lane)),
@@ -43,7 +55,12 @@ class SqlLanes(TableGroup):
                 )
                 for row in rows
             ]
-            return lanes, [MemberId(one) for one in members.scalars()]
+            return LanesSeen(
+                lanes,
+                members=[MemberId(one.id) for one in members if one.holds],
+                clock=float(members[0].clock),  # our own row is there at least
+                ahead=[MemberId(one.id) for one in members if one.ahead],
+            )
 
     async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got: dict[Lane, Epoch] = {}

@@ -1,8 +1,8 @@
 """The outbox: what is to be sent, and what was sent, kept in case the broker forgets it.
 
 Tables: cauce_outbox. Unsent rows of a lane by cauce_outbox_unsent (lane, position), those set aside by
-cauce_outbox_aside (topic, key), sent ones by cauce_outbox_sent (topic, lane, time of sending) and cauce_outbox_sent_at,
-a known event by its unique id. Sending is fenced by the epochs in cauce_lane; adopting asks cauce_inbox by its primary
+cauce_outbox_aside (topic, key), sent ones by cauce_outbox_sent_seq (topic, lane, order of sending) and
+cauce_outbox_sent_at, a known event by its unique id. Sending is fenced by the epochs in cauce_lane; adopting asks cauce_inbox by its primary
 key.
 """
 
@@ -18,7 +18,7 @@ from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.transport import BrokerId
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
-from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.dialect import BY_CLOCK, Dialect
 from cauce.stores.storable import storable_line
 
 __all__ = ["UNSENT_BY_NAME", "SqlOutbox", "count_unsent_elsewhere"]
@@ -28,6 +28,12 @@ _BEHIND = (
     "AND s.sent_at IS NULL AND s.topic = o.topic AND s.key = o.key AND s.position < o.position)"
 )
 """Of an unsent row `o`: an earlier one of its key was set aside, so it has to wait."""
+_SENT_SEQ = (
+    "(SELECT COALESCE(max(s.sent_seq), 0) + 1 FROM cauce_outbox s "
+    "WHERE s.topic = o.topic AND s.lane = o.lane AND s.sent_at IS NOT NULL)"
+)
+"""Of a row `o` that is marked now: its place in the order of sending of its lane. Only the lane's owner marks, and the
+clock may step back, so that a time would not do. Rows of one statement may share a number: `position` decides."""
 UNSENT_BY_NAME = f"""
     SELECT name, min(created_at) AS oldest, min(CASE WHEN stands = 'waiting' THEN created_at END) AS oldest_waiting,
         sum(CASE WHEN stands = 'waiting' THEN 1 ELSE 0 END) AS waiting,
@@ -111,9 +117,9 @@ class SqlOutbox(TableGroup):
                 "WITH held AS MATERIALIZED (SELECT 1 FROM cauce_lane WHERE member = :me AND (lane, epoch) IN "
                 "(SELECT * FROM unnest(CAST(:lanes AS smallint[]), CAST(:epochs AS bigint[]))) "
                 "ORDER BY lane FOR SHARE) "
-                "UPDATE cauce_outbox o SET sent_at = (SELECT :NOW), broker_id = s.broker_id "
-                "FROM unnest(CAST(:positions AS bigint[]), CAST(:broker_ids AS text[])) AS s(position, broker_id) "
-                "WHERE o.position = s.position AND (SELECT count(*) FROM held) = :count",
+                f"UPDATE cauce_outbox o SET sent_at = (SELECT :NOW), sent_seq = {_SENT_SEQ}, broker_id = m.broker_id "
+                "FROM unnest(CAST(:positions AS bigint[]), CAST(:broker_ids AS text[])) AS m(position, broker_id) "
+                "WHERE o.position = m.position AND (SELECT count(*) FROM held) = :count",
                 me=me,
                 lanes=[int(lane) for lane in owned],
                 epochs=[int(epoch) for epoch in owned.values()],
@@ -136,7 +142,8 @@ class SqlOutbox(TableGroup):
                 return False
             await connection.execute(
                 self._dialect.sql(
-                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position"
+                    f"UPDATE cauce_outbox AS o SET sent_at = :NOW, sent_seq = {_SENT_SEQ}, broker_id = :broker_id "
+                    "WHERE position = :position"
                 ),
                 [{"position": position, "broker_id": broker_id} for position, broker_id in sent],
             )
@@ -174,7 +181,7 @@ class SqlOutbox(TableGroup):
             rows = await self._run(
                 connection,
                 "SELECT position, broker_id FROM cauce_outbox WHERE sent_at IS NOT NULL AND topic = :topic AND lane = :lane "
-                "ORDER BY sent_at DESC, position DESC LIMIT :limit",
+                "ORDER BY sent_seq DESC, position DESC LIMIT :limit",
                 topic=topic,
                 lane=int(lane),
                 limit=limit,
@@ -187,19 +194,20 @@ class SqlOutbox(TableGroup):
                 connection,
                 "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE topic = :topic AND lane = :lane "
                 "AND sent_at IS NOT NULL "
-                "AND sent_at >= COALESCE((SELECT sent_at FROM cauce_outbox WHERE position = :position), 0)",
+                "AND sent_seq >= COALESCE((SELECT sent_seq FROM cauce_outbox WHERE position = :position), 0)",
                 topic=topic,
                 lane=int(lane),
                 position=-1 if from_position is None else from_position,
             )
             return int(done.rowcount)
 
-    async def prune_sent(self, *, older_than_s: float, limit: int) -> int:
+    async def prune_sent(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
         async with self._writing() as connection:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_outbox WHERE position IN (SELECT position FROM cauce_outbox "
-                "WHERE sent_at IS NOT NULL AND sent_at < (SELECT :NOW - :age) ORDER BY sent_at LIMIT :limit)",
+                f"WHERE sent_at IS NOT NULL AND sent_at < (SELECT {BY_CLOCK} - :age) ORDER BY sent_at LIMIT :limit)",
+                clock=clock,
                 age=older_than_s,
                 limit=limit,
             )

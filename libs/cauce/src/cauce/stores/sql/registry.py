@@ -11,6 +11,7 @@ from cauce.ports.description import Description, read_description
 from cauce.ports.message_store import belongs_to_another
 from cauce.stores.sql.connections import TableGroup
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.lanes import LEASE_HOLDS
 
 __all__ = ["SqlRegistry", "description_of"]
 
@@ -29,7 +30,7 @@ class SqlRegistry(TableGroup):
             other = await self._run(
                 connection,
                 "SELECT value FROM cauce_meta WHERE name = 'service' AND value <> :service "
-                "AND EXISTS (SELECT 1 FROM cauce_member WHERE lease_until >= :NOW)",
+                f"AND EXISTS (SELECT 1 FROM cauce_member m WHERE {LEASE_HOLDS})",
                 service=service,
             )
             if (running := other.scalar_one_or_none()) is not None:

@@ -1,6 +1,8 @@
 """Cauce's own tables, in the service's own database. Add `metadata` to your Alembic target, or `cauce db upgrade`.
 
-Times are seconds since the epoch by the database's own clock, the only clock that is ever compared.
+Times are seconds since the epoch by the database's own clock, the only clock that is ever compared. It may step, so
+no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or a delay says how long it lasts
+(`lease_s`, `scheduled_at`), so that one left over from before a step back is recognised.
 
     cauce_outbox      events for other services: waiting to be sent, then kept for a window
     cauce_key_head    the last sequence number of every key
@@ -75,6 +77,7 @@ outbox = Table(
     Column("created_at", Float, nullable=False),
     Column("problem", Text),
     Column("sent_at", Float),
+    Column("sent_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("broker_id", Text),
     sqlite_autoincrement=True,
     postgresql_with=_BUSY,
@@ -82,7 +85,12 @@ outbox = Table(
 _pending = outbox.c.sent_at.is_(None)
 _sent = outbox.c.sent_at.is_not(None)
 Index("cauce_outbox_unsent", outbox.c.lane, outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
-Index("cauce_outbox_sent", outbox.c.topic, outbox.c.lane, outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
+Index(
+    "cauce_outbox_sent_seq",
+    *(outbox.c.topic, outbox.c.lane, outbox.c.sent_seq, outbox.c.position),
+    postgresql_where=_sent,
+    sqlite_where=_sent,
+)
 Index("cauce_outbox_sent_at", outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
 _aside = outbox.c.problem.is_not(None)
 Index("cauce_outbox_aside", outbox.c.topic, outbox.c.key, postgresql_where=_aside, sqlite_where=_aside)
@@ -92,6 +100,7 @@ member = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("lease_until", Float, nullable=False),
+    Column("lease_s", Float),
 )
 
 lane = Table(
@@ -147,6 +156,7 @@ waiting = Table(
     Column("message", LargeBinary, nullable=False),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("next_at", Float),
+    Column("scheduled_at", Float),
     Column("first_failed_at", Float),
     Column("error", Text),
     Column("place", Text),

@@ -13,7 +13,7 @@ from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Lane
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
-from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.dialect import BY_CLOCK, Dialect
 
 __all__ = ["SqlWaitingRoom", "count_overdue", "count_unhandled"]
 
@@ -61,6 +61,15 @@ class SqlWaitingRoom(TableGroup):
         async with self._reading() as connection:
             return await count_unhandled(connection, known)
 
+    async def restart_delays(self) -> int:
+        async with self._writing() as connection:
+            done = await self._run(
+                connection,
+                "UPDATE cauce_waiting SET next_at = :NOW + (next_at - scheduled_at), scheduled_at = :NOW "
+                "WHERE scheduled_at > :NOW + 1",
+            )
+            return int(done.rowcount)
+
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:
             rows = await self._run(
@@ -88,17 +97,23 @@ class SqlWaitingRoom(TableGroup):
                 for row in rows
             ]
 
-    async def prune_inbox(self, *, older_than_s: float, limit: int) -> int:
+    async def prune_inbox(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
         async with self._writing() as connection:
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
-                "(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT :NOW - :age) AND state IS NULL "
+                f"(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT {BY_CLOCK} - :age) AND state IS NULL "
                 "ORDER BY received_at LIMIT :limit)",
+                clock=clock,
                 age=older_than_s,
                 limit=limit,
             )
-            await self._run(connection, "DELETE FROM cauce_started WHERE marked_at < :NOW - :age", age=older_than_s)
+            await self._run(
+                connection,
+                f"DELETE FROM cauce_started WHERE marked_at < {BY_CLOCK} - :age",
+                clock=clock,
+                age=older_than_s,
+            )
             return int(done.rowcount)
 
 

@@ -42,8 +42,9 @@ _WRITE = f"""
         LEFT JOIN counted USING (topic, key)
         LEFT JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m ON true
     ), here AS (
-        INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, created_at)
-        SELECT consumer, topic, event_id, name, lane, key, '', message, :NOW, :NOW FROM written
+        INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, scheduled_at,
+            created_at)
+        SELECT consumer, topic, event_id, name, lane, key, '', message, :NOW, :NOW, :NOW FROM written
         WHERE consumer IS NOT NULL ORDER BY n
     )
     INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
@@ -123,7 +124,7 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
         connection.execute(
             dialect.sql(
                 "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, "
-                "created_at) VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW)"
+                "scheduled_at, created_at) VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW, :NOW)"
             ),
             here if len(here) > 1 else here[0],
         )
