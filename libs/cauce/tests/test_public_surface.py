@@ -38,6 +38,8 @@ PUBLIC = [
     "RetryAfter",
     "Service",
     "Transaction",
+    "TransactionAbortedError",
+    "TransactionEndedError",
     "TransportUnavailableError",
     "current_envelope",
     "new_id",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         ListenersFailedError,
         OutboxFullError,
         PublishError,
+        TransactionAbortedError,
+        TransactionEndedError,
         TransportUnavailableError,
     )
     from cauce.events.envelope import Envelope, current_envelope, new_id, utc_now
@@ -75,6 +77,8 @@ __all__ = [
     "RetryAfter",
     "Service",
     "Transaction",
+    "TransactionAbortedError",
+    "TransactionEndedError",
     "TransportUnavailableError",
     "current_envelope",
     "new_id",
@@ -97,6 +101,8 @@ _HOME = {
     "ListenersFailedError": "cauce.errors",
     "OutboxFullError": "cauce.errors",
     "PublishError": "cauce.errors",
+    "TransactionAbortedError": "cauce.errors",
+    "TransactionEndedError": "cauce.errors",
     "TransportUnavailableError": "cauce.errors",
     "Envelope": "cauce.events.envelope",
     "current_envelope": "cauce.events.envelope",

@@ -6,6 +6,8 @@ CauceError
 ├── PublishError                   fix code: this event cannot be published here
 │   └── OutboxFullError            retry later: too many events wait to be sent
 ├── ConcurrentUseError             fix code: one transaction, two tasks at once
+├── TransactionAbortedError        fix code: an error of the database was caught, without a savepoint
+├── TransactionEndedError          fix code: a session was ended or used by somebody else than its block
 ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
 ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
 ├── TransportUnavailableError      retry: the broker did not confirm
@@ -28,6 +30,8 @@ __all__ = [
     "OutboxFullError",
     "PublishError",
     "TailUnverifiedError",
+    "TransactionAbortedError",
+    "TransactionEndedError",
     "TransportUnavailableError",
     "did_you_mean",
 ]
@@ -67,6 +71,29 @@ class OutboxFullError(PublishError):
 
 class ConcurrentUseError(CauceError):
     """A transaction was used by two tasks at once; the second use had no effect."""
+
+
+class TransactionAbortedError(CauceError):
+    """The database has aborted the transaction: a statement failed and its error was caught. Nothing is committed, and
+    nobody was told. `__cause__` is that error, where it is known.
+
+    A statement that may fail belongs into `async with tx.savepoint(): …`, which undoes it alone.
+    """
+
+    def __init__(self, failed: BaseException | None = None) -> None:
+        by = "" if failed is None else f" ({type(getattr(failed, 'orig', None) or failed).__name__})"
+        super().__init__(
+            f"The database has aborted this transaction because of an earlier error{by} that was caught: nothing of it can "
+            "be committed. Put a statement that may fail into a part that can fail alone: async with tx.savepoint(): …"
+        )
+        self.__cause__ = failed
+
+
+class TransactionEndedError(CauceError):
+    """A transaction's session was used after its block, or its transaction was ended by somebody else than its block.
+
+    Nothing was executed or committed by the call that raises it. A listener's transaction is rolled back.
+    """
 
 
 class DecodeError(CauceError):

@@ -447,9 +447,9 @@ async def test_each_listener_has_its_own_transaction_and_only_if_it_needs_one() 
     class Counting(MemoryStore):
         begun = 0
 
-        def begin(self, savepoints: Any, *, read_only: bool, outgoing: Any = None) -> Any:
+        def begin(self, savepoints: Any, **options: Any) -> Any:
             self.begun += 1
-            return super().begin(savepoints, read_only=read_only, outgoing=outgoing)
+            return super().begin(savepoints, **options)
 
     @on(Opened)
     async def plain(event: Opened, context: Context, envelope: Envelope) -> None: ...

@@ -35,16 +35,20 @@ class UnitOfWork(Protocol):
         """An event is published in it now, so it has begun: from here on a rollback by the user's code is noticed."""
         ...
 
+    def check(self) -> None:
+        """Raise TransactionAbortedError or TransactionEndedError if it can no longer be committed whole. Asks nobody."""
+        ...
+
     async def commit(self) -> None:
         """Commit, unless the user's code ended the transaction already.
 
-        Raises CommitUnknownError if the connection broke meanwhile, and the database's own error if it refused;
-        then nothing is committed.
+        Raises CommitUnknownError if the connection broke meanwhile, the database's own error if it refused, and what
+        `check` raises; then nothing is committed. What the database answers decides.
         """
         ...
 
     async def rollback(self) -> None:
-        """Undo and give the connection back. Safe in any state."""
+        """Undo and give the connection back. Safe in any state. The session serves nobody after this or a commit."""
         ...
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
@@ -111,10 +115,18 @@ class Store(Protocol):
         """The type under which listeners may ask for the session."""
         ...
 
-    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> UnitOfWork:
+    def begin(
+        self,
+        savepoints: Savepoints[Any],
+        *,
+        read_only: bool,
+        outgoing: Outbound | None = None,
+        guarded: bool = False,
+    ) -> UnitOfWork:
         """A fresh unit of work. It tells `savepoints` whenever a savepoint begins or ends, so that events follow it.
 
-        Just before every commit, what `outgoing` says of the surviving events is written with the change.
+        Just before every commit, what `outgoing` says of the surviving events is written with the change. `guarded`: if
+        the user's code commits or rolls back by itself, nothing is committed and TransactionEndedError is raised.
         """
         ...
 

@@ -12,7 +12,7 @@ from cauce.listeners.calling import call_listener, log_failure
 from cauce.listeners.listener import Listener
 from cauce.ports.transport import Delivery
 from cauce.publishing.pending import AfterCommit
-from cauce.publishing.transaction import Transaction
+from cauce.publishing.transaction import Transaction, check_whole
 from cauce.publishing.units_of_work import UnitsOfWork
 
 __all__ = ["Dispatcher"]
@@ -81,14 +81,16 @@ class Dispatcher:
     ) -> None:
         """Make one attempt at a durable delivery, in the transaction of its inbox row or in none.
 
-        Raises what the listener raises, and TimeoutError past its limit. That it was handled is told once its
-        transaction is committed, by whoever commits it.
+        Raises what the listener raises, TimeoutError past its limit, and what `check_whole` says of its transaction.
+        That it was handled is told once its transaction is committed, by whoever commits it.
         """
         circumstances: dict[str, Any] = {"attempt": attempt, "replayed": replayed, "channel": channel}
         token = current_emission.set(emission)
         try:
             async with asyncio.timeout(listener.registration.limit_s):
                 await call_listener(listener, emission, self._dependencies, tx, **circumstances)
+            if tx is not None:
+                check_whole(tx)  # here, because others may share the transaction
         except (asyncio.CancelledError, SystemExit) as gone:
             # Neither may end the worker that called it, unless it is the worker that is being ended.
             if isinstance(gone, asyncio.CancelledError) and being_cancelled():

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
-from cauce.errors import ConcurrentUseError, PublishError
+from cauce.errors import ConcurrentUseError, PublishError, TransactionEndedError
 from cauce.events.envelope import Envelope, current_emission
 from cauce.events.event import DomainEvent, Event, IntegrationEvent
 from cauce.listeners.calling import call_listener
@@ -19,9 +19,11 @@ from cauce.publishing.pending import AfterCommit, Pending
 from cauce.publishing.rules import PublishingRules
 
 if TYPE_CHECKING:
+    from types import CoroutineType
+
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["Outlet", "Transaction", "end", "end_undone"]
+__all__ = ["Outlet", "Transaction", "check_whole", "end", "end_undone"]
 
 T = TypeVar("T")
 
@@ -62,12 +64,21 @@ class Transaction:
         self._savepoints = savepoints
         self._read_only = read_only
         self._made: dict[type[Any], object] = {}
+        self._unawaited: dict[object, str] = {}
         self._user: asyncio.Task[Any] | None = None
         self._ended = False
 
     @property
     def session(self) -> "AsyncSession":
-        """The SQLAlchemy session of this transaction. Do not commit it: the transaction does."""
+        """The SQLAlchemy session of this transaction. Do not commit it: the transaction does.
+
+        Raises TransactionEndedError once the block has ended, as the session itself does then.
+        """
+        if self._ended:
+            raise TransactionEndedError(
+                "this transaction has ended, and its session with it. Do the work inside its block, or open another one: "
+                "async with service.transaction() as tx: …"
+            )
         return cast("AsyncSession", self._work.session)
 
     async def get(self, wanted: type[T], /) -> T:
@@ -77,10 +88,10 @@ class Transaction:
         return cast(T, self._made[wanted])
 
     @overload
-    async def publish(self, event: DomainEvent, /) -> None: ...
+    def publish(self, event: DomainEvent, /) -> "CoroutineType[Any, Any, None]": ...
     @overload
-    async def publish(self, event: IntegrationEvent, /) -> Envelope: ...
-    async def publish(self, event: Event, /) -> Envelope | None:
+    def publish(self, event: IntegrationEvent, /) -> "CoroutineType[Any, Any, Envelope]": ...
+    def publish(self, event: Event, /) -> "CoroutineType[Any, Any, Envelope | None]":
         """Publish an event as part of this transaction.
 
         A domain event: its in-transaction listeners run now, in turn, on this transaction's session; the first error
@@ -88,8 +99,15 @@ class Transaction:
         now, handed to the transport after the commit; the envelope returned holds its id. If the transaction (or the
         savepoint around the call) rolls back, neither was ever published.
 
-        Raises PublishError if the event cannot be published here, ConcurrentUseError if another task is publishing.
+        Raises PublishError if the event cannot be published here, ConcurrentUseError if another task is publishing. If
+        it was not awaited, the end of the block raises PublishError, and nothing is committed.
         """
+        promise = object()
+        self._unawaited[promise] = type(event).__name__
+        return self._publish(event, promise)
+
+    async def _publish(self, event: Event, promise: object) -> Envelope | None:
+        del self._unawaited[promise]
         if self._ended:
             raise PublishError("this transaction has ended; publish inside its block")
         if self._read_only:
@@ -153,13 +171,31 @@ class Transaction:
 # Functions, not methods: a transaction is ended by the unit of work that opened it, never by the code that was given it.
 
 
+def check_whole(tx: Transaction) -> None:
+    """Raise what the end of the block would raise now: because of what was done in it, it must not be committed.
+
+    PublishError for an event that was published without `await`; TransactionAbortedError or TransactionEndedError.
+    """
+    if unawaited := tx._unawaited:  # pyright: ignore[reportPrivateUsage]
+        name = next(iter(unawaited.values()))
+        raise PublishError(
+            f"publish({name}) was not awaited, so it was not published, and the transaction is rolled back. "
+            f"Write: await tx.publish({name}(…))"
+        )
+    tx._work.check()  # pyright: ignore[reportPrivateUsage]
+
+
 def end(tx: Transaction) -> None:
-    """End a transaction before its commit. ConcurrentUseError if a task still works in it: then it must not commit."""
+    """End a transaction before its commit. ConcurrentUseError if a task still works in it: then it must not commit.
+
+    And what `check_whole` raises.
+    """
     if tx._user is not None:  # pyright: ignore[reportPrivateUsage]
         raise ConcurrentUseError(
             "the transaction's block ended while another task was still working in it, so it was rolled back. "
             "Await that task inside the block."
         )
+    check_whole(tx)
     tx._ended = True  # pyright: ignore[reportPrivateUsage]
 
 

@@ -42,9 +42,9 @@ class UnitsOfWork:
         self.outgoing = outgoing
         self.outlet = outlet
 
-    def transaction(self, *, read_only: bool = False) -> "OpenTransaction":
-        """One unit of work; begins when its block is entered."""
-        return OpenTransaction(self, read_only=read_only)
+    def transaction(self, *, read_only: bool = False, guarded: bool = False) -> "OpenTransaction":
+        """One unit of work; begins when its block is entered. `guarded`: only its block may end it."""
+        return OpenTransaction(self, read_only=read_only, guarded=guarded)
 
 
 class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
@@ -53,9 +53,10 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
     work: UnitOfWork
     """The store's unit of work, inside the block."""
 
-    def __init__(self, units: UnitsOfWork, *, read_only: bool) -> None:
+    def __init__(self, units: UnitsOfWork, *, read_only: bool, guarded: bool) -> None:
         self._units = units
         self._read_only = read_only
+        self._guarded = guarded
         self._entered = False
 
     async def __aenter__(self) -> Transaction:
@@ -64,7 +65,9 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
             raise CauceError("the block of a transaction is entered once; call service.transaction() for another one")
         self._entered = True
         self._savepoints: Savepoints[Pending] = Savepoints()
-        self.work = units.store.begin(self._savepoints, read_only=read_only, outgoing=units.outgoing)
+        self.work = units.store.begin(
+            self._savepoints, read_only=read_only, outgoing=units.outgoing, guarded=self._guarded
+        )
         self._tx = Transaction(
             units.rules, units.dependencies, units.outlet, self.work, self._savepoints, read_only=read_only
         )

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, cast
 
 from sqlalchemy import text
@@ -15,12 +15,13 @@ from cauce.ports.figures import Figures
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
 from cauce.stores.sql.connections import connected
-from cauce.stores.sql.engine import READ_ONLY, create_engine, is_in_memory
+from cauce.stores.sql.engine import READ_ONLY, create_engine, is_in_memory, keep_promises
 from cauce.stores.sql.figures import figures_of
 from cauce.stores.sql.inbox import SqlInbox
 from cauce.stores.sql.message_store import SqlMessageStore
+from cauce.stores.sql.refused import problems_of
 from cauce.stores.sql.schema import PROBE, create_tables
-from cauce.stores.sql.sessions import FollowedSession, follow, joins_an_outer_transaction
+from cauce.stores.sql.sessions import FollowedSession, Following, follow, joins_an_outer_transaction
 from cauce.stores.sql.trouble import (
     is_refused_as_read_only,
     mark_errors_of,
@@ -50,8 +51,14 @@ class SqlAlchemyStore:
         *,
         commit_limit_s: float = 15.0,
     ) -> None:
-        """`commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
-        to 5 s more to let go of the connection."""
+        """Raises ConfigurationError for an engine or a session factory with which a transaction would not be one.
+
+        `commit_limit_s`: how long a COMMIT may go unanswered before its outcome counts as unknown; psycopg takes up
+        to 5 s more to let go of the connection.
+        """
+        if problems := [*problems_of(engine, sessions)]:
+            raise ConfigurationError(problems, where="the store")
+        keep_promises(engine)
         self.engine = engine
         mark_errors_of(engine.sync_engine)
         self._sessions = sessions or async_sessionmaker(
@@ -77,13 +84,20 @@ class SqlAlchemyStore:
     def durable(self) -> bool:
         return self.name != "sqlite" or not is_in_memory(self.engine.url)
 
-    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+    def begin(
+        self,
+        savepoints: Savepoints[Any],
+        *,
+        read_only: bool,
+        outgoing: Outbound | None = None,
+        guarded: bool = False,
+    ) -> "_Work":
         session = self._sessions()
         if read_only and isinstance(session.bind, AsyncEngine):
             session.bind = session.bind.execution_options(**READ_ONLY, postgresql_readonly=True)
             session.sync_session.bind = session.bind.sync_engine
-        follow(session.sync_session, savepoints, None if read_only else outgoing)
-        return _Work(session, commit_limit_s=self._commit_limit_s)
+        following = follow(session.sync_session, savepoints, None if read_only else outgoing, guarded=guarded)
+        return _Work(session, following, commit_limit_s=self._commit_limit_s)
 
     async def prepare(self) -> None:
         await create_tables(self.engine)
@@ -129,8 +143,9 @@ class SqlAlchemyStore:
 class _Work:
     """One transaction of a session; its connection is given back however it ends."""
 
-    def __init__(self, session: AsyncSession, *, commit_limit_s: float) -> None:
+    def __init__(self, session: AsyncSession, following: Following, *, commit_limit_s: float) -> None:
         self._session = session
+        self._following = following
         self._commit_limit_s = commit_limit_s
         # Ask now: once its own transaction runs, a session bound to a connection looks the same either way.
         self._joined = joins_an_outer_transaction(session.sync_session)
@@ -147,14 +162,22 @@ class _Work:
         if not self._session.in_transaction():
             self._session.sync_session.begin()  # no connection is taken before the first statement
 
+    def check(self) -> None:
+        self._following.check()
+
     async def commit(self) -> None:
         try:
             await self._commit()
-        finally:
-            await self._session.close()
+        except BaseException:
+            with suppress(SQLAlchemyError):  # a transaction that the database has ended already cannot be rolled back
+                await self._end()
+            raise
+        await self._end()
 
     async def _commit(self) -> None:
-        session = self._session
+        session, following = self._session, self._following
+        following.check()
+        following.may_commit()
         if not session.in_transaction():
             return
         if session.new or session.dirty or session.deleted:
@@ -175,8 +198,14 @@ class _Work:
             raise
 
     async def rollback(self) -> None:
-        # Closing rolls back; a connection that broke is dropped by the pool.
-        await self._session.close()
+        self._following.ending = True
+        await self._end()
+
+    async def _end(self) -> None:
+        try:
+            await self._session.close()  # rolls back; a connection that broke is dropped by the pool
+        finally:
+            self._following.ended = True
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         return self._savepoint()

@@ -25,7 +25,7 @@ def place_of(error: BaseException) -> str:
         frames = traceback.extract_tb(error.__traceback__)
     except Exception:  # code of the user's, asked while something else is in trouble already
         return ""
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<"))]  # <string>: generated
     if not frames:
         return ""
     frame = (own or frames)[-1]

@@ -121,7 +121,14 @@ def watch(engine: AsyncEngine) -> None:
 
 
 class FaultyStore(SqlAlchemyStore):
-    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> Any:
+    def begin(
+        self,
+        savepoints: Savepoints[Any],
+        *,
+        read_only: bool,
+        outgoing: Outbound | None = None,
+        guarded: bool = False,
+    ) -> Any:
         told: list[bool] = []
 
         def tell(pending: Sequence[Any]) -> Sequence[Outgoing]:
@@ -129,7 +136,8 @@ class FaultyStore(SqlAlchemyStore):
             told.extend([True] * len(rows))
             return rows
 
-        work = super().begin(savepoints, read_only=read_only, outgoing=None if outgoing is None else tell)
+        told_of = None if outgoing is None else tell
+        work = super().begin(savepoints, read_only=read_only, outgoing=told_of, guarded=guarded)
         return _FaultyWork(work, told)
 
     def message_store(self) -> Any:

@@ -47,7 +47,7 @@ class InboxTransactions:
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[tuple[Transaction, Inbox]]:
         """One transaction and the inbox in it: what is written through either commits or rolls back together."""
-        opened = self._units_of_work.transaction()
+        opened = self._units_of_work.transaction(guarded=True)
         async with opened as tx:
             yield tx, self._store.inbox(opened.work)
 

@@ -53,7 +53,14 @@ class MemoryStore:
         self._rows = Tables()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def begin(self, savepoints: Savepoints[Any], *, read_only: bool, outgoing: Outbound | None = None) -> "_Work":
+    def begin(
+        self,
+        savepoints: Savepoints[Any],
+        *,
+        read_only: bool,
+        outgoing: Outbound | None = None,
+        guarded: bool = False,
+    ) -> "_Work":
         turn = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         written = None if read_only or outgoing is None else _Written(self._rows.over(), turn, outgoing, self._clock)
         return _Work(savepoints, written)
@@ -137,6 +144,9 @@ class _Work:
         return False
 
     def take_part(self) -> None:
+        return None
+
+    def check(self) -> None:
         return None
 
     async def in_turn(self) -> Tables:

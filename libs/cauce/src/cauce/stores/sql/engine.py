@@ -14,8 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import ConfigurationError
+from cauce.stores.sql.driver_state import connection_class_of_asyncpg, read_outcome_of_commits
+from cauce.stores.sql.error_values import hide_values
+from cauce.stores.sql.poolers import prepare_nothing_behind_poolers, refuse_poolers
+from cauce.stores.sql.refused import problems_of
+from cauce.stores.sql.watching import watch_statements
 
-__all__ = ["READ_ONLY", "create_engine", "is_in_memory"]
+__all__ = ["READ_ONLY", "create_engine", "is_in_memory", "keep_promises"]
 
 _READ_ONLY = "cauce_read_only"
 READ_ONLY = {_READ_ONLY: True}
@@ -43,9 +48,11 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
     read-only (a deferred one that turns writer fails at once instead of waiting). A SQLite in memory is one connection,
     which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections that have rested
-    are tested before use, and dead peers are noticed. On both, parameters never appear in errors or logs.
+    are tested before use, dead peers are noticed, and statements are not prepared behind a pooler such as PgBouncer. On
+    both, parameters never appear in errors or logs, and a COMMIT that the database answers otherwise raises
+    TransactionAbortedError.
 
-    Raises ConfigurationError for a URL that is not one of the two; connects to nothing.
+    Raises ConfigurationError for a URL that is not one of the two, and for AUTOCOMMIT; connects to nothing.
     """
     try:
         parsed = make_url(url)
@@ -63,16 +70,36 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
         if is_in_memory(parsed):  # it lives in one connection, which transactions then have one after the other
             alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
             options = {**alone, "pool_timeout": _TURN_LIMIT_S, **options}
-        engine = create_async_engine(parsed, hide_parameters=True, **options)
+        engine = _checked(create_async_engine(parsed, hide_parameters=True, **options))
         _prepare_sqlite(engine)
         return engine
     arguments: dict[str, Any] = options.pop("connect_args", {})
     if parsed.get_driver_name() == "psycopg":
         arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
+    else:
+        arguments = {"connection_class": connection_class_of_asyncpg(import_module("asyncpg").Connection), **arguments}
     pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
-    engine = create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options})
+    engine = _checked(create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options}))
+    if parsed.get_driver_name() == "asyncpg" and arguments.get("statement_cache_size") != 0:
+        refuse_poolers(engine.sync_engine)
     if not options.get("pool_pre_ping", False):
         _test_after_a_pause(engine)
+    return engine
+
+
+def keep_promises(engine: AsyncEngine) -> None:
+    """Do what is needed of every engine, also of one that SQLAlchemy made alone; doing it again changes nothing."""
+    watch_statements(engine.sync_engine)
+    read_outcome_of_commits(engine.dialect)
+    hide_values(engine.sync_engine)
+    prepare_nothing_behind_poolers(engine.sync_engine)
+
+
+def _checked(engine: AsyncEngine) -> AsyncEngine:
+    """The engine, unless its options would make a transaction none."""
+    if problems := [*problems_of(engine, None)]:
+        raise ConfigurationError(problems, where="the options of the engine")
+    keep_promises(engine)
     return engine
 
 

@@ -6,11 +6,13 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from cauce.errors import TransactionEndedError
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
+from cauce.stores.sql.watching import Watch, watch_statements
 from cauce.stores.sql.writing import write_outgoing
 
-__all__ = ["FollowedSession", "follow", "joins_an_outer_transaction"]
+__all__ = ["FollowedSession", "Following", "follow", "joins_an_outer_transaction"]
 
 _FOLLOWING = "cauce_following"
 
@@ -20,28 +22,54 @@ class FollowedSession(Session):
     each session takes as long as a statement."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Following:
-    """The followers of a session, and which of its transactions were committed."""
+@dataclass(slots=True)
+class Following:
+    """The followers of a session, which of its transactions were committed, and whether its user ended one."""
 
     followers: list[tuple[Savepoints[Any], Outbound | None]] = field(
         default_factory=list[tuple[Savepoints[Any], Outbound | None]]
     )
     committed: set[int] = field(default_factory=set[int])
+    watches: list[Watch] = field(default_factory=list[Watch])
+    guarded: bool = False
+    """Only the block that began the transaction may end it."""
+    ending: bool = False
+    """That block is at its end."""
+    ended: bool = False
+    """That block has ended: nothing may be begun any more."""
+    ended_by_user: TransactionEndedError | None = None
+    """What was done in a guarded transaction that only its block may do."""
+
+    def check(self) -> None:
+        """Raise TransactionAbortedError or TransactionEndedError if the transaction can no longer be committed whole."""
+        if self.ended_by_user is not None:
+            raise self.ended_by_user
+        for watch in self.watches:
+            watch.check()
+
+    def may_commit(self) -> None:
+        """The block is at its end: the commit that follows is its own."""
+        self.ending = True
+        for watch in self.watches:
+            watch.may_commit = True
 
 
-def follow(session: Session, savepoints: Savepoints[Any], outgoing: Outbound | None) -> None:
+def follow(
+    session: Session, savepoints: Savepoints[Any], outgoing: Outbound | None, *, guarded: bool = False
+) -> Following:
     """Tell `savepoints` how the session's transactions and savepoints end, also those that the user's code makes.
 
     The rows of the published events (`outgoing`) are written at the end of the same transaction, so that keys are
-    locked for a moment only.
+    locked for a moment only. `guarded`: a commit of the session by the user's code raises TransactionEndedError, and
+    a rollback is remembered by the Following.
     """
-    following: _Following | None = session.info.get(_FOLLOWING)
+    following: Following | None = session.info.get(_FOLLOWING)
     if following is None:
-        following = session.info[_FOLLOWING] = _Following()
+        following = session.info[_FOLLOWING] = Following(guarded=guarded)
         if not isinstance(session, FollowedSession):
             _listen_to(session)
     following.followers.append((savepoints, outgoing))
+    return following
 
 
 def joins_an_outer_transaction(session: Session) -> bool:
@@ -53,16 +81,35 @@ def joins_an_outer_transaction(session: Session) -> bool:
 def _before_commit(session: Session) -> None:
     if session.in_nested_transaction():
         return  # a savepoint's release
-    following: _Following = session.info[_FOLLOWING]
+    following: Following = session.info[_FOLLOWING]
+    if following.guarded and not following.ending:
+        following.ended_by_user = TransactionEndedError(
+            "This transaction's session was to be committed inside its block; it was not. The block commits when it "
+            "ends: leave the commit out."
+        )
+    following.check()
     for savepoints, outgoing in following.followers:
         rows = outgoing(savepoints.surviving()) if outgoing is not None else ()
         if rows:
             write_outgoing(session.connection(), rows)
 
 
+def _begun(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    following: Following = session.info[_FOLLOWING]
+    if not any(watch.is_of(connection) for watch in following.watches):
+        watch_statements(connection.engine)
+        following.watches.append(Watch(connection, guarded=following.guarded, may_commit=following.ending))
+
+
 def _created(session: Session, transaction: SessionTransaction) -> None:
+    following: Following = session.info[_FOLLOWING]
+    if following.ended and transaction.parent is None:
+        transaction.close()
+        raise TransactionEndedError(
+            "This session's transaction has ended, and the session with it. Do the work inside the block, or open another "
+            "transaction: async with service.transaction() as tx: …"
+        )
     if transaction.nested:
-        following: _Following = session.info[_FOLLOWING]
         for savepoints, _ in following.followers:
             savepoints.opened(id(transaction))
 
@@ -70,14 +117,21 @@ def _created(session: Session, transaction: SessionTransaction) -> None:
 def _after_commit(session: Session) -> None:
     # Also fired when a savepoint is released, so note which of them it was.
     current = session.get_nested_transaction() or session.get_transaction()
-    following: _Following = session.info[_FOLLOWING]
+    following: Following = session.info[_FOLLOWING]
     following.committed.add(id(current))
 
 
 def _ended(session: Session, transaction: SessionTransaction) -> None:
-    following: _Following = session.info[_FOLLOWING]
+    following: Following = session.info[_FOLLOWING]
     kept = id(transaction) in following.committed
     following.committed.discard(id(transaction))
+    if transaction.parent is None:
+        _unwatch(following)
+        if following.guarded and not following.ending and following.ended_by_user is None:
+            following.ended_by_user = TransactionEndedError(
+                "This transaction's session was rolled back or closed inside its block, so nothing of the block is "
+                "committed. A part that can fail alone is: async with tx.savepoint(): …"
+            )
     for savepoints, _ in following.followers:
         if transaction.nested:
             savepoints.ended(id(transaction), kept=kept)
@@ -85,8 +139,15 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
             savepoints.transaction_ended(committed=kept)
 
 
+def _unwatch(following: Following) -> None:
+    for watch in following.watches:
+        watch.end()
+    following.watches.clear()
+
+
 def _listen_to(sessions: Session | type[Session]) -> None:
     event.listen(sessions, "before_commit", _before_commit)
+    event.listen(sessions, "after_begin", _begun)
     event.listen(sessions, "after_transaction_create", _created)
     event.listen(sessions, "after_commit", _after_commit)
     event.listen(sessions, "after_transaction_end", _ended)
