@@ -229,7 +229,7 @@ async def test_a_payload_that_still_does_not_fit_is_dead_again_after_a_replay_an
         (letter,) = (await cauce("dead", "list", "mail", "--json")).json["mail"]
         assert letter["error"] == "$.id: expected str, got int"
         assert letter["state"] == "dead"
-        assert sum("is refused again" in record.getMessage() for record in caplog.records) == 1
+        assert sum("undecodable: $.id: expected" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("action", ["replay", "discard"])

@@ -143,7 +143,7 @@ REFUSED = {
     # keywords
     'class E(DomainEvent, nam="a.b"): ...': (
         "E: 'nam' is not something an event class can say. Did you mean 'name'? "
-        "It can say: name, version, key, source, earlier_names, not_secret, rename."
+        "It can say: name, version, key, source, earlier_names, earlier_sources, not_secret, rename."
     ),
     'class E(DomainEvent, name="a.b", rename="camelCase"): ...': (
         "E: rename='camelCase': rename is one of camel, kebab, pascal, lower, upper. Did you mean 'camel'?"

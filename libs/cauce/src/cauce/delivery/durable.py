@@ -17,6 +17,7 @@ from cauce.delivery.inbox.failures import Failures
 from cauce.delivery.inbox.listening import Listening
 from cauce.delivery.inbox.ordering import Ordering
 from cauce.delivery.inbox.outside_effects import OutsideEffects
+from cauce.delivery.inbox.refusals import Refusals
 from cauce.delivery.inbox.transactions import CallListener, InboxTransactions
 from cauce.delivery.inbox.waiting_room import WaitingRoom
 from cauce.delivery.inbox.workers import Workers
@@ -98,8 +99,8 @@ class DurableDelivery:
         self.ownership = self._new_ownership(MemberId(process.member))
         failures = Failures(transactions=self.transactions, worker=process.worker, version=process.version)
         self._workers = self._new_workers(failures, call)
-        self._consumer = self._new_consumer(listening, failures)
-        self._waiting_room = self._new_waiting_room(listening, failures)
+        self._consumer = self._new_consumer(listening)
+        self._waiting_room = self._new_waiting_room(listening)
         self._listening = listening
         topics = listening.sends_to
         self._pruning = self._new_pruning(topics)
@@ -179,6 +180,7 @@ class DurableDelivery:
             ownership=self.ownership,
             attempts=Attempts(transactions=transactions, ordering=ordering, failures=failures, call=call),
             effects=OutsideEffects(transactions=transactions, ordering=ordering, failures=failures, call=call),
+            refusals=Refusals(transactions=transactions, ordering=ordering, failures=failures, newer_s=retention_s),
             failures=failures,
             transactions=transactions,
             trouble=self._trouble,
@@ -186,24 +188,22 @@ class DurableDelivery:
             handled=self._reports.handled,
         )
 
-    def _new_consumer(self, listening: Listening, failures: Failures) -> DurableConsumer:
+    def _new_consumer(self, listening: Listening) -> DurableConsumer:
         return DurableConsumer(
             listening,
             message_store=self._message_store,
             ownership=self.ownership,
             workers=self._workers,
-            failures=failures,
             trouble=self._trouble,
             count=self._reports.count,
         )
 
-    def _new_waiting_room(self, listening: Listening, failures: Failures) -> WaitingRoom:
+    def _new_waiting_room(self, listening: Listening) -> WaitingRoom:
         return WaitingRoom(
             listening,
             message_store=self._message_store,
             ownership=self.ownership,
             workers=self._workers,
-            failures=failures,
             trouble=self._trouble,
             count=self._reports.count,
         )

@@ -37,6 +37,8 @@ class EventType:
     """The service that publishes it; None for a domain event, which belongs to whoever runs it."""
     earlier_names: tuple[str, ...]
     """Names the event had before, still accepted from the wire."""
+    earlier_sources: tuple[str, ...]
+    """Services that published it before, whose events are still accepted from the wire."""
     not_secret: Mapping[str, str]
     """Fields (dotted paths for nested ones) that only look like secrets, each with the reason."""
 
@@ -57,6 +59,7 @@ class EventMeta(StructMeta):
         key: str | None = None,
         source: str | None = None,
         earlier_names: Iterable[str] = (),
+        earlier_sources: Iterable[str] = (),
         not_secret: Mapping[str, str] | None = None,
         rename: Rename = None,
         **unknown: Never,
@@ -72,6 +75,8 @@ class EventMeta(StructMeta):
             return cls
         if isinstance(earlier_names, str):
             raise DefinitionError(f"{class_name}: earlier_names is a tuple of names; write ({earlier_names!r},)")
+        if isinstance(earlier_sources, str):
+            raise DefinitionError(f"{class_name}: earlier_sources is a tuple of names; write ({earlier_sources!r},)")
         cls.__cauce_not_secret__ = {
             **{word: why for base in reversed(cls.__mro__[1:]) for word, why in _not_secret_of(base).items()},
             **(not_secret or {}),
@@ -83,9 +88,16 @@ class EventMeta(StructMeta):
             key=key,
             source=source,
             earlier_names=tuple(earlier_names),
+            earlier_sources=tuple(earlier_sources),
             not_secret=cls.__cauce_not_secret__,
         )
-        said = {"version": version, "key": key, "source": source, "earlier_names": described.earlier_names or None}
+        said = {
+            "version": version,
+            "key": key,
+            "source": source,
+            "earlier_names": described.earlier_names or None,
+            "earlier_sources": described.earlier_sources or None,
+        }
         if name is None:
             problems = list(_problems_of_a_base(word for word, value in said.items() if value is not None))
         else:
@@ -132,7 +144,7 @@ def describe(event_type: type[Event]) -> EventType:
     return described
 
 
-_KEYWORDS = ("name", "version", "key", "source", "earlier_names", "not_secret", "rename")
+_KEYWORDS = ("name", "version", "key", "source", "earlier_names", "earlier_sources", "not_secret", "rename")
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*(?:\.[a-z0-9]+(?:[-_][a-z0-9]+)*)*")
 _MAX_NAME_LENGTH = 200
 
@@ -171,6 +183,11 @@ def _problems(described: EventType, *, versioned: bool) -> Iterable[str]:
             yield "an integration event is a contract and needs a version: version=1"
         if not described.source:
             yield 'an integration event says who publishes it: source="accounts-ms"'
+    elif described.earlier_sources:
+        yield "earlier_sources is for integration events; a domain event belongs to whoever runs it"
+    for text in dict.fromkeys(described.earlier_sources):
+        if text == described.source or described.earlier_sources.count(text) > 1:
+            yield f"earlier_sources repeats {text!r}"
     if type(described.version) is not int or described.version < 1:
         yield f"version={described.version!r}: versions are whole numbers and count from 1"
     fields = cls.__struct_fields__

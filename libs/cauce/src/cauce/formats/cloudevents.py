@@ -27,6 +27,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "from_json",
+    "key_problem",
     "number",
     "outgoing",
     "outgoing_around_number",
@@ -188,6 +189,23 @@ def read_of_topic(raw: bytes, topic: str) -> tuple[Envelope | None, str | None]:
     if envelope.source != topic:
         return None, f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
     return envelope, None
+
+
+def key_problem(key: str) -> str | None:
+    """What a key must be and this one is not, the same whether it came as an attribute or from the payload."""
+    if len(key) > MAX_KEY_LENGTH:
+        return f"at most {MAX_KEY_LENGTH} characters as a key, got {len(key)}"
+    if _CONTROL.search(key) or not _has_utf8(key):
+        return "a key without control characters and halves of surrogates"
+    return None
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_names_given_twice(raw: bytes) -> None:

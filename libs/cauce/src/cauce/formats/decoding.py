@@ -1,6 +1,7 @@
 """From an envelope with raw bytes to a typed event."""
 
 import re
+from os.path import basename
 from typing import TypeVar
 
 import msgspec
@@ -14,17 +15,46 @@ __all__ = ["decode", "typed"]
 
 E = TypeVar("E", bound=Event)
 
+_AT = re.compile(r" - at `(\$[^`]*)`\Z")
+
 
 def decode(raw: bytes | msgspec.Raw, event_type: type[E]) -> E:
-    """The typed event. DecodeError says where in the payload it does not fit, never what stands there."""
+    """The typed event. DecodeError says where in the payload it does not fit, never what stands there.
+
+    Also for whatever the class's own code raises (`__post_init__`, a property of a nested type), SystemExit included:
+    what one event's bytes make a class do is that event's trouble, and the process has others.
+    """
     name = describe(event_type).name
     try:
         return msgspec.json.decode(raw, type=event_type)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        raise DecodeError(name, path=path.strip("`") or "$", expectation=_without_values(text)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_fitting(name, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(name, path="$", expectation=f"not JSON ({type(error).__name__})") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code of the class, on bytes that anybody may have sent
+        raise DecodeError(name, path="$", expectation=_refused_by(error)) from None
+
+
+def _not_fitting(name: str, error: msgspec.ValidationError) -> DecodeError:
+    """msgspec turns a ValueError or TypeError of `__post_init__` into an error of its own, with that one's text."""
+    found = _AT.search(text := str(error))
+    path = found[1][:200] if found else "$"
+    if error.__cause__ is not None:
+        return DecodeError(name, path=path, expectation=_refused_by(error.__cause__))
+    return DecodeError(name, path=path, expectation=_without_values(text[: found.start()] if found else text))
+
+
+def _refused_by(error: BaseException) -> str:
+    """Its type and the line that raised it; its text may hold the value."""
+    name = type.__dict__["__name__"].__get__(type(error))  # a metaclass may answer `__name__` in its own way
+    innermost = error.__traceback__
+    if innermost is None or (innermost.tb_next is None and innermost.tb_frame.f_code.co_filename == __file__):
+        return f"not JSON ({name})"  # raised by the decoder itself
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return f"its class refuses it ({name} at {basename(innermost.tb_frame.f_code.co_filename)}:{innermost.tb_lineno})"
 
 
 def _without_values(text: str) -> str:

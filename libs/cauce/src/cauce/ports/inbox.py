@@ -10,6 +10,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Lane
 
 __all__ = [
+    "KEPT_BYTES",
     "Arrival",
     "Dead",
     "Failure",
@@ -17,9 +18,12 @@ __all__ = [
     "Known",
     "Position",
     "Reason",
+    "Refused",
     "Unhandled",
     "WaitingDelivery",
     "WaitingRoom",
+    "Whole",
+    "bounded",
     "letter_id",
     "sequence_of",
 ]
@@ -35,6 +39,13 @@ class Position(Struct, frozen=True):
 def sequence_of(envelope: Envelope) -> int | None:
     """Its number among those of its key; None if it has none that could be compared."""
     return None if envelope.key is None or envelope.incarnation is None else envelope.key_seq
+
+
+class Whole(Struct, frozen=True):
+    """What is known of a message of which only the beginning is kept."""
+
+    size: int
+    sha256: str
 
 
 class WaitingDelivery(Struct, frozen=True, kw_only=True):
@@ -53,6 +64,8 @@ class WaitingDelivery(Struct, frozen=True, kw_only=True):
     first_failed_at: float | None
     name: str | None = None
     """Of its event; None for a row that an earlier version of Cauce wrote."""
+    whole: Whole | None = None
+    """Of a message of which only the beginning is kept."""
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -70,8 +83,25 @@ class Unhandled(Struct, frozen=True, kw_only=True):
     count: int
 
 
-Reason = Literal["exhausted", "rejected", "crash loop", "undecodable", "late", "too old to dedupe", "uncertain"]
+Refused = Literal["undecodable", "newer version", "wrong source"]
+"""Why no listener is given a delivery."""
+
+Reason = Literal[
+    "exhausted",
+    "rejected",
+    "crash loop",
+    "undecodable",
+    "newer version",
+    "wrong source",
+    "late",
+    "impossible number",
+    "too old to dedupe",
+    "uncertain",
+]
 """Why a delivery is a dead letter: the word that is stored, shown and asked for."""
+
+KEPT_BYTES = 256 * 1024
+"""How much of a message a dead letter keeps: all that may be published, and the beginning of what is no event."""
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -105,6 +135,14 @@ class Dead(Struct, frozen=True, kw_only=True):
     first_at: float
     last_at: float
     worker: str
+    whole: Whole | None = None
+
+
+def bounded(message: bytes) -> tuple[bytes, Whole | None]:
+    """As much of a message as a dead letter keeps; with its size and hash, if that is not all of it."""
+    if len(message) <= KEPT_BYTES:
+        return message, None
+    return message[:KEPT_BYTES], Whole(len(message), sha256(message).hexdigest())
 
 
 def letter_id(delivery: WaitingDelivery) -> str:
@@ -170,6 +208,15 @@ class Inbox(Protocol):
         """
         ...
 
+    async def postpone(self, delivery: WaitingDelivery, *, until_s: float, reason: Refused, error: str) -> None:
+        """Put a delivery into the waiting room without an attempt: due `until_s` after it first was there, or when
+        `look_again` is called for its lane."""
+        ...
+
+    async def waited_s(self, delivery: WaitingDelivery) -> float:
+        """For how long it has been in the waiting room with a reason or an error; 0 if it is not there."""
+        ...
+
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         """Take a delivery that is due out of the waiting room, as the token of handling it. `idle_s`: see `arrive`.
 
@@ -226,6 +273,10 @@ class WaitingRoom(Protocol):
 
         Returns how many. Without that, a delivery due now would wait for as long as the clock was set back.
         """
+        ...
+
+    async def look_again(self, lanes: Sequence[Lane]) -> None:
+        """What was postponed in these lanes is due now: another process has them, and its code may be another one."""
         ...
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...

@@ -40,7 +40,6 @@ async def introduce_as_volatile(wiring: Wiring, keep: Keep, store: DurableStore)
 def describe_service(wiring: Wiring, keep: Keep) -> Description:
     """The description of a service as it is wired now."""
     heard = {listener.name: [one for one in wiring.known if listener.hears(one)] for listener in wiring.listeners}
-    arriving = [one for types in heard.values() for one in types if issubclass(one, IntegrationEvent)]
     return Description(
         service=wiring.service,
         cauce=_version(),
@@ -48,7 +47,7 @@ def describe_service(wiring: Wiring, keep: Keep) -> Description:
         transport=None if wiring.transport is None else _transport(wiring.transport),
         events=tuple(_event(one) for one in wiring.known),
         publishes=tuple(describe(one).name for one in wiring.publishes),
-        topics=tuple(sorted({source for one in arriving if (source := describe(one).source) is not None})),
+        topics=tuple(sorted(wiring.subscription.topics)),
         sends_to=tuple(wiring.sends_to),
         listeners=tuple(_listener(wiring.service, listener, heard[listener.name]) for listener in wiring.listeners),
         sent_s=keep.sent_s,

@@ -130,7 +130,7 @@ class Wiring:
             )
         )
         names = {name for one in heard for name in _names_of(one)}
-        topics = {source for one in heard if (source := describe(one).source) is not None}
+        topics = {source for one in heard for source in _sources_of(one)}
         return Subscription(names=frozenset(names), patterns=patterns, topics=frozenset(topics))
 
     def _problems(self, dependencies: Dependencies[Transaction]) -> Iterator[str]:
@@ -174,6 +174,11 @@ class Wiring:
 def _names_of(event_type: type[Event]) -> tuple[str, ...]:
     described = describe(event_type)
     return (described.name, *described.earlier_names)
+
+
+def _sources_of(event_type: type[Event]) -> tuple[str, ...]:
+    described = describe(event_type)
+    return () if described.source is None else (described.source, *described.earlier_sources)
 
 
 def _is_the_users(listener: Listener) -> bool:

@@ -6,10 +6,10 @@ event is read or published.
 
 from msgspec.structs import replace
 
-from cauce.ports.inbox import Failure
+from cauce.ports.inbox import Failure, WaitingDelivery, bounded
 from cauce.telemetry.storable import storable_line, storable_text
 
-__all__ = ["storable_failure", "storable_line", "storable_text"]
+__all__ = ["bounded_delivery", "storable_failure", "storable_line", "storable_text"]
 
 _SHORT = 200
 
@@ -23,3 +23,9 @@ def storable_failure(failure: Failure) -> Failure:
         worker=storable_line(failure.worker, limit=_SHORT),
         version=None if failure.version is None else storable_line(failure.version, limit=_SHORT),
     )
+
+
+def bounded_delivery(delivery: WaitingDelivery) -> WaitingDelivery:
+    """The same delivery with as much of its message as a dead letter keeps."""
+    message, whole = bounded(delivery.message)
+    return delivery if whole is None else replace(delivery, message=message, whole=whole)

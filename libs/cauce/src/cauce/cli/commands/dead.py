@@ -84,7 +84,10 @@ def register(subparsers: "Subparsers") -> None:
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listener", metavar="NAME", help="only of this listener (the last word of it will do)")
     parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
-    reasons = "exhausted, rejected, 'crash loop', undecodable, late, 'too old to dedupe' or uncertain"
+    reasons = (
+        "exhausted, rejected, 'crash loop', undecodable, 'newer version', 'wrong source', late, 'impossible number', "
+        "'too old to dedupe' or uncertain"
+    )
     parser.add_argument("--reason", metavar="REASON", help=f"only these: {reasons}")
     parser.add_argument("--since", metavar="WHEN", help="died since then: 2h, or 2026-11-24T08:05")
 

@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from cauce.concurrency.backoff import Backoff
-from cauce.delivery.inbox.failures import Failures
+from cauce.delivery.inbox.failures import delivery_of_bytes
 from cauce.delivery.inbox.gaps import Gaps
 from cauce.delivery.inbox.listening import Listening
-from cauce.delivery.inbox.workers import Job, Workers
+from cauce.delivery.inbox.reading import Refusal, read
+from cauce.delivery.inbox.workers import Job, RefusedJob, Workers, queue_of
 from cauce.delivery.lanes.ownership import Ownership
-from cauce.errors import DecodeError, TransportUnavailableError
+from cauce.errors import TransportUnavailableError
 from cauce.events.envelope import Envelope
-from cauce.formats.decoding import typed
 from cauce.listeners.listener import consumer_name
 from cauce.ports.lanes import Epoch, Lane, lane_of
 from cauce.ports.message_store import MessageStore
@@ -23,8 +25,6 @@ __all__ = ["DurableConsumer"]
 log = logging.getLogger("cauce.durable")
 
 _RETRY_S = 1.0
-_REFUSE_AGAIN_FIRST_S = 0.1
-_REFUSE_AGAIN_CAP_S = 5.0
 
 
 class _Reading:
@@ -52,7 +52,6 @@ class DurableConsumer:
         message_store: MessageStore,
         ownership: Ownership,
         workers: Workers,
-        failures: Failures,
         trouble: DatabaseStatus,
         count: Callable[[str, int], None],
     ) -> None:
@@ -60,7 +59,6 @@ class DurableConsumer:
         self._message_store = message_store
         self._ownership = ownership
         self._workers = workers
-        self._failures = failures
         self._trouble = trouble
         self._count = count
         self._gaps = Gaps()
@@ -93,28 +91,63 @@ class DurableConsumer:
             await delivery.ack()
             return
         if envelope is None:
-            await self._refuse_everywhere(delivery, None, delivery.problem or "not an event")
+            await self._no_event(delivery)
             return
-        lane = delivery.lane if delivery.lane is not None else lane_of(envelope)
-        self._report_gap(envelope, delivery.tenure)
         event_type = self._listening.types.get(envelope.name)
         if event_type is None:
+            self._report_gap(envelope, delivery.tenure)
             self._count("unheard", 1)
             await delivery.ack()
             return
-        try:
-            emission = typed(envelope, event_type)
-        except DecodeError as error:
-            await self._refuse_everywhere(delivery, envelope, f"{error.path}: {error.expectation}")
+        lane = delivery.lane if delivery.lane is not None else lane_of(envelope)
+        listeners = self._listening.listeners.get(event_type, ())
+        found = read(envelope, self._listening.types)
+        if isinstance(found, Refusal):
+            if found.reason == "wrong source":
+                self._count("wrong_source", 1)
+            else:
+                self._report_gap(envelope, delivery.tenure)
+            if found.reason == "newer version":
+                self._count("newer_version", 1)
+            service = self._listening.service
+            await self._workers.submit(
+                RefusedJob(
+                    envelope=envelope,
+                    refusal=found,
+                    consumers=[consumer_name(service, listener) for listener in listeners],
+                    queue=envelope.id if found.reason == "wrong source" else queue_of(envelope),
+                    lane=lane,
+                    tenure=delivery.tenure,
+                    delivery=delivery,
+                )
+            )
             return
+        self._report_gap(envelope, delivery.tenure)
         await self._workers.submit(
             Job(
-                emission=emission,
-                listeners=self._listening.listeners.get(event_type, ()),
+                emission=found,
+                listeners=listeners,
                 lane=lane,
                 tenure=delivery.tenure,
                 suspect=delivery.redelivered and self._ownership.was_abandoned(lane),
                 delivery=delivery,
+            )
+        )
+
+    async def _no_event(self, delivery: Delivery) -> None:
+        """An entry that may be of any size: from here on only as much of it is held as its dead letter keeps."""
+        lane = delivery.lane if delivery.lane is not None else Lane(0)
+        kept = delivery_of_bytes(self._listening.service, delivery.channel, lane, delivery.raw)
+        await self._workers.submit(
+            RefusedJob(
+                envelope=None,
+                refusal=Refusal("undecodable", delivery.problem or "not an event"),
+                consumers=[self._listening.service],
+                queue=kept.event_id,
+                lane=lane,
+                tenure=delivery.tenure,
+                delivery=replace(delivery, raw=kept.message),
+                kept=kept,
             )
         )
 
@@ -126,25 +159,6 @@ class DurableConsumer:
                 "→ cauce outbox status, there",
                 self._listening.service, envelope.id, envelope.key, envelope.key_seq, missing, envelope.source,
             )  # fmt: skip
-
-    async def _refuse_everywhere(self, delivery: Delivery, envelope: Envelope | None, why: str) -> None:
-        """Write a dead letter for every listener the delivery was for, then acknowledge it."""
-        service = self._listening.service
-        event_type = self._listening.types.get(envelope.name) if envelope else None
-        listeners = self._listening.listeners.get(event_type, ()) if event_type else ()
-        backoff = Backoff(_REFUSE_AGAIN_FIRST_S, _REFUSE_AGAIN_CAP_S)
-        for consumer in [consumer_name(service, listener) for listener in listeners] or [service]:
-            while True:
-                try:
-                    await self._failures.refuse(consumer, envelope, delivery.channel, delivery.raw, why)
-                    break
-                except Exception as error:
-                    self._trouble.down(error, retry_in_s=backoff.pause_s)
-                    await backoff.pause()
-                    backoff.grow()
-            self._count("dead", 1)
-        log.error("dead: %s · raw bytes kept (%d)", _what(delivery, envelope, why), len(delivery.raw))
-        await delivery.ack()
 
     def _lanes_to_read(self) -> Mapping[Lane, Epoch]:
         lanes = self._ownership.lanes()
@@ -171,10 +185,3 @@ class DurableConsumer:
     async def _since_in(self, topic: str, transport: DurableTransport) -> BrokerId:
         begin = "0-0" if self._listening.starts[topic] == "retained" else await transport.now(topic)
         return BrokerId(await self._message_store.since(topic, begin))
-
-
-def _what(delivery: Delivery, envelope: Envelope | None, why: str) -> str:
-    if envelope is None:
-        return f"{delivery.channel} · {why}"
-    version = f" {envelope.source_version}" if envelope.source_version else ""
-    return f"{envelope.name} {envelope.id} · {why} · from {envelope.source}{version}"

@@ -1,4 +1,4 @@
-"""The records of what failed: a retry, a parked key or a dead letter. Refusals and crash loops too."""
+"""The records of what failed: a retry, a parked key or a dead letter. Crash loops too."""
 
 import logging
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.listeners.listener import Listener
 from cauce.listeners.retry import Reject
-from cauce.ports.inbox import Failure, Inbox, Reason, WaitingDelivery
+from cauce.ports.inbox import Failure, Inbox, Reason, WaitingDelivery, bounded
 from cauce.ports.lanes import Lane, lane_of
 from cauce.telemetry.log_text import place_of
 from cauce.telemetry.storable import describe_error, loggable, stack_of
 
-__all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of"]
+__all__ = ["CrashLoopError", "Failures", "Outcome", "delivery_of", "delivery_of_bytes"]
 
 log = logging.getLogger("cauce.applying")
 
@@ -98,28 +98,6 @@ class Failures(Struct, frozen=True, kw_only=True):
         log.error("dead: %s %s for %s: uncertain: %s", envelope.name, envelope.id, delivery.consumer, why)
         return "dead"
 
-    async def refuse(self, consumer: str, envelope: Envelope | None, channel: str, raw: bytes, why: str) -> None:
-        """Write a dead letter with its bytes for a delivery that no attempt could handle."""
-        async with self.transactions.begin() as (_, inbox):
-            # Bytes without an id are known by their hash: delivered again, they are the same dead letter.
-            event_id = envelope.id if envelope else sha256(channel.encode() + b"\0" + raw).hexdigest()[:32]
-            source = envelope.source if envelope else ""
-            if await inbox.first_time(consumer, source, event_id):
-                delivery = replace(_delivery(consumer, source, event_id, envelope, channel, raw), attempts=1)
-                name = envelope.name if envelope else "?"
-                await self.write_dead_letter(inbox, delivery, name, "undecodable", why)
-
-    async def refuse_replay(self, waiting: WaitingDelivery, name: str, why: str) -> bool:
-        """Write the dead letter of a replay that still does not fit its type. False if it is no replay."""
-        async with self.transactions.begin() as (_, inbox):
-            if not await inbox.lock(waiting) or not await inbox.remove_dead_letter(waiting):
-                return False
-            tried = replace(waiting, attempts=waiting.attempts + 1)
-            await self.write_dead_letter(inbox, tried, name, "undecodable", why)
-            await inbox.remove(waiting)
-            await inbox.release_next(waiting)
-        return True
-
     async def mark_started(self, listener: Listener, envelope: Envelope) -> int:
         """Commit that handling begins; return how often it began without an outcome, this time included."""
         async with self.transactions.begin() as (_, inbox):
@@ -149,24 +127,37 @@ class Failures(Struct, frozen=True, kw_only=True):
 
 def delivery_of(consumer: str, envelope: Envelope, channel: str) -> WaitingDelivery:
     """A delivery from the broker as the waiting room would keep it; no attempt has been made."""
-    return _delivery(consumer, envelope.source, envelope.id, envelope, channel, to_json(envelope))
-
-
-def _delivery(
-    consumer: str, source: str, event_id: str, envelope: Envelope | None, channel: str, raw: bytes
-) -> WaitingDelivery:
     return WaitingDelivery(
         position=None,
         consumer=consumer,
-        source=source,
-        event_id=event_id,
-        lane=lane_of(envelope) if envelope is not None else Lane(0),
-        key=envelope.key if envelope is not None else None,
+        source=envelope.source,
+        event_id=envelope.id,
+        lane=lane_of(envelope),
+        key=envelope.key,
         channel=channel,
-        message=raw,
+        message=to_json(envelope),
         attempts=0,
         first_failed_at=None,
-        name=envelope.name if envelope is not None else None,
+        name=envelope.name,
+    )
+
+
+def delivery_of_bytes(consumer: str, channel: str, lane: Lane, raw: bytes) -> WaitingDelivery:
+    """An entry of the broker that is no event, as its dead letter keeps it. Bytes without an id are known by their hash:
+    delivered again, they are the same dead letter."""
+    message, whole = bounded(raw)
+    return WaitingDelivery(
+        position=None,
+        consumer=consumer,
+        source="",
+        event_id=sha256(channel.encode(errors="backslashreplace") + b"\0" + raw).hexdigest()[:32],
+        lane=lane,
+        key=None,
+        channel=channel,
+        message=message,
+        attempts=1,
+        first_failed_at=None,
+        whole=whole,
     )
 
 

@@ -1,17 +1,19 @@
 """The loop of the waiting room (retry queue): what is due in our lanes goes to the workers, once."""
 
-import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from cauce.concurrency.backoff import Backoff
-from cauce.delivery.inbox.failures import Failures
 from cauce.delivery.inbox.listening import Listening
-from cauce.delivery.inbox.workers import BOUND, Job, Workers
+from cauce.delivery.inbox.reading import Refusal, read
+from cauce.delivery.inbox.workers import BOUND, Job, RefusedJob, Workers
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import DecodeError
+from cauce.events.envelope import Emission, Envelope
+from cauce.events.event import Event
 from cauce.formats.cloudevents import from_json
-from cauce.formats.decoding import typed
+from cauce.listeners.listener import Listener
 from cauce.ports.inbox import WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane
 from cauce.ports.message_store import MessageStore
@@ -19,10 +21,9 @@ from cauce.telemetry.connectivity import DatabaseStatus
 
 __all__ = ["WaitingRoom"]
 
-log = logging.getLogger("cauce.durable")
-
 _POLL_FIRST_S = 0.05
 _POLL_CAP_S = 1.0
+_LOOK_AGAIN_EVERY_S = 300.0
 
 
 class WaitingRoom:
@@ -35,7 +36,6 @@ class WaitingRoom:
         message_store: MessageStore,
         ownership: Ownership,
         workers: Workers,
-        failures: Failures,
         trouble: DatabaseStatus,
         count: Callable[[str, int], None],
     ) -> None:
@@ -43,17 +43,15 @@ class WaitingRoom:
         self._message_store = message_store
         self._ownership = ownership
         self._workers = workers
-        self._failures = failures
         self._trouble = trouble
         self._count = count
         self._taken: set[int] = set()
         """Positions of deliveries that the workers have."""
         self._left_since_read: set[int] = set()
         """Positions the workers were done with after the last read began: its rows may be older than their outcome."""
-        self._unreadable: set[int] = set()
-        """Positions of deliveries that this code cannot decode, or has no class for: another version may."""
         self._lanes_swept: dict[Lane, Epoch] = {}
         """Lanes whose waiting deliveries were read since we own them, with their epochs."""
+        self._look_at = time.monotonic() + _LOOK_AGAIN_EVERY_S
         self._backoff = Backoff(_POLL_FIRST_S, _POLL_CAP_S)
 
     def wake(self) -> None:
@@ -76,9 +74,8 @@ class WaitingRoom:
             lanes = self._ownership.lanes()
             new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
             self._left_since_read.clear()
-            due = await self._message_store.due(
-                list(lanes), limit=BOUND, known=self._listening.known, besides=self._unreadable
-            )
+            await self._look_again(lanes, new)
+            due = await self._message_store.due(list(lanes), limit=BOUND, known=self._listening.known)
             for waiting in due:
                 suspect = waiting.lane in new and self._ownership.was_abandoned(waiting.lane)
                 worked = await self._take(waiting, lanes[waiting.lane], suspect=suspect) or worked
@@ -87,6 +84,14 @@ class WaitingRoom:
             self._trouble.down(error, retry_in_s=self._backoff.pause_s)
         return worked
 
+    async def _look_again(self, lanes: Collection[Lane], new: Collection[Lane]) -> None:
+        """What was postponed is looked at when we take a lane over: our code may read it. And now and then, because its
+        earlier owner may have postponed something at the same moment."""
+        if now_and_then := time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_AGAIN_EVERY_S
+        if again := lanes if now_and_then else new:
+            await self._message_store.look_again(sorted(again))
+
     async def _take(self, waiting: WaitingDelivery, tenure: Epoch, *, suspect: bool) -> bool:
         """Submit the delivery unless the workers have it, or it cannot be handled here; whether it was submitted."""
         position, listener = waiting.position, self._listening.by_consumer.get(waiting.consumer)
@@ -94,28 +99,8 @@ class WaitingRoom:
             return False
         if listener is None:
             return False
-        name = "?"
-        try:
-            envelope = from_json(waiting.message)
-            name = envelope.name
-            event_type = self._listening.types.get(name)
-            if event_type is None:  # written by a version of Cauce that did not say so in the row
-                self._unreadable.add(position)
-                return False
-            emission = typed(envelope, event_type)
-        except DecodeError as error:
-            await self._not_readable(position, waiting, name, error)
-            return False
         self._taken.add(position)
-        job = Job(
-            emission=emission,
-            listeners=(listener,),
-            lane=waiting.lane,
-            tenure=tenure,
-            suspect=suspect,
-            waiting=waiting,
-            left=partial(self._left, position),
-        )
+        job = self._job(waiting, listener, tenure, suspect=suspect, left=partial(self._left, position))
         await self._workers.submit(job)
         return True
 
@@ -124,14 +109,37 @@ class WaitingRoom:
         self._left_since_read.add(position)
         self._backoff.wake()
 
-    async def _not_readable(self, position: int, waiting: WaitingDelivery, name: str, error: DecodeError) -> None:
-        """Refuse a replay again; anything else may be a later version's, and waits for it."""
-        if position in self._unreadable:
-            return
-        why = f"{error.path}: {error.expectation}"
-        if await self._failures.refuse_replay(waiting, name, why):
-            self._count("dead", 1)
-            log.error("dead: %s for %s was replayed and is refused again: %s", waiting.event_id, waiting.consumer, why)
-        else:
-            self._unreadable.add(position)
-            log.error("waiting delivery %d cannot be read by this version: %s", position, error)
+    def _job(
+        self, waiting: WaitingDelivery, listener: Listener, tenure: Epoch, *, suspect: bool, left: Callable[[], None]
+    ) -> Job | RefusedJob:
+        envelope, found = _read(waiting, self._listening.types)
+        if isinstance(found, Refusal):
+            return RefusedJob(
+                envelope=envelope,
+                refusal=found,
+                consumers=[waiting.consumer],
+                queue=(waiting.source, waiting.key if waiting.key is not None else waiting.event_id),
+                lane=waiting.lane,
+                tenure=tenure,
+                waiting=waiting,
+                left=left,
+            )
+        return Job(
+            emission=found,
+            listeners=(listener,),
+            lane=waiting.lane,
+            tenure=tenure,
+            suspect=suspect,
+            waiting=waiting,
+            left=left,
+        )
+
+
+def _read(
+    waiting: WaitingDelivery, types: Mapping[str, type[Event]]
+) -> tuple[Envelope, Emission | Refusal] | tuple[None, Refusal]:
+    try:
+        envelope = from_json(waiting.message)
+    except DecodeError as error:
+        return None, Refusal("undecodable", f"{error.path}: {error.expectation}")
+    return envelope, read(envelope, types)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cauce.concurrency.backoff import Backoff
 from cauce.concurrency.keyed_workers import KeyedWorkers
@@ -12,16 +13,19 @@ from cauce.concurrency.shared_lock import SharedLock
 from cauce.delivery.inbox.attempts import Attempts
 from cauce.delivery.inbox.failures import Failures, Outcome
 from cauce.delivery.inbox.outside_effects import OutsideEffects
+from cauce.delivery.inbox.reading import Refusal
+from cauce.delivery.inbox.refusals import Refusals
 from cauce.delivery.inbox.transactions import InboxTransactions
 from cauce.delivery.lanes.ownership import Ownership
-from cauce.events.envelope import Emission
+from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import WaitingDelivery
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import Delivery
 from cauce.telemetry.connectivity import DatabaseStatus
+from cauce.telemetry.storable import describe_error, loggable
 
-__all__ = ["BOUND", "Job", "Workers"]
+__all__ = ["BOUND", "Job", "RefusedJob", "Workers", "queue_of"]
 
 log = logging.getLogger("cauce.durable")
 
@@ -55,6 +59,32 @@ class Job(Struct, kw_only=True, eq=False):
     def channel(self) -> str:
         return self.delivery.channel if self.delivery is not None else ""
 
+    @property
+    def queue(self) -> Hashable:
+        """Whom it must not overtake."""
+        return queue_of(self.emission.envelope)
+
+
+class RefusedJob(Struct, kw_only=True, eq=False):
+    """A delivery that no listener can be given, to be refused in its place among those of its key.
+
+    From the broker it has a `delivery`, from the waiting room a `waiting`. Without an `envelope` it is no event.
+    """
+
+    envelope: Envelope | None
+    refusal: Refusal
+    consumers: Sequence[str]
+    """By which names the inbox knows those for whom it is refused."""
+    queue: Hashable
+    """Whom it must not overtake: source and key, or what stands for itself."""
+    lane: Lane
+    tenure: int | None
+    delivery: Delivery | None = None
+    """Its bytes are in `kept`, if it is no event."""
+    kept: WaitingDelivery | None = None
+    waiting: WaitingDelivery | None = None
+    left: Callable[[], None] | None = None
+
 
 class Workers:
     """Settles deliveries in the order of their key."""
@@ -65,6 +95,7 @@ class Workers:
         ownership: Ownership,
         attempts: Attempts,
         effects: OutsideEffects,
+        refusals: Refusals,
         failures: Failures,
         transactions: InboxTransactions,
         trouble: DatabaseStatus,
@@ -75,12 +106,15 @@ class Workers:
         self._ownership = ownership
         self._attempts = attempts
         self._effects = effects
+        self._refusals = refusals
         self._failures = failures
         self._transactions = transactions
         self._trouble = trouble
         self._count = count
         self._handled = handled
-        self._work: KeyedWorkers[Job] = KeyedWorkers(self._settle, group=_shares_with, at_once=_AT_ONCE, bound=BOUND)
+        self._work: KeyedWorkers[Job | RefusedJob] = KeyedWorkers(
+            self._settle, group=_shares_with, at_once=_AT_ONCE, bound=BOUND
+        )
         self._suspects = SharedLock()
         self._lanes_in_work: dict[Lane, int] = {}
 
@@ -100,14 +134,18 @@ class Workers:
         """Whether a delivery of the lane is not settled yet."""
         return bool(self._lanes_in_work.get(lane))
 
-    async def submit(self, job: Job) -> None:
+    async def submit(self, job: Job | RefusedJob) -> None:
         """Accept a job; waits while there is no room."""
-        envelope = job.emission.envelope
         self._lanes_in_work[job.lane] = self._lanes_in_work.get(job.lane, 0) + 1
-        await self._work.submit((envelope.source, envelope.key if envelope.key is not None else envelope.id), job)
+        await self._work.submit(job.queue, job)
 
-    async def _settle(self, jobs: Sequence[Job]) -> None:
+    async def _settle(self, given: Sequence[Job | RefusedJob]) -> None:
         """Settle jobs of different keys; more than one only if they may share transactions."""
+        jobs = [job for job in given if isinstance(job, Job)]
+        for job in given:
+            if isinstance(job, RefusedJob):
+                async with self._suspects.shared():
+                    await self._settle_refused(job)
         ours = self._ownership.epochs()
         unshared = {job: job.listeners for job in jobs}
         if len(jobs) > 1 and all(ours.get(job.lane) == job.tenure for job in jobs):
@@ -156,6 +194,58 @@ class Workers:
             if job.left is not None:
                 job.left()
 
+    async def _settle_refused(self, job: RefusedJob) -> None:
+        """Record the refusal for each listener, then acknowledge it."""
+        delivery = job.delivery
+        try:
+            if self._ownership.epochs().get(job.lane) != job.tenure:
+                if delivery is not None:
+                    delivery.release()
+                return
+            for consumer in job.consumers:
+                outcome = await self._refuse(job, consumer)
+                if outcome != "not_due":
+                    self._count(outcome, 1)
+            if delivery is not None:
+                await delivery.ack()
+        except Exception as error:  # as for every other delivery
+            log.error("a refusal could not be settled: %s", describe_error(error), exc_info=loggable(error))
+            self._ownership.drop(job.lane)
+            if delivery is not None:
+                delivery.release()
+        finally:
+            self._lanes_in_work[job.lane] -= 1
+            if job.left is not None:
+                job.left()
+
+    async def _refuse(self, job: RefusedJob, consumer: str) -> Outcome:
+        try:
+            return await self._persistently(lambda: self._refused(job, consumer))
+        except Exception as error:  # not the infrastructure's: what was to be written cannot be
+            trouble = error
+            log.error("a refusal could not be recorded: %s", describe_error(error), exc_info=loggable(error))
+        return await self._persistently(lambda: self._refused_plainly(job, consumer, trouble))
+
+    async def _refused(self, job: RefusedJob, consumer: str) -> Outcome:
+        if job.waiting is not None:
+            return await self._refusals.again(job.waiting, job.envelope, job.refusal)
+        if job.envelope is None or job.delivery is None:
+            assert job.kept is not None  # noqa: S101  # made so by the consumer
+            return await self._refusals.no_event(replace(job.kept, consumer=consumer), job.refusal.why)
+        return await self._refusals.first(
+            consumer,
+            job.envelope,
+            job.refusal,
+            job.delivery.channel,
+            job.delivery.raw,
+            repeated=job.delivery.redelivered,
+        )
+
+    async def _refused_plainly(self, job: RefusedJob, consumer: str, trouble: Exception) -> Outcome:
+        if job.waiting is not None:
+            return await self._refusals.again_plainly(job.waiting, trouble)
+        return await self._refusals.plainly(consumer, b"" if job.delivery is None else job.delivery.raw, trouble)
+
     def _report(self, outcome: Outcome, job: Job, listener: Listener) -> None:
         if outcome != "not_due":
             self._count(outcome, 1)
@@ -200,8 +290,15 @@ class Workers:
                 backoff.grow()
 
 
-def _shares_with(job: Job) -> Hashable | None:
+def queue_of(envelope: Envelope) -> Hashable:
+    """The key of the event's queue: whatever has the same is settled one after the other."""
+    return (envelope.source, envelope.key if envelope.key is not None else envelope.id)
+
+
+def _shares_with(job: Job | RefusedJob) -> Hashable | None:
     """Jobs with the same answer may share a transaction."""
+    if isinstance(job, RefusedJob):
+        return None
     first_time = job.delivery is not None and not job.delivery.redelivered
     if first_time and job.listeners and all(one.registration.shared_transaction for one in job.listeners):
         return type(job.emission.event)

@@ -6,9 +6,9 @@ from typing import Literal
 from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Arrival, Dead, Failure, Position, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.inbox import Arrival, Dead, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.memory.tables import Clock, Due, Event, Tables, add_waiting, event_of
-from cauce.stores.storable import storable_failure, storable_line
+from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
 __all__ = ["MemoryInbox"]
 
@@ -88,6 +88,21 @@ class MemoryInbox:
             next_at = now  # those before it have left meanwhile: nothing else would make it due
         add_waiting(rows, replace(delivery, first_failed_at=None if error is None else now), next_at=next_at)
 
+    async def postpone(self, delivery: WaitingDelivery, *, until_s: float, reason: Refused, error: str) -> None:
+        rows, now = await self._rows(), self._clock()
+        if rows.waiting_as(*event_of(delivery)) is None:
+            add_waiting(rows, delivery, next_at=None)
+        there = rows.waiting_as(*event_of(delivery))
+        assert there is not None  # noqa: S101  # it was put there just now
+        first = now if there.delivery.first_failed_at is None else there.delivery.first_failed_at
+        waits = replace(there.delivery, first_failed_at=first)
+        rows.waiting[there.position] = Due(there.position, waits, first + until_s, reason)
+
+    async def waited_s(self, delivery: WaitingDelivery) -> float:
+        there = (await self._rows()).waiting_as(*event_of(delivery))
+        first = None if there is None else there.delivery.first_failed_at
+        return 0.0 if first is None else max(0.0, self._clock() - first)
+
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         if delivery.position is None or not await self.lock(delivery):
             return False
@@ -120,7 +135,7 @@ class MemoryInbox:
 
     async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
         rows, now, failure = await self._rows(), self._clock(), storable_failure(failure)
-        event = event_of(delivery)
+        event, delivery = event_of(delivery), bounded_delivery(delivery)
         before = rows.dead.get(event)
         first = now if delivery.first_failed_at is None else delivery.first_failed_at
         rows.dead[event] = Dead(
@@ -140,4 +155,5 @@ class MemoryInbox:
             first_at=first if before is None else before.first_at,
             last_at=now,
             worker=failure.worker,
+            whole=delivery.whole,
         )

@@ -159,6 +159,12 @@ class MemoryMessageStore:
             del rows.started[event]
         return len(old[:limit])
 
+    async def look_again(self, lanes: Sequence[Lane]) -> None:
+        now = self._clock()
+        for one in list(self._rows.waiting.values()):
+            if one.reason is not None and one.delivery.lane in lanes and one.next_at is not None and one.next_at > now:
+                self._rows.waiting[one.position] = replace(one, next_at=now)
+
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         return sorted(self._rows.dead.values(), key=lambda one: one.last_at)[:limit]
 

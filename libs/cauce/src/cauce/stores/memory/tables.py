@@ -75,6 +75,8 @@ class Due(Struct, frozen=True):
     position: int
     delivery: WaitingDelivery
     next_at: float | None
+    reason: str | None = None
+    """Why it is postponed, if it is."""
 
     @property
     def place(self) -> tuple[str, str, str | None]:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Arrival, Failure, Position, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.inbox import Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.parked_keys import lock_by_name, release_next
-from cauce.stores.storable import storable_failure, storable_line
+from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
 __all__ = ["REMOVE_WAITING", "SqlInbox"]
 
@@ -222,7 +222,7 @@ class SqlInbox:
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, place = excluded.place, "
-                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, "
+                "reason = NULL, next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
                 f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
                 f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
@@ -243,6 +243,41 @@ class SqlInbox:
             error=None if error is None else storable_line(error),
             place=None if place is None else storable_line(place),
         )
+
+    async def postpone(self, delivery: WaitingDelivery, *, until_s: float, reason: Refused, error: str) -> None:
+        await self._run(
+            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
+            "scheduled_at, first_failed_at, error, reason, created_at) VALUES (:consumer, :source, :event_id, :name, "
+            ":lane, :key, :channel, :message, :attempts, :NOW + :until, :NOW, :NOW, :error, :reason, :NOW) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET error = excluded.error, reason = excluded.reason, "
+            "scheduled_at = :NOW, place = NULL, "
+            "next_at = COALESCE(cauce_waiting.first_failed_at, :NOW) + :until, "
+            "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW)".replace(
+                ":until", "CAST(:until AS double precision)"
+            ),
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            name=delivery.name,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=storable_line(delivery.channel),
+            message=delivery.message,
+            attempts=delivery.attempts,
+            until=until_s,
+            error=storable_line(error),
+            reason=reason,
+        )
+
+    async def waited_s(self, delivery: WaitingDelivery) -> float:
+        found = await self._run(
+            "SELECT :NOW - first_failed_at AS age FROM cauce_waiting "
+            "WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+        )
+        return max(0.0, float(found.scalar_one_or_none() or 0.0))
 
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ} AND {_NOT_PAUSED}", _as_read(delivery)
@@ -280,13 +315,13 @@ class SqlInbox:
         )
 
     async def write_dead_letter(self, delivery: WaitingDelivery, name: str, failure: Failure) -> None:
-        failure = storable_failure(failure)
+        failure, delivery = storable_failure(failure), bounded_delivery(delivery)
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-                "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, "
+                "error, stack, attempts, first_at, last_at, worker, version, size, sha256, tried) VALUES (:id, :consumer, :source, :event_id, "
                 ":name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
-                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, "
+                "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, :size, :sha256, "
                 "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
                 f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = excluded.reason, error = excluded.error, "
@@ -312,6 +347,8 @@ class SqlInbox:
             first=delivery.first_failed_at,
             worker=failure.worker,
             version=failure.version,
+            size=None if delivery.whole is None else delivery.whole.size,
+            sha256=None if delivery.whole is None else delivery.whole.sha256,
         )
 
     async def _run(self, statement: str, **values: Any) -> Any:

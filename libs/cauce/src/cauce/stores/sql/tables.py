@@ -17,6 +17,9 @@ no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or
     cauce_audit       actions of operators: replays, discards, rewinds
     cauce_meta        the incarnation of this database, the number of lanes, the version of these tables
 
+`reason` of a waiting delivery is set while it is postponed without an attempt (`newer version`); `size` and `sha256` of a
+dead letter are those of the whole message, set where only its beginning is kept.
+
 A position stands for one row permanently, on SQLite too (AUTOINCREMENT): code that still holds the position of a
 deleted row must not reach another one.
 """
@@ -163,6 +166,7 @@ waiting = Table(
     Column("tried", Text),
     Column("created_at", Float, nullable=False),
     Column("name", Text),  # of the event; what was written before there was this column has none
+    Column("reason", Text),
     UniqueConstraint("consumer", "source", "event_id"),
     sqlite_autoincrement=True,
     postgresql_with=_BUSY,
@@ -191,6 +195,8 @@ dead_letter = Table(
     Column("worker", Text, nullable=False),
     Column("version", Text),
     Column("tried", Text),
+    Column("size", BigInteger),
+    Column("sha256", String(64)),
     UniqueConstraint("consumer", "source", "event_id"),
 )
 

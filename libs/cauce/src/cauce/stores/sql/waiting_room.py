@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
+from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery, Whole
 from cauce.ports.lanes import Lane
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
@@ -70,6 +70,19 @@ class SqlWaitingRoom(TableGroup):
             )
             return int(done.rowcount)
 
+    async def look_again(self, lanes: Sequence[Lane]) -> None:
+        if not lanes:
+            return
+        postponed = f"reason IS NOT NULL AND next_at > :NOW AND lane IN ({', '.join(str(int(lane)) for lane in lanes)})"
+        async with self._reading() as connection:
+            found = await self._run(
+                connection, f"SELECT 1 FROM cauce_waiting WHERE {postponed} LIMIT 1"
+            )  # numbers of ours
+            if found.one_or_none() is None:
+                return  # nearly always: nobody has to wait for a turn to write
+        async with self._writing() as connection:
+            await self._run(connection, f"UPDATE cauce_waiting SET next_at = :NOW WHERE {postponed}")
+
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:
             rows = await self._run(
@@ -93,6 +106,7 @@ class SqlWaitingRoom(TableGroup):
                     first_at=float(row.first_at),
                     last_at=float(row.last_at),
                     worker=row.worker,
+                    whole=None if row.sha256 is None else Whole(int(row.size), row.sha256),
                 )
                 for row in rows
             ]
