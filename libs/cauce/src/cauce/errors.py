@@ -3,7 +3,7 @@
 CauceError
 ├── DefinitionError                fix code: an event class or a listener says something impossible
 ├── ConfigurationError             fix configuration: everything wrong at start, in one message
-├── PublishError                   fix code: this event cannot be published here
+├── PublishError                   fix code or data: this event cannot be published here
 │   └── OutboxFullError            retry later: too many events wait to be sent
 ├── ConcurrentUseError             fix code: one transaction, two tasks at once
 ├── TransactionAbortedError        fix code: an error of the database was caught, without a savepoint
@@ -56,7 +56,16 @@ class ConfigurationError(CauceError):
 
 
 class PublishError(CauceError):
-    """This event cannot be published here; nothing was published."""
+    """This event cannot be published here; nothing was published.
+
+    If a value is the cause, `path` says where in the payload it stands, JSONPath-like and with the names of the wire
+    (`$.inner.a`), and `expectation` what was expected there; the value itself is in neither.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None, expectation: str | None = None) -> None:
+        self.path = path
+        self.expectation = expectation
+        super().__init__(message)
 
 
 class OutboxFullError(PublishError):

@@ -28,7 +28,7 @@ from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.events.envelope import Emission
 from cauce.ports.lanes import LANES, Lane, lane_of
 from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
-from cauce.publishing.pending import AfterCommit
+from cauce.publishing.pending import AfterCommit, ToSend
 from cauce.service import Happening
 from cauce.stores.memory import MemoryStore
 from cauce.transports.memory import MemoryTransport
@@ -743,7 +743,7 @@ async def test_a_full_after_commit_queue_drops_counts_and_says_it_once(caplog: p
     queue.open()
     a_listener: Any = "only counted"
     queue.accept(AfterCommit(Emission(Noted(word=str(n))), (), (a_listener,)) for n in range(10))
-    queue.accept(Envelope.of(OwnNews()) for _ in range(5))
+    queue.accept(ToSend(Envelope.of(OwnNews()), (b"{}", b"")) for _ in range(5))
     assert counted == {"after_commit_dropped": 7}
     assert len(lost) == 2
 

@@ -27,7 +27,7 @@ from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.on import on
 from cauce.listeners.retry import Reject, Retry
 from cauce.ports.lanes import lane_of
-from cauce.ports.transport import Delivery, Status, Subscription, Transport
+from cauce.ports.transport import ChecksEvents, Delivery, Status, Subscription, Transport
 from cauce.telemetry.log_text import one_line
 
 __all__ = ["ADOPTED", "Adopt", "Inward", "NestBridge"]
@@ -51,6 +51,11 @@ class NestBridge:
 
     def __init__(self, wire: Transport) -> None:
         self._wire = wire
+
+    def check(self, envelope: Envelope, message: bytes) -> None:
+        """Raise PublishError for an event that NestJS's format could not say."""
+        if isinstance(self._wire, ChecksEvents):
+            self._wire.check(envelope, message)
 
     def outward(
         self, publishes: Sequence[type[IntegrationEvent]]

@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 from uuid_utils import uuid7
 
 from cauce.events.event import Event, EventType, describe
+from cauce.events.plain import key_text
 
 __all__ = [
     "Clock",
@@ -128,9 +129,9 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def key_of(event: Event, described: EventType) -> str | None:
-    """The text by which events are kept in order: the key field's value; None if there is none."""
+    """The text by which events are kept in order: the key field's value as the payload has it; None if there is none."""
     value = None if described.key is None else getattr(event, described.key)
-    return None if value is None else str(value)
+    return value if value is None or type(value) is str else key_text(value)
 
 
 _making = RLock()

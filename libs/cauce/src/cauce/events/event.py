@@ -103,7 +103,7 @@ class EventMeta(StructMeta):
         else:
             problems = list(_problems(described, versioned=version is not None))
         problems += _secret_problems(described)
-        problems += find_field_problems(cls, allow_unresolved=True)
+        problems += find_field_problems(cls, allow_unresolved=True, is_base=name is None)
         if problems:
             raise DefinitionError(f"{class_name}: " + "; ".join(problems))
         if name is not None:
@@ -214,14 +214,19 @@ def _secret_problems(described: EventType) -> Iterable[str]:
             yield looks_like_a_secret(field_name, word)
 
 
-def check_fields(cls: type[Event]) -> None:
-    """Ask again, before the first publishing, what could not be seen when the class was made. DefinitionError."""
-    if problems := list(find_field_problems(cls, allow_unresolved=True)):
+def check_fields(cls: type[Event], *, travels: bool = False) -> None:
+    """Ask again, before the first publishing, what could not be seen when the class was made. DefinitionError.
+
+    `travels`: it is written down, so all of its types must be known now, and JSON must carry them.
+    """
+    if problems := list(find_field_problems(cls, allow_unresolved=not travels, travels=travels)):
         raise DefinitionError(f"{cls.__name__}: " + "; ".join(problems))
 
 
-def find_field_problems(cls: type[Event], *, allow_unresolved: bool = False) -> Iterable[str]:
-    """Fields that are not frozen all the way down, or not plain data in a contract.
+def find_field_problems(
+    cls: type[Event], *, allow_unresolved: bool = False, travels: bool = False, is_base: bool = False
+) -> Iterable[str]:
+    """Fields that are not frozen all the way down, or not plain data in an event that travels, as contracts do.
 
     With `allow_unresolved`, a class with an annotation that cannot be resolved yet (a forward reference) is passed
     over; a service asks again at start.
@@ -230,7 +235,9 @@ def find_field_problems(cls: type[Event], *, allow_unresolved: bool = False) -> 
         cls,
         allow_unresolved=allow_unresolved,
         homes=_homes(cls) if issubclass(cls, IntegrationEvent) else None,
+        travels=travels or issubclass(cls, IntegrationEvent),
         not_secret=frozenset(_not_secret_of(cls)),
+        is_base=is_base,
     )
 
 

@@ -14,13 +14,14 @@ their limits are those of the narrowest database.
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta
 
 from cauce.errors import DecodeError, PublishError
 from cauce.events.envelope import MAX_ID_LENGTH, Envelope
+from cauce.formats.payload import MAX_MESSAGE_BYTES, encode
 
 __all__ = [
     "CONTENT_GONE",
@@ -29,6 +30,7 @@ __all__ = [
     "from_json",
     "key_problem",
     "number",
+    "numbered",
     "outgoing",
     "outgoing_around_number",
     "read_of_topic",
@@ -37,7 +39,6 @@ __all__ = [
 
 CONTENT_GONE = "the broker has forgotten its content: it was deleted before it was acknowledged"
 
-MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_NAME_LENGTH = 256
 MAX_SOURCE_LENGTH = 128
@@ -88,26 +89,29 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 def outgoing(envelope: Envelope) -> bytes:
     """The message of an event that is being published. PublishError for one that no service could read."""
-    message = to_json(envelope)
-    try:
-        from_json(message)
-    except DecodeError as error:
-        why = f"{error.path}: {error.expectation}"
-        raise PublishError(f"{envelope.name} cannot be published · {why}. Nothing was published.") from None
-    return message
+    return _readable(to_json(envelope), envelope)
 
 
-def outgoing_around_number(envelope: Envelope) -> tuple[bytes, bytes]:
+def outgoing_around_number(envelope: Envelope, data: bytes | None = None) -> tuple[bytes, bytes]:
     """As `outgoing`, for an event that the database numbers while it writes it: what stands before and after `number`.
 
-    An event without a key has no number: all of it stands before.
+    An event without a key has no number: all of it stands before. `data`: its payload, written and checked before.
     """
     if envelope.key is None:
-        return outgoing(envelope), b""
+        return _readable(to_json(envelope, data), envelope, checked=data is not None), b""
     longest = msgspec.structs.replace(envelope, key_seq=_LONGEST_NUMBER, incarnation=_LONGEST_INCARNATION)
+    message = _readable(to_json(longest, data), envelope, checked=data is not None)
     # Quotes inside of attributes are escaped, and data comes last: it is found where it stands and nowhere else.
-    before, _, after = outgoing(longest).partition(number(str(_LONGEST_NUMBER), _LONGEST_INCARNATION).encode())
+    before, _, after = message.partition(number(str(_LONGEST_NUMBER), _LONGEST_INCARNATION).encode())
     return before, after
+
+
+def numbered(around: tuple[bytes, bytes], sequence: int | None, incarnation: str | None) -> bytes:
+    """The message once its number is known; None for an event that has none."""
+    before, after = around
+    if sequence is None or incarnation is None:
+        return before + after
+    return b"".join((before, number(str(sequence), incarnation).encode(), after))
 
 
 def number(sequence: str, incarnation: str) -> str:
@@ -115,10 +119,11 @@ def number(sequence: str, incarnation: str) -> str:
     return f',"sequence":"{sequence}","incarnation":"{incarnation}"'
 
 
-def to_json(envelope: Envelope) -> bytes:
-    """The message as it travels: UTF-8 JSON. Checks nothing."""
+def to_json(envelope: Envelope, data: bytes | None = None) -> bytes:
+    """The message as it travels: UTF-8 JSON. Checks nothing. `data`: its payload, if it is written already."""
     payload = envelope.payload
-    data = payload if isinstance(payload, msgspec.Raw) else msgspec.Raw(_encoder.encode(payload))
+    if data is None and not isinstance(payload, msgspec.Raw):
+        data = encode(payload)
     return _encoder.encode(
         _CloudEvent(
             specversion="1.0",
@@ -136,32 +141,29 @@ def to_json(envelope: Envelope) -> bytes:
             causationid=envelope.causation_id,
             traceparent=envelope.traceparent,
             tracestate=envelope.tracestate,
-            data=data,
+            data=cast("msgspec.Raw", payload) if data is None else msgspec.Raw(data),
         )
     )
 
 
+def _readable(message: bytes, envelope: Envelope, *, checked: bool = False) -> bytes:
+    """The message, if every reader takes it. `checked`: its payload was read before, and is an event's: no name in it
+    is there twice."""
+    try:
+        _read(message, names_once=checked)
+    except DecodeError as error:
+        raise PublishError(
+            f"{envelope.name} cannot be published · {error.path}: {error.expectation}. Nothing was published.",
+            path=error.path,
+            expectation=error.expectation,
+        ) from None
+    return message
+
+
 def from_json(raw: bytes) -> Envelope:
     """The envelope, its payload still `Raw`. DecodeError for whatever is no CloudEvent of ours; never another error."""
-    if len(raw) > MAX_MESSAGE_BYTES:
-        raise DecodeError("a message", path="$", expectation=f"at most {MAX_MESSAGE_BYTES} bytes, got {len(raw)}")
-    if raw.count(b"{") + (raw.count(b"[") if _BRACKET in raw else 0) > MAX_DEPTH and _too_deep(raw):
-        raise DecodeError("a message", path="$", expectation=f"at most {MAX_DEPTH} levels of nesting")
-    try:
-        event = _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        raise DecodeError("a message", path=path.strip("`") or "$", expectation=text.replace("`", "")) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DecodeError("a message", path="$", expectation="CloudEvents 1.0 JSON") from None
-    if event.specversion != "1.0":
-        raise DecodeError("a message", path="$.specversion", expectation="1.0")
-    _refuse_names_given_twice(raw)
-    if _may_hold_control_characters(raw):
-        _refuse_control_characters(event)
+    event = _read(raw)
     sequence = event.sequence
-    if sequence is not None and not (sequence.isascii() and sequence.isdecimal()):
-        raise DecodeError("a message", path="$.sequence", expectation="a whole number in decimal digits")
     return Envelope(
         id=event.id,
         source=event.source,
@@ -178,6 +180,31 @@ def from_json(raw: bytes) -> Envelope:
         traceparent=event.traceparent,
         tracestate=event.tracestate,
     )
+
+
+def _read(raw: bytes, *, names_once: bool = False) -> _CloudEvent:
+    """What `from_json` reads. `names_once`: no name is there twice in one object, so nobody need look."""
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise DecodeError("a message", path="$", expectation=f"at most {MAX_MESSAGE_BYTES} bytes, got {len(raw)}")
+    if raw.count(b"{") + (raw.count(b"[") if _BRACKET in raw else 0) > MAX_DEPTH and _too_deep(raw):
+        raise DecodeError("a message", path="$", expectation=f"at most {MAX_DEPTH} levels of nesting")
+    try:
+        event = _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at ")
+        raise DecodeError("a message", path=path.strip("`") or "$", expectation=text.replace("`", "")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise DecodeError("a message", path="$", expectation="CloudEvents 1.0 JSON") from None
+    if event.specversion != "1.0":
+        raise DecodeError("a message", path="$.specversion", expectation="1.0")
+    if not names_once:
+        _refuse_names_given_twice(raw)
+    if _may_hold_control_characters(raw):
+        _refuse_control_characters(event)
+    sequence = event.sequence
+    if sequence is not None and not (sequence.isascii() and sequence.isdecimal()):
+        raise DecodeError("a message", path="$.sequence", expectation="a whole number in decimal digits")
+    return event
 
 
 def read_of_topic(raw: bytes, topic: str) -> tuple[Envelope | None, str | None]:

@@ -20,6 +20,7 @@ from msgspec.json import Decoder
 
 from cauce.errors import PublishError
 from cauce.events.envelope import MAX_ID_LENGTH, Clock, Envelope, NewId, new_id, utc_now
+from cauce.events.plain import plain
 
 __all__ = [
     "MAX_DEPTH",
@@ -76,7 +77,9 @@ def encode(envelope: Envelope, *, pattern: Pattern | None = None, durable: bool 
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"{envelope.name} has no JSON form: {error}") from None
     if problem := _beyond_limits(packet):
-        raise PublishError(f"{envelope.name} cannot be published over NestJS's transport: {problem}")
+        raise PublishError(
+            f"{envelope.name} cannot be published over NestJS's transport: {problem}", path="$", expectation=problem
+        )
     return packet
 
 
@@ -95,8 +98,8 @@ def _additions(envelope: Envelope) -> Sequence[tuple[str, str | int]]:
 def _payload_text(envelope: Envelope) -> str:
     if isinstance(envelope.payload, Raw):
         return bytes(envelope.payload).decode()
-    plain: object = to_builtins(envelope.payload, builtin_types=(datetime,), str_keys=True)
-    return json_text(plain)
+    members: object = to_builtins(envelope.payload, builtin_types=(datetime,), str_keys=True, enc_hook=plain)
+    return json_text(members)
 
 
 def reply_to(request_id: bytes) -> bytes:
@@ -174,7 +177,10 @@ def _number(value: float) -> str:
 def _time(moment: datetime) -> str:
     if moment.tzinfo is None:
         return moment.isoformat()
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:  # a moment of the first or last day there is, in a zone where that day is another
+        return moment.isoformat(timespec="milliseconds")
 
 
 _MAX_ARRAY_INDEX: Final = 2**32 - 2

@@ -70,7 +70,8 @@ def problems_between(
     """
     known = list(known)
     for event_type in known:
-        for problem in find_field_problems(event_type):
+        travels = any(one.registration.when == "durable" and one.hears(event_type) for one in listeners)
+        for problem in find_field_problems(event_type, travels=travels):
             yield f"{event_type.__name__}: {problem}"
     yield from _clashes(known)
     yield from _unheard_names(listeners, known)

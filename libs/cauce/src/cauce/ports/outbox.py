@@ -13,10 +13,15 @@ __all__ = ["BATCH", "Backlog", "OutboxRow", "OutboxTable", "Outgoing"]
 
 
 class Outgoing(Struct, frozen=True, kw_only=True):
-    """An envelope published in a transaction, and for whom: the broker (`consumer` None) or a durable listener here."""
+    """An envelope published in a transaction, and for whom: the broker (`consumer` None) or a durable listener here.
+
+    `message` is the event as it travels, before and after the number that the database gives it; it was checked when
+    it was published. None: to be written from the envelope (`outgoing_around_number`).
+    """
 
     envelope: Envelope
     consumer: str | None = None
+    message: tuple[bytes, bytes] | None = None
 
 
 class OutboxRow(Struct, frozen=True):

@@ -15,6 +15,7 @@ from cauce.ports.lanes import Lane
 __all__ = [
     "Broker",
     "BrokerId",
+    "ChecksEvents",
     "Deliver",
     "Delivery",
     "DurableTransport",
@@ -118,6 +119,17 @@ class Transport(Broker, Protocol):
         """Deliver until cancelled: connect, subscribe, report `up` once the broker has acknowledged everything.
 
         Trouble with the broker is reported as `down` and retried for ever; only bad configuration raises.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksEvents(Protocol):
+    """A transport that has a wire format of its own, with narrower limits than a CloudEvent's."""
+
+    def check(self, envelope: Envelope, message: bytes) -> None:
+        """Raise PublishError for an event that `publish` would refuse. Asked when it is published, before anything is
+        written. `message`: the same event as a CloudEvent, which was checked before.
         """
         ...
 

@@ -35,7 +35,7 @@ class Dispatcher:
         Their errors are raised together, as ListenersFailedError.
         """
         plan = self._rules.plan(type(event))
-        emission = self._rules.emission(event)
+        emission = self._rules.written(event)[0] if plan.durable else self._rules.emission(event)
         self._happenings.count("published")
         self._happenings.tell("published", emission)
         errors: list[Exception] = []

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cauce.events.envelope import Emission, Envelope
+from cauce.formats.publication import Around
 from cauce.listeners.listener import Listener
 
-__all__ = ["AfterCommit", "Pending", "Plan"]
+__all__ = ["AfterCommit", "Pending", "Plan", "ToSend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,17 @@ class AfterCommit:
     heard_by: tuple[Listener, ...]
     listeners: tuple[Listener, ...]
     durable: tuple[Listener, ...] = ()
+    message: Around | None = None
+    """What is written down for the durable ones, if there are any."""
 
 
-Pending: TypeAlias = AfterCommit | Envelope
-"""What happens only after the commit: listeners of this process, or an envelope for other services."""
+@dataclass(frozen=True, slots=True)
+class ToSend:
+    """A published integration event: for other services, once the transaction commits."""
+
+    envelope: Envelope
+    message: Around
+
+
+Pending: TypeAlias = AfterCommit | ToSend
+"""What happens only after the commit: listeners of this process, or an event for other services."""

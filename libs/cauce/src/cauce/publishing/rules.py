@@ -6,10 +6,12 @@ from cauce.errors import PublishError
 from cauce.events.envelope import Clock, Emission, Envelope, NewId, current_envelope
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, check_fields, describe
 from cauce.events.publishable import Publishable
+from cauce.formats.publication import Around, published
 from cauce.listeners.catalog import in_order
 from cauce.listeners.listener import Listener
+from cauce.ports.transport import ChecksEvents
 from cauce.publishing.bus import not_an_event
-from cauce.publishing.pending import Plan
+from cauce.publishing.pending import Plan, ToSend
 
 __all__ = ["PublishingRules"]
 
@@ -17,7 +19,8 @@ __all__ = ["PublishingRules"]
 class PublishingRules:
     """Says what one service may publish, and which of its listeners hear it. Fixed once made.
 
-    `known`: the event classes the service can meet; `publishes`: the integration events among them that are its own.
+    `known`: the event classes the service can meet; `publishes`: the integration events among them that are its own;
+    `wires`: what an event leaves by, if its format is narrower than ours.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class PublishingRules:
         publishes: Sequence[type[IntegrationEvent]],
         clock: Clock,
         new_id: NewId,
+        wires: Sequence[ChecksEvents] = (),
     ) -> None:
         self.service = service
         self._listeners = listeners
@@ -37,6 +41,7 @@ class PublishingRules:
         self._publishable = Publishable(service, publishes, version=version, clock=clock, new_id=new_id)
         self._clock = clock
         self._new_id = new_id
+        self._wires = tuple(wires)
         self._plans: dict[type[DomainEvent], Plan] = {}
 
     def plan(self, event_type: type[DomainEvent]) -> Plan:
@@ -44,8 +49,8 @@ class PublishingRules:
         plan = self._plans.get(event_type)
         if plan is None:
             describe(event_type)
-            check_fields(event_type)
             heard = in_order(self._listeners, event_type)
+            check_fields(event_type, travels=any(one.registration.when == "durable" for one in heard))
             plan = self._plans[event_type] = Plan(
                 in_transaction=tuple(one for one in heard if one.registration.when == "in_transaction"),
                 after_commit=tuple(one for one in heard if one.registration.when == "after_commit"),
@@ -69,11 +74,21 @@ class PublishingRules:
 
     def emission(self, event: DomainEvent) -> Emission:
         """A domain event as its listeners get it, caused by the event being handled now."""
-        envelope = Envelope.of(
+        return Emission(event, None, self.service, self._envelope(event))
+
+    def written(self, event: DomainEvent) -> tuple[Emission, Around]:
+        """As `emission`, for an event that is written down for durable listeners. PublishError if none could read it."""
+        envelope, message = published(event, self._envelope)
+        return Emission(event, None, self.service, envelope), message
+
+    def to_send(self, event: IntegrationEvent) -> ToSend:
+        """An integration event of this service, ready to be sent. PublishError if no service could read it."""
+        envelope, message = published(event, self._publishable.envelope)
+        for wire in self._wires:
+            wire.check(envelope, message[0] + message[1])
+        return ToSend(envelope, message)
+
+    def _envelope(self, event: DomainEvent) -> Envelope:
+        return Envelope.of(
             event, source=self.service, cause=current_envelope(), id=self._new_id(), occurred_on=self._clock()
         )
-        return Emission(event, None, self.service, envelope)
-
-    def envelope(self, event: IntegrationEvent) -> Envelope:
-        """A new envelope for an integration event of this service."""
-        return self._publishable.envelope(event)

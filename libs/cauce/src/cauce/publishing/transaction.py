@@ -100,7 +100,9 @@ class Transaction:
         savepoint around the call) rolls back, neither was ever published.
 
         Raises PublishError if the event cannot be published here, ConcurrentUseError if another task is publishing. If
-        it was not awaited, the end of the block raises PublishError, and nothing is committed.
+        it was not awaited, the end of the block raises PublishError, and nothing is committed. An integration event, and
+        a domain event that a durable listener hears, is written and read back first: PublishError with `path` and
+        `expectation` for one that its readers would not get as it is. No listener has run then.
         """
         promise = object()
         self._unawaited[promise] = type(event).__name__
@@ -134,9 +136,9 @@ class Transaction:
         plan = self._rules.plan(type(event))
         if plan.after_commit or plan.durable:
             self._outlet().check(type(event))
-        emission = self._rules.emission(event)
+        emission, message = self._rules.written(event) if plan.durable else (self._rules.emission(event), None)
         self._work.take_part()
-        self._savepoints.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable))
+        self._savepoints.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable, message))
         token = current_emission.set(emission)
         try:
             for listener in plan.in_transaction:
@@ -147,10 +149,10 @@ class Transaction:
     def _accept(self, event: IntegrationEvent) -> Envelope:
         self._rules.check(type(event))
         self._outlet().check(type(event))
+        to_send = self._rules.to_send(event)
         self._work.take_part()
-        envelope = self._rules.envelope(event)
-        self._savepoints.add(envelope)
-        return envelope
+        self._savepoints.add(to_send)
+        return to_send.envelope
 
     @contextmanager
     def _used_by_one_task(self, doing: str) -> Generator[None]:

@@ -6,11 +6,10 @@ from types import TracebackType
 
 from cauce.concurrency.cancellation import to_the_end
 from cauce.errors import CauceError
-from cauce.events.envelope import Envelope
 from cauce.listeners.dependencies import Dependencies
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, Store, UnitOfWork
-from cauce.publishing.pending import AfterCommit, Pending
+from cauce.publishing.pending import AfterCommit, Pending, ToSend
 from cauce.publishing.rules import PublishingRules
 from cauce.publishing.transaction import Outlet, Transaction, end, end_undone
 from cauce.telemetry.happenings import Happenings
@@ -100,7 +99,7 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
         happenings = self._units.happenings
         for item in pending:
             happenings.count("published")
-            happenings.tell("published", item if isinstance(item, Envelope) else item.emission)
+            happenings.tell("published", item.envelope if isinstance(item, ToSend) else item.emission)
             if isinstance(item, AfterCommit):
                 for listener in item.heard_by:
                     happenings.tell("handled", item.emission, listener.name)

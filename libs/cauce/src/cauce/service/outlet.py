@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from cauce.delivery.durable import DurableDelivery
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import PublishError
-from cauce.events.envelope import Envelope
 from cauce.events.event import Event, IntegrationEvent
 from cauce.listeners.listener import consumer_name
 from cauce.ports.outbox import Outgoing
 from cauce.ports.store import Outbound
-from cauce.publishing.pending import AfterCommit, Pending
+from cauce.publishing.pending import AfterCommit, Pending, ToSend
 from cauce.service.wiring import Wiring
 
 __all__ = ["NotRunning", "RunOutlet", "outbox_rows"]
@@ -51,7 +50,7 @@ class RunOutlet:
             return
         self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
         self._durable.committed(
-            to_send=any(isinstance(item, Envelope) for item in pending),
+            to_send=any(isinstance(item, ToSend) for item in pending),
             waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
         )
 
@@ -67,9 +66,12 @@ def outbox_rows(wiring: Wiring) -> Outbound | None:
         for item in pending:
             if isinstance(item, AfterCommit):
                 envelope = item.emission.envelope
-                found += [Outgoing(envelope=envelope, consumer=consumer_name(service, one)) for one in item.durable]
+                found += [
+                    Outgoing(envelope=envelope, consumer=consumer_name(service, one), message=item.message)
+                    for one in item.durable
+                ]
             elif sends:
-                found.append(Outgoing(envelope=item))
+                found.append(Outgoing(envelope=item.envelope, message=item.message))
         return found
 
     return rows

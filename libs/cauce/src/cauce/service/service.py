@@ -105,6 +105,7 @@ class Service:
             publishes=self._wiring.publishes,
             clock=clock,
             new_id=new_id,
+            wires=self._wiring.wires,
         )
         self._units_of_work = UnitsOfWork(
             self.store,

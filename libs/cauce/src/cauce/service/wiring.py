@@ -12,7 +12,7 @@ from cauce.listeners.catalog import collect, in_order, known_events, problems_be
 from cauce.listeners.dependencies import Dependencies
 from cauce.listeners.listener import Listener
 from cauce.ports.store import DurableStore, Store
-from cauce.ports.transport import DurableTransport, Subscription, Transport
+from cauce.ports.transport import ChecksEvents, DurableTransport, Subscription, Transport
 from cauce.publishing.transaction import Transaction
 
 __all__ = ["Start", "Wiring"]
@@ -60,6 +60,11 @@ class Wiring:
         problems.extend(self._not_written_down(given))
         if problems:
             raise ConfigurationError(problems, where=f"the service {service!r}")
+
+    @property
+    def wires(self) -> tuple[ChecksEvents, ...]:
+        """Those that must say an event in a format of their own, and so are asked when it is published."""
+        return tuple(one for one in (self.transport, self.bridge) if isinstance(one, ChecksEvents))
 
     @cached_property
     def listeners_by_event(self) -> Mapping[type[IntegrationEvent], tuple[Listener, ...]]:

@@ -19,6 +19,7 @@ from cauce.errors import ConfigurationError
 from cauce.events.envelope import Clock, Envelope, NewId, new_id, utc_now
 from cauce.events.event import IntegrationEvent, check_fields, describe
 from cauce.events.publishable import Publishable
+from cauce.formats.publication import published
 from cauce.ports.outbox import Outgoing
 from cauce.ports.savepoints import Savepoints
 from cauce.stores.sql.sessions import follow
@@ -54,36 +55,36 @@ class Outbox:
         if problems:
             raise ConfigurationError(problems, where="the outbox")
         for one in publishes:
-            check_fields(one)
+            check_fields(one, travels=True)
 
     def add(self, session: Session | AsyncSession, event: IntegrationEvent) -> Envelope:
         """Publish as part of the session's transaction; the envelope holds the event's id.
 
         What a savepoint or the transaction rolls back was never published. Raises PublishError for an event that this
-        service does not publish.
+        service does not publish, and, with `path` and `expectation`, for one that no service could read as it is.
         """
         if type(event) not in self._publishable:
             raise self._publishable.undeclared(type(event))
-        envelope = self._publishable.envelope(event)
+        envelope, message = published(event, self._publishable.envelope)
         owner = session.sync_session if isinstance(session, AsyncSession) else session
         if not owner.in_transaction():
             owner.begin()  # so that the commit that follows is one, even if nothing else is written
-        self._savepoints(owner).add(envelope)
+        self._savepoints(owner).add(Outgoing(envelope=envelope, message=message))
         return envelope
 
-    def _savepoints(self, session: Session) -> Savepoints[Envelope]:
-        savepoints: Savepoints[Envelope] | None = session.info.get(self._key)
+    def _savepoints(self, session: Session) -> Savepoints[Outgoing]:
+        savepoints: Savepoints[Outgoing] | None = session.info.get(self._key)
         if savepoints is None:
-            savepoints = Savepoints[Envelope]()
+            savepoints = Savepoints[Outgoing]()
             session.info[self._key] = savepoints
             for savepoint in _open_savepoints(session):
                 savepoints.opened(savepoint)
-            follow(session, savepoints, _outgoing)
+            follow(session, savepoints, _as_they_are)
         return savepoints
 
 
-def _outgoing(envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
-    return [Outgoing(envelope=envelope) for envelope in envelopes]
+def _as_they_are(published: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    return published
 
 
 def _open_savepoints(session: Session) -> list[int]:

@@ -7,6 +7,7 @@ import msgspec
 
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
+from cauce.formats.payload import encode
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, Status, Subscription
 
@@ -28,7 +29,7 @@ class MemoryTransport:
         for envelope in batch:
             self._count += 1
             # Through bytes, so that what could not travel over a real broker does not travel over this one.
-            raw = msgspec.json.encode(envelope.payload)
+            raw = encode(envelope.payload)
             copy = msgspec.structs.replace(envelope, payload=msgspec.Raw(raw))
             ids.append(BrokerId(str(self._count)))
             for subscription, deliver in list(self._subscribers):

@@ -34,6 +34,8 @@ _RETRY_FIRST_S = 0.1
 _RETRY_CAP_S = 2.0
 _STEADY_S = 5.0
 """A connection that lasted so long was a good one: the next trouble starts with short pauses again."""
+_LONGER = 8
+"""How many times as long as a CloudEvent the packet can be: `1e20` is written as twenty-one digits."""
 _FAIL_FAST_S = 0.5
 """After a server did not answer, others who want to publish are told so at once for so long."""
 
@@ -97,6 +99,14 @@ class RedisPubSub:
         ]
         await self._publisher.send(commands)
         return [BrokerId(envelope.id) for envelope in batch]
+
+    def check(self, envelope: Envelope, message: bytes) -> None:
+        """Raise PublishError for what `publish` would refuse: NestJS's packet is nested deeper than a CloudEvent, and its
+        numbers may be longer."""
+        brackets = message.count(b"{") + message.count(b"[")
+        if len(message) < nest_wire.MAX_SIZE // _LONGER and brackets < nest_wire.MAX_DEPTH:
+            return  # whatever it holds, it fits
+        nest_wire.encode(envelope, pattern=self._pattern_of(envelope), durable=self._durable)
 
     async def run(self, subscription: Subscription, deliver: Deliver, status: Status) -> None:
         """Deliver until cancelled; reconnect and resubscribe for ever, at most 2 s between two attempts.

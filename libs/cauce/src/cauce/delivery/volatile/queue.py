@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
-from cauce.errors import TransportUnavailableError
+from cauce.errors import PublishError, TransportUnavailableError
 from cauce.events.envelope import Envelope
 from cauce.ports.lanes import lane_of
 from cauce.ports.transport import Transport
@@ -68,10 +68,10 @@ class AfterCommitQueue:
                 else:
                     self._drop()
             elif self._open and len(self._outside) < self._bound:
-                self._outside.append(item)
+                self._outside.append(item.envelope)
                 self._wake_outside.set()
             else:
-                self._lost([item])
+                self._lost([item.envelope])
 
     def close(self) -> None:
         """Nobody works here any more: what is left is lost, and said to be."""
@@ -139,6 +139,13 @@ class AfterCommitQueue:
                 await self._transport.publish(lane, batch[start:end])
             except TransportUnavailableError:
                 self._lost(batch[start:end])
+            except PublishError as error:
+                if end - start > 1:  # none was sent: one by one, since one event's trouble is not that of the others
+                    for one in batch[start:end]:
+                        await self._send([one])
+                else:
+                    log.error("%s", error)
+                    self._lost(batch[start:end])
             except Exception as error:  # an adapter's bug must not end the queue
                 log.error("the transport failed: %s", error, exc_info=error)
                 self._lost(batch[start:end])

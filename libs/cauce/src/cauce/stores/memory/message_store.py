@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
+from cauce.formats.cloudevents import outgoing
 from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
 from cauce.ports.message_store import belongs_to_another
@@ -107,7 +108,7 @@ class MemoryMessageStore:
             return False
         if any(one.row.event_id == envelope.id for kept in (rows.unsent, rows.sent) for one in kept.values()):
             return False
-        add_unsent(rows, envelope, self._clock())
+        add_unsent(rows, envelope, outgoing(envelope), self._clock())
         return True
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:

@@ -10,7 +10,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
-from cauce.formats.cloudevents import outgoing as message_of
 from cauce.ports.inbox import Dead, Position, WaitingDelivery
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
 from cauce.ports.outbox import OutboxRow
@@ -128,9 +127,9 @@ class Tables:
 _NAMES = tuple(one.name for one in fields(Tables) if one.name != "numbers")
 
 
-def add_unsent(rows: Tables, envelope: Envelope, now: float) -> None:
+def add_unsent(rows: Tables, envelope: Envelope, message: bytes, now: float) -> None:
     position = next(rows.numbers)
-    row = OutboxRow(position, envelope.id, envelope.source, lane_of(envelope), envelope.key, message_of(envelope))
+    row = OutboxRow(position, envelope.id, envelope.source, lane_of(envelope), envelope.key, message)
     rows.unsent[position] = Kept(row, created_at=now)
 
 

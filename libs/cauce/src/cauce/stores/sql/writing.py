@@ -7,11 +7,9 @@ cauce_meta (the incarnation). Runs on the user's connection, just before the com
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from cauce.formats.cloudevents import number, outgoing_around_number
-from cauce.formats.cloudevents import outgoing as message_of
+from cauce.formats.cloudevents import number, numbered, outgoing_around_number
 from cauce.ports.lanes import lane_of
 from cauce.ports.outbox import Outgoing
 from cauce.stores.sql.dialect import Dialect
@@ -68,7 +66,7 @@ def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[
     counts = _events_by_key(outgoing)
     heads = sorted(counts)
     later = {(topic, key, event_id): left for (topic, key), ids in counts.items() for event_id, left in _later(ids)}
-    rows = [(one.envelope, one.consumer, *outgoing_around_number(one.envelope)) for one in outgoing]
+    rows = [(one.envelope, one.consumer, *_message(one)) for one in outgoing]
     connection.execute(
         dialect.sql(_WRITE),
         {
@@ -98,17 +96,15 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
     sent: list[dict[str, Any]] = []
     here: list[dict[str, Any]] = []
     for one in outgoing:
-        envelope = one.envelope
-        if envelope.key is not None:
-            envelope = replace(envelope, key_seq=numbers[envelope.id], incarnation=incarnation)
+        envelope, sequence = one.envelope, numbers.get(one.envelope.id)
         row = {
             "event_id": envelope.id,
             "topic": envelope.source,
             "lane": int(lane_of(envelope)),
             "key": envelope.key,
-            "key_seq": envelope.key_seq,
+            "key_seq": sequence,
             "name": envelope.name,
-            "message": message_of(envelope),
+            "message": numbered(_message(one), sequence, incarnation),
             "consumer": one.consumer,
         }
         (sent if one.consumer is None else here).append(row)
@@ -128,6 +124,10 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
             ),
             here if len(here) > 1 else here[0],
         )
+
+
+def _message(one: Outgoing) -> tuple[bytes, bytes]:
+    return one.message or outgoing_around_number(one.envelope)
 
 
 def _events_by_key(outgoing: Sequence[Outgoing]) -> Mapping[tuple[str, str], Sequence[str]]:

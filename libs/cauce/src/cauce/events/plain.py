@@ -1,0 +1,60 @@
+"""What a value is as plain data: subclasses mean what their base means, and every key has one text."""
+
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
+
+import uuid_utils
+from msgspec import json
+
+__all__ = ["UUIDS", "key_text", "plain"]
+
+UUIDS = (UUID, uuid_utils.UUID)
+"""Classes of UUIDs: the second one is its own, and means the same."""
+
+
+def plain(value: object) -> object:
+    """The standard library's value that `value` stands for; TypeError if it is no plain data.
+
+    Made by the base class, whatever the subclass overrides: what pendulum, freezegun, numpy's float64 or a `str` of
+    one's own say is the value they were made from. For what the codec does not write by itself.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, datetime):
+        return datetime.combine(datetime.date(value), datetime.timetz(value))
+    if isinstance(value, date):
+        return date.fromordinal(date.toordinal(value))
+    if isinstance(value, time):
+        return datetime.combine(date.min, value).timetz()
+    if isinstance(value, timedelta):
+        return timedelta.__pos__(value)
+    if isinstance(value, Decimal):
+        return Decimal(value)
+    if isinstance(value, UUIDS):
+        return UUID(int=value.int)
+    if isinstance(value, bytes):
+        return bytes(value)
+    raise TypeError(f"{type(value).__name__} is no plain data")
+
+
+_encode = json.Encoder(enc_hook=plain).encode
+
+
+def key_text(value: object) -> str:
+    """The text of a key: what the payload says, without its quotes. An enum's is that of its value.
+
+    What has no JSON form (in a domain event that stays in its process) is named as Python does.
+    """
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return str.__str__(value)
+    try:
+        text = _encode(value)
+    except Exception:
+        return str(value)
+    return json.decode(text, type=str) if text.startswith(b'"') else text.decode()
