@@ -10,6 +10,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Lane
 
 __all__ = [
+    "FURTHEST",
     "KEPT_BYTES",
     "Arrival",
     "Dead",
@@ -34,6 +35,10 @@ class Position(Struct, frozen=True):
 
     last_seq: int
     incarnation: str
+
+
+FURTHEST = 1_000_000
+"""How far a number may be above the last known of its key, or above zero: nobody publishes, or loses, so many at once."""
 
 
 def sequence_of(envelope: Envelope) -> int | None:
@@ -159,6 +164,9 @@ class Arrival(Struct, frozen=True):
     """The last event of its key that this listener had handled before."""
     parked: bool = False
     """Events of its key wait already, so it must wait behind them."""
+    elsewhere: int = 0
+    """The last number of its key that another listener of this service has handled, where that was asked for: for a
+    number that is impossible by `position` alone."""
     paused: bool = False
     """An operator has paused the listener, so it must wait."""
 
@@ -169,10 +177,16 @@ class Inbox(Protocol):
     async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
         """Remember events of different keys, each as the last one of its key unless a later one is; what was known.
 
+        One whose number is more than FURTHEST above all that is known of its key here does not move the position.
+
         A second copy of one waits here until the first one's outcome is known. Not for ever: after some seconds the
         database says that the lock was not to be had. And a process that is frozen keeps it for `idle_s` of doing
         nothing at most; then the database ends its transaction.
         """
+        ...
+
+    async def move(self, consumer: str, envelope: Envelope) -> None:
+        """Remember the event as the last one of its key unless a later one is, however far above the last it is."""
         ...
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:

@@ -507,3 +507,51 @@ async def test_of_bytes_that_are_no_event_a_bounded_part_is_kept_with_size_and_h
     assert large.whole == Whole(len(whole), sha256(whole).hexdigest())
     assert (small.message, small.whole) == (b"small", None)
     assert {(one.reason, one.key, one.consumer) for one in (large, small)} == {("undecodable", None, "ledger-ms")}
+
+
+# Numbers
+
+
+async def test_a_number_that_cannot_be_true_moves_nothing_and_holds_nobody(store: Store) -> None:
+    module = Pick()
+    async with hearing(store, module) as (service, broker):
+        await say(broker, good("w", 999_999_999_999_999_999), good("w", 1), good("w", 1_000_002), good("w", 2))
+        await until(has(service, handled=2, dead=2))
+        assert not service.counters["gap_detected"]
+
+    letters = await dead(store)
+    assert {one.reason for one in letters} == {"impossible number"}
+    assert sorted(one.error.split(";")[0] for one in letters) == [
+        "number 1000002 of key 'w', of which 1 is the last known here",
+        "number 999999999999999999 of key 'w', of which none is the last known here",
+    ]
+
+
+async def test_a_new_listener_believes_a_high_number_that_another_one_of_its_service_has_reached(store: Store) -> None:
+    class Too(Pick):
+        @on(Picky, name="too")
+        async def hear_too(self, event: Picky) -> None:
+            self.heard.append(f"too {event.who}")
+
+    async with hearing(store, Pick()) as (service, broker):
+        await say(broker, *(good("w", number) for number in (999_999, 1_999_999)))
+        await until(has(service, handled=2))
+    module = Too()
+    async with hearing(store, module) as (service, broker):
+        await say(broker, good("w", 2_000_000))
+        await until(has(service, handled=2))
+
+    assert await dead(store) == []
+
+
+async def test_an_operator_who_replays_such_a_number_says_that_it_is_true(database: SqlAlchemyStore) -> None:
+    module = Pick()
+    async with hearing(database, module) as (service, broker):
+        await say(broker, good("w", 3_000_000))
+        await until(has(service, dead=1))
+        await replay(database)
+        await until(has(service, handled=1))
+        await say(broker, good("w", 3_000_001))
+        await until(has(service, handled=2))
+
+    assert await dead(database) == []

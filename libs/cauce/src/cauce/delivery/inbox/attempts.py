@@ -83,6 +83,8 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 if not await inbox.claim(waiting, idle_s=idle_limit_s(listener)):
                     return "not_due"
                 replayed = await inbox.remove_dead_letter(waiting)
+                if replayed:
+                    await inbox.move(waiting.consumer, emission.envelope)  # its number was impossible, and is none now
                 await inbox.release_next(waiting)
                 if not waiting.channel:
                     # A durable domain event did not come from the broker; from here on the inbox knows it all the same.

@@ -6,6 +6,8 @@ id known                                       duplicate                    ackn
 no key                                         first time                   run
 no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
   inbox's retention
+seq more than 1,000,000 above last, or above   cannot be true               dead letter `impossible number`;
+  zero where none is known of its incarnation                                 nothing moves, nothing is held
 same incarnation, seq > last                   next for this listener       run, remember seq
 same incarnation, seq ≤ last, younger than     order was broken upstream    dead letter `late`; never dropped
   the inbox's retention
@@ -21,14 +23,14 @@ from typing import Literal
 
 from msgspec import Struct
 
-from cauce.ports.inbox import Position
+from cauce.ports.inbox import FURTHEST, Position
 
 __all__ = ["Decision", "decide"]
 
 
 class Decision(Struct, frozen=True):
     do: Literal["run", "acknowledge", "dead_letter"]
-    why: Literal["first", "next", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation"]
+    why: Literal["first", "next", "duplicate", "old_duplicate", "late", "too_old", "new_incarnation", "impossible"]
 
 
 def decide(
@@ -40,13 +42,18 @@ def decide(
     age_s: float,
     retention_s: float,
     repeated: bool = False,
+    elsewhere: int = 0,
 ) -> Decision:
-    """Apply the table. `age_s`: of the event; `retention_s`: how long the inbox remembers ids; `repeated`: the event
+    """Apply the table. `elsewhere`: the last number of its key and incarnation that another listener of the service has
+    handled. `age_s`: of the event; `retention_s`: how long the inbox remembers ids; `repeated`: the event
     was delivered to a process of this service before."""
     if id_known:
         return Decision("acknowledge", "duplicate")
     if key_seq is None or incarnation is None:
         return Decision("dead_letter", "too_old") if repeated and age_s >= retention_s else Decision("run", "first")
+    last = position.last_seq if position is not None and position.incarnation == incarnation else 0
+    if key_seq > max(last, elsewhere) + FURTHEST:
+        return Decision("dead_letter", "impossible")
     if position is None:
         return Decision("run", "first")
     if incarnation != position.incarnation:

@@ -11,6 +11,7 @@ earlier owner read is not known here. So no report is false, and a gap at a chan
 from collections import OrderedDict
 
 from cauce.events.envelope import Envelope
+from cauce.ports.inbox import FURTHEST
 
 __all__ = ["Gaps"]
 
@@ -33,7 +34,10 @@ class Gaps:
         place = (envelope.source, key)
         last_tenure, last_incarnation, last_seq = self._last.get(place, (tenure, incarnation, seq))
         unbroken = (last_tenure, last_incarnation) == (tenure, incarnation)
-        self._last[place] = (tenure, incarnation, max(seq, last_seq) if unbroken else seq)
+        if unbroken and seq > last_seq + FURTHEST:
+            return 0  # impossible: the decision table says so
+        keeps = unbroken and last_seq <= seq + FURTHEST  # otherwise the last one was impossible
+        self._last[place] = (tenure, incarnation, max(seq, last_seq) if keeps else seq)
         self._last.move_to_end(place)
         if len(self._last) > self._limit:
             self._last.popitem(last=False)

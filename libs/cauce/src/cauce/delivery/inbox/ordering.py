@@ -47,6 +47,7 @@ class Ordering(Struct, frozen=True, kw_only=True):
             age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
             retention_s=self.retention_s,
             repeated=repeated,
+            elsewhere=found.elsewhere,
         )
         if decision.do == "dead_letter":
             await self._write_dead_letter(inbox, consumer, envelope, channel, _why(decision, envelope, found))
@@ -84,5 +85,12 @@ def _why(decision: Decision, envelope: Envelope, found: Arrival) -> tuple[Reason
     if decision.why == "too_old":
         why = "it was delivered before, longer ago than the inbox remembers, and may have been handled"
         return "too old to dedupe", why
+    if decision.why == "impossible":
+        known = max(found.position.last_seq if found.position else 0, found.elsewhere)
+        why = (
+            f"number {envelope.key_seq} of key {envelope.key!r}, of which {known or 'none'} is the last known here; nothing "
+            "was moved. If its publisher did say it: cauce dead replay, and the later ones follow"
+        )
+        return "impossible number", why
     last = found.position.last_seq if found.position else "?"
     return "late", f"sequence {envelope.key_seq} of key {envelope.key!r} came after {last}"

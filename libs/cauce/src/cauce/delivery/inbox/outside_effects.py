@@ -71,6 +71,8 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
                 done = await self._arrived(inbox, listener, envelope, delivery, repeated=repeated)
             elif not await inbox.is_paused(delivery.consumer) and await inbox.lock(delivery):
                 replayed = await inbox.remove_dead_letter(delivery)
+                if replayed:
+                    await inbox.move(delivery.consumer, envelope)
                 done = None
             else:
                 done = "not_due"

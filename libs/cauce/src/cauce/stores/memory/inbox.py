@@ -6,7 +6,17 @@ from typing import Literal
 from msgspec.structs import replace
 
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Arrival, Dead, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.inbox import (
+    FURTHEST,
+    Arrival,
+    Dead,
+    Failure,
+    Position,
+    Refused,
+    WaitingDelivery,
+    letter_id,
+    sequence_of,
+)
 from cauce.stores.memory.tables import Clock, Due, Event, Tables, add_waiting, event_of
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
@@ -33,9 +43,24 @@ class MemoryInbox:
         position = rows.positions.get(place)
         seq, incarnation = sequence_of(envelope), envelope.incarnation
         last = position if position is not None and position.incarnation == incarnation else None
-        if seq is not None and incarnation is not None and (last is None or last.last_seq < seq):
+        elsewhere = 0
+        if seq is not None and seq > FURTHEST + (0 if last is None else last.last_seq):
+            others = (one for (_, *key), one in rows.positions.items() if tuple(key) == place[1:])
+            elsewhere = max((one.last_seq for one in others if one.incarnation == incarnation), default=0)
+        if seq is not None and seq <= FURTHEST + max(elsewhere, 0 if last is None else last.last_seq):
+            self._move(rows, place, envelope)
+        return Arrival(known=False, position=position, parked=bool(rows.waiting_at(*place)), elsewhere=elsewhere)
+
+    def _move(self, rows: Tables, place: tuple[str, str, str], envelope: Envelope) -> None:
+        seq, incarnation, before = sequence_of(envelope), envelope.incarnation, rows.positions.get(place)
+        if seq is None or incarnation is None:
+            return
+        if before is None or before.incarnation != incarnation or before.last_seq < seq:
             rows.positions[place] = Position(seq, incarnation)
-        return Arrival(known=False, position=position, parked=bool(rows.waiting_at(*place)))
+
+    async def move(self, consumer: str, envelope: Envelope) -> None:
+        if envelope.key is not None:
+            self._move(await self._rows(), (consumer, envelope.source, envelope.key), envelope)
 
     def _remember(self, rows: Tables, event: Event) -> bool:
         if event in rows.inbox:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.inbox import FURTHEST, Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.parked_keys import lock_by_name, release_next
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
@@ -30,6 +30,16 @@ _MOVE = (
     "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
     "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
 )
+_LAST_HERE = (
+    "(SELECT max(o.last_seq) FROM cauce_position o WHERE o.consumer IN "
+    "(SELECT consumer FROM cauce_listener UNION SELECT :consumer) AND o.source = {row}.source AND o.key = {row}.key "
+    "AND o.incarnation = {row}.incarnation)"
+)
+"""The last number of a key that any listener of this service has handled; by the primary key, listener by listener."""
+_POSSIBLE = (
+    f"CASE WHEN seq <= {FURTHEST} THEN true "
+    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived')}, 0) END"
+)
 _ARRIVE = f"""
     WITH arrived AS (
         SELECT * FROM unnest(
@@ -43,13 +53,14 @@ _ARRIVE = f"""
     ), moved AS (
         INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
         SELECT :consumer, source, key, seq, incarnation FROM arrived JOIN first USING (source, event_id)
-        WHERE seq IS NOT NULL ORDER BY source, key
+        WHERE seq IS NOT NULL AND {_POSSIBLE} ORDER BY source, key
         {_MOVE} RETURNING source, key
     )
     SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
         p.last_seq, p.incarnation,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
-        AS parked, {PAUSED} AS paused
+        AS parked, {PAUSED} AS paused,
+        CASE WHEN a.seq > {FURTHEST} THEN COALESCE({_LAST_HERE.format(row="a")}, 0) ELSE 0 END AS elsewhere
     FROM arrived a
     LEFT JOIN first USING (source, event_id)
     LEFT JOIN moved USING (source, key)
@@ -105,7 +116,9 @@ class SqlInbox:
         if sequence_of(envelope) is not None and not row.moved:
             # The statement saw the position as it was when it began; if it waited for a lock, that may be old.
             position = await self._position(consumer, envelope.source, envelope.key)
-        return Arrival(known=False, position=position, parked=row.parked, paused=row.paused)
+        return Arrival(
+            known=False, position=position, parked=row.parked, paused=row.paused, elsewhere=int(row.elsewhere)
+        )
 
     async def _arrive_alone(self, consumer: str, envelope: Envelope) -> Arrival:
         values = {"consumer": consumer, "source": envelope.source, "event_id": envelope.id}
@@ -116,20 +129,42 @@ class SqlInbox:
         if envelope.key is None:
             return Arrival(known=False, paused=paused)
         place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
-        position = await self._position(**place)
-        if sequence_of(envelope) is not None:
-            await self._run(
-                "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
-                f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
-                **place,
-                seq=envelope.key_seq,
-                incarnation=envelope.incarnation,
-            )
+        position, seq, elsewhere = await self._position(**place), sequence_of(envelope), 0
+        if seq is not None:
+            last = 0 if position is None or position.incarnation != envelope.incarnation else position.last_seq
+            if seq > last + FURTHEST:
+                elsewhere = await self._last_here(place, envelope)
+            if seq <= max(last, elsewhere) + FURTHEST:
+                await self.move(consumer, envelope)
         parked = await self._run(
             "SELECT EXISTS (SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
             **place,
         )
-        return Arrival(known=False, position=position, parked=bool(parked.scalar_one()), paused=paused)
+        return Arrival(
+            known=False, position=position, parked=bool(parked.scalar_one()), paused=paused, elsewhere=elsewhere
+        )
+
+    async def _last_here(self, place: Mapping[str, str], envelope: Envelope) -> int:
+        found = await self._run(
+            f"SELECT {_LAST_HERE.format(row='a')} FROM (SELECT :source AS source, :key AS key, "  # constants
+            ":incarnation AS incarnation) a",
+            **place,
+            incarnation=envelope.incarnation,
+        )
+        return int(found.scalar_one() or 0)
+
+    async def move(self, consumer: str, envelope: Envelope) -> None:
+        if sequence_of(envelope) is None:
+            return
+        await self._run(
+            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
+            f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
+            consumer=consumer,
+            source=envelope.source,
+            key=envelope.key,
+            seq=envelope.key_seq,
+            incarnation=envelope.incarnation,
+        )
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         done = await self._run(
