@@ -336,7 +336,7 @@ def test_the_help_of_the_commands() -> None:
             else:
                 assert "output" in output.words
                 assert re.fullmatch(pattern_of(output.text), squeezed(said)), f"{output}: it says\n{said}"
-    assert asked == 28
+    assert asked == 34
 
 
 def _help(command: str, said: str) -> str:

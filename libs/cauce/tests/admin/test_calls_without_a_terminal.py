@@ -2,7 +2,7 @@
 
 import pytest
 from cauce.admin import release, replay
-from cauce.admin.replay import UnknownLetterError
+from cauce.admin.finding import UnknownDeliveryError
 from cauce.admin.selection import AmbiguousIdError, UnclearError
 from cauce.admin.targets import find_targets
 from cauce.admin.topics import StillWaitingError, forget_group
@@ -26,7 +26,7 @@ async def test_dead_letters_are_found_replayed_and_discarded(
     assert [one.short for one in found.by_service["mail"]] == ["bb000000", "aa220000", "aa110000"]
     with pytest.raises(AmbiguousIdError, match=r"^aa begins several: aa220000, aa110000. Write more of it\.$"):
         await replay.letters_of_ids(targets, ["aa"])
-    with pytest.raises(UnknownLetterError, match=r"^No dead letter begins with 'cc'\."):
+    with pytest.raises(UnknownDeliveryError, match=r"^No dead letter begins with 'cc'\."):
         await replay.letters_of_ids(targets, ["cc"])
 
     result = await replay.replay(found.by_service["mail"], why="the cause is gone")

@@ -102,7 +102,7 @@ async def test_every_ailment_has_its_fact_and_one_command(
     facts = [(one["fact"], one["fix"]) for one in said.json["services"]["mail"] if one["subject"] == "left behind"]
     assert facts == [
         (
-            "1 delivery of an event for mail.of_yore, which is not in the code any more",
+            "1 delivery of shop.user-created for mail.of_yore, which is not in the code any more",
             "cauce waiting list mail --listener mail.of_yore",
         ),
         (

@@ -74,7 +74,7 @@ async def _shown(cauce: Command, mail: Service) -> None:
     assert "mail.welcome" in verdict["fact"]
     assert BECAUSE in verdict["fact"]
     assert "7 events wait" in verdict["fact"]
-    assert verdict["fix"] == "cauce listener resume mail.welcome"
+    assert verdict["fix"] == "cauce listener resume mail.welcome --service mail"
     for said in (status, await cauce("doctor", "mail")):
         assert max(map(len, said.out.splitlines())) <= 80
 

@@ -17,7 +17,15 @@ async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project
         await mail.described(project.mail("redis://localhost:1"))
         await mail.member("host:17:abc", range(12))
         await mail.handled("mail.welcome", 3, age=7200)
-        await mail.waiting("mail.welcome", attempts=2, due_in=90, age=600, key="u-1")
+        await mail.waiting(
+            "mail.welcome",
+            attempts=1,
+            due_in=90,
+            age=600,
+            key="u-1",
+            error="ConnectionRefusedError: [Errno 111] the mail server does not listen on this port",
+            place="mail.py:12",
+        )
         await mail.waiting("mail.welcome", age=300, key="u-1")
         await mail.dead("mail.welcome", "3f" * 16, key="u-2")
         await mail.handled("mail.index", 1204)
@@ -41,6 +49,13 @@ async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project
         "  mail.index      1,204        –       –        –         –     –\n"
         "  mail.tick           0        –       –        –         –     –\n"
         "  mail.welcome        3        2  10 min        1   in 90 s     1\n"
+        "\n"
+        "  failing\n"
+        "    50ca8e2b6c68  shop.user-created → mail.welcome · attempt 1 of 2 failed ·\n"
+        "      next in 90 s · key u-1 · 1 behind it\n"
+        "      ConnectionRefusedError: [Errno 111] the mail server does not listen on\n"
+        "      this port · mail.py:12\n"
+        "    try now: cauce waiting retry 50ca8e2b6c68\n"
         "\n"
         "  outbox                    1 waiting, oldest 10 min · 1 sent and kept, the\n"
         "                            oldest for 3 h\n"

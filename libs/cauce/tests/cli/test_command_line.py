@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy() -> None:
         (
             ["xyz"],
             (
-                "cauce: unknown command 'xyz'. Commands: dev, run, config, status, outbox, dead, tail, topic, explain, "
+                "cauce: unknown command 'xyz'. Commands: dev, run, config, status, outbox, waiting, dead, listener, tail, topic, explain, "
                 "doctor, rewind, db. See: cauce --help\n"
             ),
         ),

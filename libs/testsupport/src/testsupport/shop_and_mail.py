@@ -122,19 +122,26 @@ class Database:
         key: str | None = None,
         event_id: str | None = None,
         message: bytes | None = None,
+        name: str = "shop.user-created",
+        error: str | None = None,
+        place: str | None = None,
     ) -> str:
         if event_id is None:
             event_id = self.new_id()
             await self._received(listener, event_id, age)
         await self.run(
-            "INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, attempts, next_at, "
-            "created_at) VALUES (:consumer, 'shop-ms', :event_id, 0, :key, :channel, :message, :attempts, "
-            ":NOW + CAST(:due AS double precision), :NOW - :age)",
+            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
+            "error, place, tried, created_at) VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, "
+            ":attempts, :NOW + CAST(:due AS double precision), :error, :place, :tried, :NOW - :age)",
             consumer=f"mail-ms/{listener}",
             event_id=event_id,
             key=key,
             channel="cauce:{shop-ms}:0",
-            message=message or cloud_event(event_id, key=key),
+            name=name,
+            message=message or cloud_event(event_id, name=name, key=key),
+            error=error,
+            place=place,
+            tried="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)) if error else None,
             attempts=attempts,
             due=due_in,
             age=age,

@@ -26,17 +26,21 @@ class BulkResult(Generic[T]):
 
 async def act_on_each(
     chosen: Sequence[T],
-    act: Callable[[AsyncEngine, T], Awaitable[bool]],
+    act: Callable[[AsyncEngine, T], Awaitable[bool | str]],
     *,
     dry_run: bool = False,
     refused: Sequence[tuple[T, str]] = (),
 ) -> BulkResult[T]:
-    """Do it to each, or in a dry run to none. `act` says whether it was still there."""
+    """Do it to each, or in a dry run to none. `act` says whether it was still there, or why it was not done."""
     done: list[T] = []
     gone: list[T] = []
+    not_done = list(refused)
     for target in dict.fromkeys(one.target for one in chosen):
         async with open_engine(target) as engine:
             for one in (one for one in chosen if one.target is target):
-                was_there = dry_run or await act(engine, one)
-                (done if was_there else gone).append(one)
-    return BulkResult(dry_run=dry_run, done=done, gone=gone, refused=refused)
+                outcome = dry_run or await act(engine, one)
+                if isinstance(outcome, str):
+                    not_done.append((one, outcome))
+                else:
+                    (done if outcome else gone).append(one)
+    return BulkResult(dry_run=dry_run, done=done, gone=gone, refused=not_done)

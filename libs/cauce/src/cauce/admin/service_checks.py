@@ -113,7 +113,7 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     if overdue:
         fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
         found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
-    found.add(*_listeners(figures, typed))
+    found.add(*_listeners(figures, target))
     if found.description is not None:
         found.add(*await _left_behind(found.description, connection, typed))
 
@@ -162,7 +162,8 @@ def _set_aside(figures: Figures, typed: str) -> Verdict:
     return Verdict("set aside", "bad", fact, f"cauce outbox status {typed}")
 
 
-def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:
+def _listeners(figures: Figures, target: Target) -> Iterator[Verdict]:
+    typed = target.typed
     dead = [one for one in figures.listeners if one.dead]
     if dead:
         fact = f"{figures.dead:,}, of {_named([one.listener for one in dead])}"
@@ -172,13 +173,13 @@ def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:
     failing = [one for one in figures.listeners if one.failing]
     if failing:
         fact = f"{sum(one.failing for one in failing):,} deliveries failed and are tried again: {_named([one.listener for one in failing])}"
-        yield Verdict("failing", "weak", fact, f"cauce status {typed}")
+        yield Verdict("failing", "weak", fact, f"cauce waiting list {typed} --state failing")
     for one in figures.listeners:
         if one.paused_s is not None:
             fact = (
                 f"{one.listener}, for {one.paused_s:,.0f} s, because {one.paused_because}; {one.waiting:,} events wait"
             )
-            yield Verdict("paused", "bad", fact, f"cauce listener resume {one.listener}")
+            yield Verdict("paused", "bad", fact, f"cauce listener resume {one.listener} {target.option}")
     quiet = [
         one for one in figures.listeners if one.in_code and _never_called(one) and (one.known_for_s or 0) > QUIET_S
     ]
@@ -189,7 +190,7 @@ def _listeners(figures: Figures, typed: str) -> Iterator[Verdict]:
     orphans = [one for one in figures.listeners if not one.in_code and one.dead]
     if orphans:
         fact = f"dead letters of {_named([one.listener for one in orphans])}, not in the code any more"
-        fix = f'cauce dead discard {typed} --listener {orphans[0].listener} --because "…"'
+        fix = f'cauce dead discard {target.option} --listener {orphans[0].listener} --because "…"'
         yield Verdict("dead of old", "weak", fact, fix)
 
 

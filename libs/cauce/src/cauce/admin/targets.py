@@ -50,6 +50,11 @@ class Target:
         return "--database-url …" if self.origin == "--database-url" else self.name
 
     @property
+    def option(self) -> str:
+        """The same for a command whose words are something else, as ids."""
+        return self.typed if self.origin == "--database-url" else f"--service {self.name}"
+
+    @property
     def database_label(self) -> str:
         """The database for people: no user, no password."""
         if self.database.get_backend_name() == "sqlite":

@@ -31,12 +31,13 @@ from cauce.cli.commands import (
     status,
     tail,
     topic,
+    waiting,
 )
 from cauce.cli.parsing import Parser, refuse_unknown_words
 
 __all__ = ["main"]
 
-_COMMANDS = (dev, run, config, status, outbox, dead, listener, tail, topic, explain, doctor, rewind, db)
+_COMMANDS = (dev, run, config, status, outbox, waiting, dead, listener, tail, topic, explain, doctor, rewind, db)
 
 _EPILOG = """\
 exit codes:

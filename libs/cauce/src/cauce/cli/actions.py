@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from cauce.admin.bulk import BulkResult
+from cauce.admin.finding import UnknownDeliveryError
 from cauce.admin.selection import Selectable, UnknownIdError
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE
 from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
+from cauce.cli.when import stamp
+from cauce.stores.sql.audit import AuditEntry
 
-__all__ = ["BulkAction", "complain_of_unknown_id", "require_one_selector", "require_reason"]
+__all__ = ["BulkAction", "complain_of_settled", "complain_of_unknown_id", "require_one_selector", "require_reason"]
 
 _SHOWN = 20
+_DONE = {"replay": "replayed", "retry": "retried", "discard": "discarded", "move": "moved"}
 
 
 T = TypeVar("T", bound=Selectable)
@@ -90,6 +94,21 @@ def complain_of_unknown_id(error: UnknownIdError, history: Sequence[str] = ()) -
     """Why some databases could not be asked and what became of it, else that there is none; and the exit code."""
     complain("\n".join([*error.unreachable, *history]) or str(error))
     return UNREACHABLE if error.unreachable else NOT_DONE
+
+
+def complain_of_settled(error: UnknownDeliveryError, handled: str) -> int:
+    """What became of it, else that there is none; and the exit code. `handled`: what a last replay or retry means."""
+    return complain_of_unknown_id(error, list(_history_lines(error.prefix, error.history, handled)))
+
+
+def _history_lines(prefix: str, history: Mapping[str, Sequence[AuditEntry]], handled: str) -> Iterator[str]:
+    """What became of a delivery that is not there any more."""
+    for actions in history.values():
+        for one in actions:
+            because = f", because {one.why}" if one.why else ""
+            yield f"{prefix} was {_DONE.get(one.what, one.what)} by {one.who} at {stamp(one.at)}{because}"
+        if actions and actions[-1].what in ("replay", "retry"):
+            yield f"{prefix} {handled}: its listener has handled it."
 
 
 def _under(short: str, text: str) -> Iterator[str]:

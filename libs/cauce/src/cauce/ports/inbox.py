@@ -26,6 +26,7 @@ __all__ = [
     "Whole",
     "bounded",
     "letter_id",
+    "letter_id_of",
     "sequence_of",
 ]
 
@@ -152,8 +153,12 @@ def bounded(message: bytes) -> tuple[bytes, Whole | None]:
 
 def letter_id(delivery: WaitingDelivery) -> str:
     """The id of its dead letter: 32 hexadecimal digits, always the same; whoever has noted it finds it again."""
-    words = (delivery.consumer, delivery.source, delivery.event_id)
-    return sha256("\0".join(words).encode()).hexdigest()[:32]
+    return letter_id_of(delivery.consumer, delivery.source, delivery.event_id)
+
+
+def letter_id_of(consumer: str, source: str, event_id: str) -> str:
+    """The same, of a row that was read in part."""
+    return sha256("\0".join((consumer, source, event_id)).encode()).hexdigest()[:32]
 
 
 class Arrival(Struct, frozen=True):

@@ -1,20 +1,20 @@
 """`cauce dead replay` and `cauce dead discard`: what was asked for, and what is printed of it."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 from cauce.admin import replay
-from cauce.admin.replay import ChosenLetter, UnknownLetterError
+from cauce.admin.finding import UnknownDeliveryError
+from cauce.admin.replay import ChosenLetter
 from cauce.admin.targets import Target
-from cauce.cli.actions import BulkAction, complain_of_unknown_id, require_one_selector, require_reason
+from cauce.cli.actions import BulkAction, complain_of_settled, require_one_selector, require_reason
 from cauce.cli.options import targets_of
 from cauce.cli.running import DONE, WRONG, complain_of_unreachable
 from cauce.cli.screen import complain
-from cauce.cli.when import age, stamp
+from cauce.cli.when import age
 from cauce.errors import ConfigurationError, did_you_mean
 from cauce.ports.inbox import Reason
-from cauce.stores.sql.audit import AuditEntry
 from cauce.stores.sql.dead_letters import DeadLetterFilter
 
 __all__ = ["REASONS", "by_ids", "discard_chosen", "filters_of", "narrowed", "replay_chosen"]
@@ -77,18 +77,8 @@ async def by_ids(targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Chos
     """The letter that each id, or beginning of one, means; or the exit code after a complaint."""
     try:
         return await replay.letters_of_ids(targets, ids)
-    except UnknownLetterError as error:
-        return complain_of_unknown_id(error, list(_history_lines(error.prefix, error.history)))
-
-
-def _history_lines(prefix: str, history: Mapping[str, Sequence[AuditEntry]]) -> Iterator[str]:
-    """What became of a letter that is not there any more."""
-    for actions in history.values():
-        for one in actions:
-            because = f", because {one.why}" if one.why else ""
-            yield f"{prefix} was {one.what}ed by {one.who} at {stamp(one.at)}{because}"
-        if actions and actions[-1].what == "replay":
-            yield f"{prefix} is no dead letter any more: its listener has handled it."
+    except UnknownDeliveryError as error:
+        return complain_of_settled(error, "is no dead letter any more")
 
 
 def filters_of(arguments: argparse.Namespace) -> DeadLetterFilter:

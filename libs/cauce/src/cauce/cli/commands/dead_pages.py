@@ -1,15 +1,14 @@
 """What is printed of dead letters: the list, and everything about one."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cauce.admin.masking import masked, masked_text
+from cauce.admin.masking import masked
 from cauce.admin.replay import ChosenLetter
+from cauce.cli.commands.message_pages import attempt_lines, message_lines
 from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped
 from cauce.cli.when import iso, stamp
 from cauce.stores.sql.dead_letters import DeadLetter
-from cauce.telemetry.log_text import one_line
 
 __all__ = ["as_json", "list_lines", "show_lines"]
 
@@ -59,8 +58,8 @@ def show_lines(one: ChosenLetter, alike: int) -> Iterator[str]:
     yield ""
     yield from headed(_about(letter, alike))
     yield ""
-    yield from _attempt_lines(letter)
-    yield from _message_lines(letter)
+    yield from attempt_lines(letter.tried)
+    yield from message_lines(letter.message)
     if letter.stack:
         yield ""
         yield dim("  stack")
@@ -126,36 +125,6 @@ def _producer(letter: DeadLetter) -> str:
         return "nobody knows: it is no event"
     version = letter.envelope.source_version if letter.envelope else None
     return f"{letter.source} {version}" if version else f"{letter.source} (it does not say its version)"
-
-
-def _attempt_lines(letter: DeadLetter) -> Iterator[str]:
-    if not letter.tried:
-        return
-    yield dim("  attempts")
-    for number, attempt in enumerate(letter.tried, start=1):
-        head = f"    {number:>3}  {stamp(attempt.at)}  "
-        first, *rest = wrapped(attempt.error, width() - len(head))
-        yield f"{head}{first}"
-        yield from (f"{' ' * len(head)}{line}" for line in rest)
-
-
-def _message_lines(letter: DeadLetter) -> Iterator[str]:
-    yield ""
-    envelope = letter.envelope
-    size = plural(len(letter.message), "byte")
-    if envelope is not None:
-        yield dim("  payload")
-        payload = json.dumps(masked(letter.payload), indent=2, ensure_ascii=False)
-        yield from (f"    {line}" for line in payload.splitlines())
-        yield dim(f"    in a message of {size}: --raw writes it as it came")
-        return
-    yield dim(f"  message, {size}: --raw writes them as they came")
-    text = one_line(masked_text(letter.message))
-    room = 76
-    for at in range(0, min(len(text), 8 * room), room):
-        yield f"    {text[at : at + room]}"
-    if len(text) > 8 * room:
-        yield "    …"
 
 
 def as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cauce.cli.options import add_json, add_services
 
 if TYPE_CHECKING:  # `cauce --help` must not wait for a database driver
+    from cauce.admin.status import Status
     from cauce.admin.targets import Target
     from cauce.cli.parsing import Subparsers
     from cauce.ports.figures import Figures, ListenerFigures
@@ -15,7 +16,8 @@ __all__ = ["register"]
 
 _DESCRIPTION = """\
 For every listener of a service: how many deliveries it has handled, how many wait and since when, how many
-failed and will be tried again, how many are dead and need a person. Then the outbox, and the processes that
+failed and will be tried again, how many are dead and need a person. Then those that are tried next, with error,
+place in the code and the command that tries them now; the outbox, and the processes that
 share the lanes. The same numbers as /status on the service's health port.
 
 Everything is read from the service's database, so it survives restarts. "handled" is what the inbox
@@ -47,29 +49,35 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    from cauce.admin.status import figures_of
+    from cauce.admin.status import status_of
     from cauce.cli.options import targets_of
     from cauce.cli.running import each
     from cauce.cli.screen import say, say_json
 
     targets = targets_of(arguments)
-    found, code = await each(targets, figures_of)
+    found, code = await each(targets, status_of)
     if arguments.json:
-        say_json(found)
+        say_json({name: status.as_json() for name, status in found.items()})
     elif found:
         blocks = [_lines(target, found[target.name]) for target in targets if target.name in found]
         say("\n\n".join("\n".join(lines) for lines in blocks))
     return code
 
 
-def _lines(target: "Target", figures: "Figures") -> Iterator[str]:
+def _lines(target: "Target", status: "Status") -> Iterator[str]:
+    from cauce.cli.commands.waiting_pages import failing_lines
     from cauce.cli.screen import Column, bold, dim, headed, table
+
+    figures = status.figures
 
     yield f"{bold(figures.service)}  {dim(f'{figures.database} {target.database_label}')}"
     if figures.listeners:
         yield ""
         columns = [Column("listener"), *(Column(title, "right") for title in _TITLES)]
         yield from table(columns, (_row(one) for one in figures.listeners))
+    if status.failing:
+        yield ""
+        yield from failing_lines(status.failing, status.failing_in_all)
     yield ""
     yield from headed(
         [("outbox", outbox_line(figures)), ("lanes", lanes_line(figures)), *_notes(figures, target.typed)]

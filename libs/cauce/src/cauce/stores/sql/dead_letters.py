@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import msgspec
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cauce.errors import DecodeError
@@ -25,11 +24,12 @@ from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.inbox import REMOVE_WAITING
 from cauce.stores.sql.listeners import resolve_listener
+from cauce.stores.sql.one_action import in_one_action
 from cauce.stores.sql.parked_keys import release_next
+from cauce.stores.sql.recorded_attempts import RecordedAttempt, recorded_attempts, recorded_lines
 from cauce.telemetry.log_text import place_in
 
 __all__ = [
-    "Attempt",
     "DeadLetter",
     "DeadLetterFilter",
     "by_prefix",
@@ -40,13 +40,6 @@ __all__ = [
     "select",
     "siblings",
 ]
-
-_DEADLOCK_ATTEMPTS = 4
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    at: float
-    error: str
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +63,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     version: str | None
     """Of the code that failed, if its service tells."""
-    tried: tuple[Attempt, ...]
+    tried: tuple[RecordedAttempt, ...]
     state: Literal["dead", "being_replayed"]
     behind: int
     """Later events of its key that wait for it."""
@@ -200,32 +193,31 @@ async def outcomes(connection: AsyncConnection, replayed: Sequence[DeadLetter]) 
     return found
 
 
-async def replay(engine: AsyncEngine, letter: DeadLetter, *, why: str | None) -> bool:
-    """Make it due now for its listener, with all its attempts again. False if it is gone: handled, or discarded."""
-    return await _in_one_transaction(engine, letter, "replay", why)
+async def replay(engine: AsyncEngine, letter: DeadLetter, *, why: str | None) -> bool | str:
+    """Make it due now for its listener, with all its attempts again. False if it is gone: handled, or discarded.
+
+    Returns why not if its row is being handled at this moment.
+    """
+
+    async def act(connection: AsyncConnection) -> bool:
+        return await _replay(connection, letter) and await _audited(connection, "replay", letter, why)
+
+    return await in_one_action(engine, act)
 
 
-async def discard(engine: AsyncEngine, letter: DeadLetter, *, why: str) -> bool:
-    """Delete it permanently; the next event of its key is due. False if it is gone."""
-    return await _in_one_transaction(engine, letter, "discard", why)
+async def discard(engine: AsyncEngine, letter: DeadLetter, *, why: str) -> bool | str:
+    """Delete it permanently; the next event of its key is due. False if it is gone, or why not, as in `replay`."""
+
+    async def act(connection: AsyncConnection) -> bool:
+        return await _discard(connection, letter) and await _audited(connection, "discard", letter, why)
+
+    return await in_one_action(engine, act)
 
 
-async def _in_one_transaction(
-    engine: AsyncEngine, letter: DeadLetter, what: Literal["replay", "discard"], why: str | None
-) -> bool:
-    for attempts_left in reversed(range(_DEADLOCK_ATTEMPTS)):
-        try:
-            async with engine.begin() as connection:
-                done = await (_replay if what == "replay" else _discard)(connection, letter)
-                if done:
-                    detail = {"id": letter.id, "name": letter.name, "key": letter.key, "error": letter.error}
-                    await write_audit(connection, what, why=why, detail=detail, **_of(letter))
-                return done
-        except DBAPIError as error:
-            # The running service was handling this very delivery, and the database ended one of the two.
-            if getattr(error.orig, "sqlstate", None) != "40P01" or not attempts_left:
-                raise
-    return False
+async def _audited(connection: AsyncConnection, what: str, letter: DeadLetter, why: str | None) -> bool:
+    detail = {"id": letter.id, "name": letter.name, "key": letter.key, "error": letter.error}
+    await write_audit(connection, what, why=why, detail=detail, **_of(letter))
+    return True
 
 
 async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
@@ -237,7 +229,7 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
         "AND EXISTS (SELECT 1 FROM cauce_dead_letter WHERE id = :id)",
         **_of(letter),
         id=letter.id,
-        tried=_lines(letter.tried),
+        tried=recorded_lines(letter.tried),
     )
     if due:
         return True
@@ -257,7 +249,6 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
 async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
     await change(connection, REMOVE_WAITING, **_of(letter))
     if not await change(connection, "DELETE FROM cauce_dead_letter WHERE id = :id", id=letter.id):
-        await connection.rollback()
         return False
     await release_next(connection, consumer=letter.consumer, source=letter.source, key=letter.key)
     return True
@@ -265,21 +256,6 @@ async def _discard(connection: AsyncConnection, letter: DeadLetter) -> bool:
 
 def _of(letter: DeadLetter) -> dict[str, str]:
     return {"consumer": letter.consumer, "source": letter.source, "event_id": letter.event_id}
-
-
-def _lines(tried: Sequence[Attempt]) -> str:
-    return "".join(f"{one.at} {one.error}\n" for one in tried)
-
-
-def _attempts(lines: str | None) -> tuple[Attempt, ...]:
-    found: list[Attempt] = []
-    for line in (lines or "").splitlines():
-        at, _, error = line.partition(" ")
-        try:
-            found.append(Attempt(float(at), error))
-        except ValueError:
-            continue
-    return tuple(found)
 
 
 def _letter(row: Any) -> DeadLetter:
@@ -301,7 +277,7 @@ def _letter(row: Any) -> DeadLetter:
         last_at=float(row.last_at),
         worker=str(row.worker),
         version=row.version,
-        tried=_attempts(row.tried),
+        tried=recorded_attempts(row.tried),
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),
     )

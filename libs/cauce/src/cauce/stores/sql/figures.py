@@ -27,11 +27,11 @@ _UNSETTLED = (
     "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
     "SELECT consumer, source, event_id FROM cauce_waiting "
     "UNION SELECT consumer, source, event_id FROM cauce_dead_letter "
-    "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what = 'discard') o "
+    "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what IN ('discard', 'move')) o "
     "ON o.consumer = i.consumer AND o.source = i.source AND o.event_id = i.event_id "
     "WHERE i.state IS NULL GROUP BY i.consumer"
 )
-"""In the inbox and not handled: waiting, dead, or discarded by an operator."""
+"""In the inbox and not handled: waiting, dead, discarded or moved to another listener by an operator."""
 _WAITING = (
     "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
     "sum(CASE WHEN w.attempts > 0 AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
