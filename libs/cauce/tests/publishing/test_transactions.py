@@ -650,7 +650,10 @@ def test_everything_that_is_missing_is_said_together_with_the_nearest() -> None:
         Service("tx-ms", modules=[one, two, three], provide={Words: Words, Counting: factory}, publishes=[Announced])
     found = [problem.partition(" · ")[0] for problem in caught.value.problems]
     assert found == [
-        "provide[Counting] is 7, not something to call with the transaction: provide={Counting: lambda tx: …}",
+        (
+            "provide[Counting] is 7, not something to call with the transaction: provide={Counting: lambda tx: …}, or "
+            "without one: provide={Counting: lambda: …}"
+        ),
         (
             "one needs Word ('words'), and nothing provides it. Did you mean 'Words'? Add it to the service: "
             "provide={Word: lambda tx: …}"

@@ -2,7 +2,8 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import MethodType, ModuleType, UnionType
 from typing import Any, cast
 
@@ -47,8 +48,8 @@ def _decorated(thing: object) -> Iterator[Callable[..., Any]]:
         seen_functions: list[object] = []  # an alias of a function is the same listener
         for value in vars(thing).values():
             home = str(getattr(value, "__module__", ""))
-            # A listener imported from elsewhere belongs to the module it was written in.
-            own = home == thing.__name__ or home.startswith(thing.__name__ + ".")
+            # A listener imported from elsewhere belongs to the module it was written in. A partial does not tell.
+            own = home == thing.__name__ or home.startswith(thing.__name__ + ".") or _is_partial(value)
             if own and _is_marked_function(value) and not any(value is other for other in seen_functions):
                 seen_functions.append(value)
                 yield value
@@ -62,6 +63,10 @@ def _decorated(thing: object) -> Iterator[Callable[..., Any]]:
                 if attribute not in seen and hasattr(getattr(type(thing), attribute, None), MARK):
                     seen.add(attribute)
                     yield cast("Callable[..., Any]", getattr(thing, attribute))
+
+
+def _is_partial(value: object) -> bool:
+    return isinstance(value, partial)
 
 
 def _is_marked_function(value: object) -> bool:
@@ -78,9 +83,10 @@ def _nothing_found(thing: object) -> str:
 
 def _listeners_of(call: Callable[..., Any], problems: list[str]) -> Iterable[Listener]:
     registrations: tuple[Registration, ...] = getattr(call, MARK)
-    function: Any = inspect.unwrap(getattr(call, "__func__", call))
+    function = _written(call)
     default_name = f"{function.__module__}.{function.__qualname__}".replace(".<locals>", "")
-    where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+    code = getattr(function, "__code__", None)
+    where = f"{code.co_filename}:{code.co_firstlineno}" if code is not None else default_name
     try:
         hints = typing.get_type_hints(function)
     except Exception as error:  # an annotation is any expression, and evaluating it can raise anything
@@ -90,41 +96,90 @@ def _listeners_of(call: Callable[..., Any], problems: list[str]) -> Iterable[Lis
         )
         return
     parameters = list(inspect.signature(call).parameters.values())
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or parameters[0].kind not in positional:
-        problems.append(f"{default_name}: a listener's first parameter is the event · {where}")
-        return
-    problems.extend(
-        f"{default_name}: the parameter {one.name!r} is positional-only, and what a listener needs is given by name; "
-        f"remove the '/' · {where}"
-        for one in parameters[1:]
-        if one.kind is inspect.Parameter.POSITIONAL_ONLY
-    )
+    if found := list(_parameter_problems(call, parameters)):
+        problems.extend(f"{default_name}: {problem} · {where}" for problem in found)
+        if not parameters or parameters[0].kind not in _POSITIONAL:
+            return
     # A decorator may make a plain function of an async one, and the other way round.
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
     for registration in registrations:
         name = registration.name or default_name
         problems.extend(_event_problems(name, registration, hints.get(parameters[0].name), where))
-        if registration.blocking and is_async:
+        if registration.blocking and inspect.iscoroutinefunction(call):
             problems.append(f"{name}: blocking=True is for plain functions; this one is async · {where}")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
             problems.append(f"{name} is a generator, so calling it would run nothing; remove the yield · {where}")
         yield Listener(
             name=name,
             call=call,
             registration=registration,
             is_async=is_async,
-            parameters=tuple(_parameters(parameters[1:], hints)),
+            parameters=tuple(_parameters(call, parameters[1:], hints)),
             where=where,
         )
 
 
-def _parameters(declared: list[inspect.Parameter], hints: dict[str, Any]) -> Iterator[Parameter]:
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _written(call: Any) -> Any:
+    """The function as it was written: behind a method, a partial, and what decorators with `wraps` made of it."""
+    while True:
+        if isinstance(call, partial):
+            call = call.func
+        elif hasattr(call, "__func__"):
+            call = call.__func__
+        elif hasattr(call, "__wrapped__"):
+            call = call.__wrapped__
+        elif not hasattr(call, "__qualname__"):  # an object that can be called, inside a partial
+            call = type(call).__call__
+        else:
+            return call
+
+
+def _parameter_problems(call: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
+    """What is wrong with the parameters, whatever the registration says."""
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        yield (
+            "its parameters are hidden behind *args, as a decorator does that is written without functools.wraps; "
+            "add @functools.wraps to it, or name the event as the first parameter"
+        )
+    elif not parameters or parameters[0].kind not in _POSITIONAL:
+        yield "a listener's first parameter is the event"
+    elif parameters[0].name == "self" and not hasattr(call, "__self__"):
+        owner = str(getattr(call, "__qualname__", "")).rpartition(".")[0].rpartition(".")[2] or "TheClass"
+        yield f"it is a method, and its object is missing; register the object: modules=[{owner}(…)]"
+    for one in parameters[1:]:
+        if one.kind is inspect.Parameter.POSITIONAL_ONLY:
+            yield (
+                f"the parameter {one.name!r} is positional-only, and what a listener needs is given by name; "
+                "remove the '/'"
+            )
+        if _is_fastapis(one.default):
+            yield (
+                f"the parameter {one.name!r} has FastAPI's {type(one.default).__name__}(…) as its default, which is "
+                "for requests, and nobody makes one here; remove the default, and let the service provide it: "
+                "provide={TheType: lambda tx: …}"
+            )
+
+
+def _is_fastapis(default: object) -> bool:
+    """Without importing it: a library for events need not have it."""
+    return any(base.__module__ == "fastapi.params" for base in type(default).__mro__)
+
+
+def _parameters(
+    call: Callable[..., Any], declared: list[inspect.Parameter], hints: dict[str, Any]
+) -> Iterator[Parameter]:
+    bound = call.keywords if isinstance(call, partial) else {}
     for parameter in declared:
-        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            optional = parameter.default is not inspect.Parameter.empty
-            wanted = _without_none(hints.get(parameter.name))
-            yield Parameter(name=parameter.name, type=wanted, optional=optional)
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            continue
+        if parameter.name in bound:
+            continue
+        optional = parameter.default is not inspect.Parameter.empty
+        wanted = _without_none(hints.get(parameter.name))
+        yield Parameter(name=parameter.name, type=wanted, optional=optional)
 
 
 def _without_none(hint: Any) -> Any:

@@ -6,6 +6,8 @@ later and checks everything at once. Nothing is registered anywhere by importing
 
 import typing
 from collections.abc import Callable
+from functools import partial
+from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from cauce.errors import DefinitionError
@@ -39,13 +41,26 @@ class _On(Generic[E]):
         wrapper = type(listener).__name__
         if wrapper in ("staticmethod", "classmethod"):
             raise DefinitionError(f"@on above @{wrapper} is not seen; write @on(…) beneath it")
-        if isinstance(listener, type) or not callable(getattr(listener, "__get__", None)):
-            label = getattr(listener, "__name__", None) or repr(listener)
+        label = getattr(listener, "__name__", None) or repr(listener)
+        if isinstance(listener, MethodType):
+            raise DefinitionError(
+                f"@on({label}): a method of an object cannot be marked; write @on(…) above it in its class, and register "
+                "the object"
+            )
+        if isinstance(listener, type) or not (callable(listener) and _is_function(listener)):
             raise DefinitionError(f"@on is for functions and methods, and {label} is neither")
         earlier: tuple[Registration, ...] = getattr(listener, MARK, ())
         # Decorators apply from the bottom up; keep the order a reader sees.
-        setattr(listener, MARK, (self._registration, *earlier))
+        try:
+            setattr(listener, MARK, (self._registration, *earlier))
+        except AttributeError:
+            raise DefinitionError(f"@on({label}): it cannot be marked; write a function that calls it") from None
         return listener
+
+
+def _is_function(listener: Callable[..., Any]) -> bool:
+    """Also a partial, on every version of Python, and what other decorators make of functions."""
+    return isinstance(listener, partial) or callable(getattr(type(listener), "__get__", None))
 
 
 @overload

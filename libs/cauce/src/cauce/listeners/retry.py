@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from random import random
 
 from cauce.errors import CauceError, DefinitionError
+from cauce.telemetry.causes import find_error, leaves, real_cause
 
-__all__ = ["Reject", "Retry", "RetryAfter"]
+__all__ = ["Reject", "Retry", "RetryAfter", "decisive_error"]
 
 
 class Reject(CauceError):
@@ -40,9 +41,17 @@ class Retry:
             raise DefinitionError(f"{self}: attempts count from 1, base and cap are seconds")
 
     def delay_s(self, attempt: int, error: BaseException, *, random: Callable[[], float] = random) -> float | None:
-        """How long to wait after `attempt` (1 is the first) failed with `error`; None: give up."""
-        if isinstance(error, Reject) or attempt >= self.attempts:
+        """How long to wait after `attempt` (1 is the first) failed with `error`; None: give up.
+
+        Reject and RetryAfter count inside exception groups, too: Reject first, then the longest RetryAfter.
+        """
+        if find_error(error, Reject) is not None or attempt >= self.attempts:
             return None
-        if isinstance(error, RetryAfter):
-            return error.seconds
+        if asked := [one.seconds for one in leaves(error) if isinstance(one, RetryAfter)]:
+            return max(asked)
         return random() * min(self.cap, self.base * 2 ** min(attempt - 1, 62))
+
+
+def decisive_error(error: BaseException) -> BaseException:
+    """Return the error of a group that decides what happens next: a Reject, else a RetryAfter, else the first."""
+    return real_cause(error, Reject, RetryAfter)

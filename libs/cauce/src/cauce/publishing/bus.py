@@ -4,14 +4,16 @@ Listeners run in turn, in this order: those that named the event (by class or ex
 then those that hear it by pattern, as they were registered.
 """
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import CoroutineType
 from typing import Any, Protocol, TypeAlias, cast
 
 from cauce.errors import ConfigurationError, ListenersFailedError, PublishError, did_you_mean
 from cauce.events.envelope import Emission, Envelope, current_emission
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, check_fields, describe
+from cauce.listeners.calling import finish, in_a_thread, refuse_lazy
 from cauce.listeners.catalog import collect, in_order, known_events, problems_between
 from cauce.listeners.context import Context
 from cauce.listeners.listener import Listener
@@ -82,7 +84,7 @@ class Bus:
         self._things: list[object] = []
         self._listeners: list[Listener] = []
         self._sync_plans: dict[type, _Call] = {}
-        self._async_plans: dict[type, tuple[tuple[_Call, bool], ...]] = {}
+        self._async_plans: dict[type, tuple[tuple[_Call, bool, str], ...]] = {}
         self.subscribe(*things)
 
     def subscribe(self, *things: object) -> None:
@@ -101,7 +103,10 @@ class Bus:
         self._async_plans.clear()
 
     def emit(self, event: DomainEvent) -> None:
-        """Call the listeners here and now, from plain code. All must be plain functions (PublishError otherwise)."""
+        """Call the listeners here and now, from plain code. All must be plain functions (PublishError otherwise).
+
+        One that returns something to await has failed: PublishError is among its errors, and nothing waits for it.
+        """
         try:
             call = self._sync_plans[type(event)]
         except KeyError:
@@ -134,12 +139,11 @@ class Bus:
         token = _enter(Emission(event, outer, self.source))
         errors: list[Exception] | None = None
         try:
-            for call, is_async in calls:
+            for call, is_async, name in calls:
                 try:
-                    if is_async:
-                        await call(event)
-                    else:
-                        call(event)
+                    result = await call(event) if is_async else call(event)
+                    if result is not None:
+                        await finish(result, name)
                 except Exception as error:  # independent listeners: the rest still run
                     errors = [*(errors or ()), error]
         finally:
@@ -155,19 +159,19 @@ class Bus:
                 raise PublishError(f"{listener.name} {how}, and emit() cannot wait for it. Use: await bus.publish(…)")
         if len(self._sync_plans) >= _MAX_PLANS:
             self._sync_plans.clear()
-        plan = _in_turn([_bound(listener) for listener in listeners])
+        plan = _in_turn([_complete(_bound(listener), listener.name) for listener in listeners])
         if any(map(_asks, listeners)):
             plan = _stamped(plan)
         self._sync_plans[type(event)] = plan
         return plan
 
-    def _plan_async(self, event: object) -> tuple[tuple[_Call, bool], ...]:
+    def _plan_async(self, event: object) -> tuple[tuple[_Call, bool, str], ...]:
         listeners = self._listeners_for(event)
         if len(self._async_plans) >= _MAX_PLANS:
             self._async_plans.clear()
-        plan = tuple((_bound(one), one.is_async or one.registration.blocking) for one in listeners)
+        plan = tuple((_bound(one), _always_awaited(one), one.name) for one in listeners)
         if any(map(_asks, listeners)):
-            plan = ((_stamp, False), *plan)
+            plan = ((_stamp, False, ""), *plan)
         self._async_plans[type(event)] = plan
         return plan
 
@@ -227,6 +231,25 @@ def _in_turn(calls: Sequence[_Call]) -> _Call:
     return in_turn
 
 
+def _complete(call: _Call, name: str) -> _Call:
+    """The call, and an error if what it returns is still to be done."""
+
+    def complete(event: object) -> None:
+        result = call(event)
+        if result is not None:
+            _refuse_unfinished(result, name)
+
+    return complete
+
+
+def _refuse_unfinished(result: object, name: str) -> None:
+    refuse_lazy(result, name)
+    if inspect.isawaitable(result):
+        if isinstance(result, CoroutineType):
+            result.close()
+        raise PublishError(f"{name} returned something to await, and emit() cannot wait. Use: await bus.publish(…)")
+
+
 def _asks(listener: Listener) -> bool:
     return any(parameter.type in (Context, Envelope) for parameter in listener.parameters)
 
@@ -245,14 +268,19 @@ def _stamped(call: _Call) -> _Call:
     return stamped
 
 
+def _always_awaited(listener: Listener) -> bool:
+    return listener.registration.blocking or inspect.iscoroutinefunction(listener.call)
+
+
 def _bound(listener: Listener) -> _Call:
     call = _with_circumstances(listener) if _asks(listener) else listener.call
     if listener.registration.blocking:
+        name = listener.name
 
-        async def in_a_thread(event: object) -> None:
-            await asyncio.to_thread(call, event)
+        async def in_thread(event: object) -> object:
+            return await in_a_thread(partial(call, event), name)
 
-        return in_a_thread
+        return in_thread
     return call
 
 

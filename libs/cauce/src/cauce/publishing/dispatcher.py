@@ -2,17 +2,17 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from cauce.concurrency.cancellation import being_cancelled
-from cauce.errors import CauceError, ListenersFailedError
+from cauce.errors import ListenersFailedError
 from cauce.events.envelope import Emission, current_emission
 from cauce.events.event import DomainEvent, describe
 from cauce.listeners.calling import call_listener, log_failure
 from cauce.listeners.listener import Listener
 from cauce.ports.transport import Delivery
 from cauce.publishing.pending import AfterCommit
-from cauce.publishing.transaction import Transaction, check_whole
+from cauce.publishing.transaction import Transaction, check_whole, leave
 from cauce.publishing.units_of_work import UnitsOfWork
 
 __all__ = ["Dispatcher"]
@@ -52,12 +52,19 @@ class Dispatcher:
             raise ListenersFailedError(describe(type(event)).name, errors)
 
     async def call_after_commit(self, due: AfterCommit) -> None:
-        """Call the after-commit listeners of an event. Their errors are logged and counted: nobody waits for them."""
+        """Call the after-commit listeners of an event, with its publisher's context variables.
+
+        Their errors are logged and counted: nobody waits for them.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.create_task(self._call_after_commit(due), context=due.variables)
+
+    async def _call_after_commit(self, due: AfterCommit) -> None:
         token = current_emission.set(due.emission)
         try:
             for listener in due.listeners:
                 try:
-                    await self._call(listener, due.emission)
+                    await self._call(listener, due.emission, apart=True)
                 except Exception as error:
                     self._happenings.count("failed")
                     log_failure(log, self._rules.service, listener, due.emission.envelope, error)
@@ -68,7 +75,7 @@ class Dispatcher:
 
     async def call_once(self, listener: Listener, emission: Emission, delivery: Delivery) -> None:
         """Call one listener with a delivery that will not be repeated. Raises what it raises."""
-        await self._call(listener, emission, channel=delivery.channel, headers=delivery.headers)
+        await self._call(listener, emission, apart=True, channel=delivery.channel, headers=delivery.headers)
 
     async def call_in(
         self,
@@ -88,39 +95,36 @@ class Dispatcher:
         token = current_emission.set(emission)
         try:
             async with asyncio.timeout(listener.registration.limit_s):
-                await call_listener(listener, emission, self._dependencies, tx, **circumstances)
+                await self._call_and_leave(listener, emission, tx, circumstances)
             if tx is not None:
                 check_whole(tx)  # here, because others may share the transaction
-        except (asyncio.CancelledError, SystemExit) as gone:
-            # Neither may end the worker that called it, unless it is the worker that is being ended.
-            if isinstance(gone, asyncio.CancelledError) and being_cancelled():
-                raise
-            did = (
-                "awaited something that was cancelled" if isinstance(gone, asyncio.CancelledError) else f"said {gone!r}"
-            )
-            error = CauceError(f"{listener.name} {did}")
-            self._happenings.tell("failed", emission, listener.name, error)
-            raise error from gone
         except Exception as error:
             self._happenings.tell("failed", emission, listener.name, error)
             raise
         finally:
             current_emission.reset(token)
 
-    async def _call(self, listener: Listener, emission: Emission, **circumstances: Any) -> None:
+    async def _call_and_leave(
+        self, listener: Listener, emission: Emission, tx: Transaction | None, circumstances: Mapping[str, Any]
+    ) -> None:
+        """Call it, and leave what it needed: an error of that is the listener's, and not the transaction's."""
+        try:
+            await call_listener(listener, emission, self._dependencies, tx, apart=True, **circumstances)
+        except BaseException as error:
+            if tx is not None:
+                await leave(tx, error)
+            raise
+        if tx is not None:
+            await leave(tx)
+
+    async def _call(self, listener: Listener, emission: Emission, *, apart: bool = False, **circumstances: Any) -> None:
         """Call one listener in a transaction of its own, opened only if it needs one."""
         try:
             if self._dependencies.needs_transaction(listener):
                 async with self._units_of_work.transaction() as tx:
-                    await call_listener(listener, emission, self._dependencies, tx, **circumstances)
+                    await call_listener(listener, emission, self._dependencies, tx, apart=apart, **circumstances)
             else:
-                await call_listener(listener, emission, self._dependencies, None, **circumstances)
-        except asyncio.CancelledError:
-            if being_cancelled():
-                raise
-            error = CauceError(f"{listener.name} awaited something that was cancelled")
-            self._happenings.tell("failed", emission, listener.name, error)
-            raise error from None
+                await call_listener(listener, emission, self._dependencies, None, apart=apart, **circumstances)
         except Exception as error:
             self._happenings.tell("failed", emission, listener.name, error)
             raise

@@ -1,5 +1,6 @@
 """Which listeners of a domain event run when, and what waits for the commit."""
 
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -29,6 +30,8 @@ class AfterCommit:
     durable: tuple[Listener, ...] = ()
     message: Around | None = None
     """What is written down for the durable ones, if there are any."""
+    variables: Context | None = None
+    """The publisher's context variables, for the listeners that run after its commit."""
 
 
 @dataclass(frozen=True, slots=True)

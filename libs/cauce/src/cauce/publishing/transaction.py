@@ -6,13 +6,16 @@ use case ─▶ publish ─▶ in-transaction listeners, at once ─▶ COMMIT �
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from cauce.errors import ConcurrentUseError, PublishError, TransactionEndedError
 from cauce.events.envelope import Envelope, current_emission
 from cauce.events.event import DomainEvent, Event, IntegrationEvent
 from cauce.listeners.calling import call_listener
+from cauce.listeners.containment import contained
 from cauce.listeners.dependencies import Dependencies
+from cauce.listeners.opened import Opened
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import UnitOfWork
 from cauce.publishing.pending import AfterCommit, Pending
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["Outlet", "Transaction", "check_whole", "end", "end_undone"]
+__all__ = ["Outlet", "Transaction", "check_whole", "end", "end_undone", "leave"]
 
 T = TypeVar("T")
 
@@ -65,6 +68,7 @@ class Transaction:
         self._read_only = read_only
         self._made: dict[type[Any], object] = {}
         self._unawaited: dict[object, str] = {}
+        self._opened = Opened()
         self._user: asyncio.Task[Any] | None = None
         self._ended = False
 
@@ -82,9 +86,12 @@ class Transaction:
         return cast("AsyncSession", self._work.session)
 
     async def get(self, wanted: type[T], /) -> T:
-        """The service's object of this type for this transaction (see `provide`), made once."""
+        """The service's object of this type for this transaction (see `provide`), made once.
+
+        What its factory wrote with `yield` is left when the transaction's block ends, before the commit.
+        """
         if wanted not in self._made:
-            self._made[wanted] = await self._dependencies.make(wanted, self)
+            self._made[wanted] = await self._dependencies.make(wanted, self, self._opened)
         return cast(T, self._made[wanted])
 
     @overload
@@ -138,7 +145,10 @@ class Transaction:
             self._outlet().check(type(event))
         emission, message = self._rules.written(event) if plan.durable else (self._rules.emission(event), None)
         self._work.take_part()
-        self._savepoints.add(AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable, message))
+        variables = copy_context() if plan.after_commit else None
+        self._savepoints.add(
+            AfterCommit(emission, plan.in_transaction, plan.after_commit, plan.durable, message, variables)
+        )
         token = current_emission.set(emission)
         try:
             for listener in plan.in_transaction:
@@ -171,6 +181,19 @@ class Transaction:
 
 
 # Functions, not methods: a transaction is ended by the unit of work that opened it, never by the code that was given it.
+
+
+async def leave(tx: Transaction, error: BaseException | None = None) -> None:
+    """Leave what was made for the transaction and has an end, in the task that made it. Raises what leaving it raises.
+
+    It is made again for whoever asks again.
+    """
+    opened = tx._opened  # pyright: ignore[reportPrivateUsage]
+    if opened.is_empty:
+        return
+    tx._made.clear()  # pyright: ignore[reportPrivateUsage]  # it may hold what is left now
+    kind, trace = (None, None) if error is None else (type(error), error.__traceback__)
+    await contained(opened.__aexit__(kind, error, trace), "what a listener needed")
 
 
 def check_whole(tx: Transaction) -> None:

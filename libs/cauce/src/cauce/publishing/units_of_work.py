@@ -11,7 +11,7 @@ from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, Store, UnitOfWork
 from cauce.publishing.pending import AfterCommit, Pending, ToSend
 from cauce.publishing.rules import PublishingRules
-from cauce.publishing.transaction import Outlet, Transaction, end, end_undone
+from cauce.publishing.transaction import Outlet, Transaction, end, end_undone, leave
 from cauce.telemetry.happenings import Happenings
 
 __all__ = ["OpenTransaction", "UnitsOfWork"]
@@ -75,6 +75,11 @@ class OpenTransaction(AbstractAsyncContextManager[Transaction, None]):
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        try:
+            await leave(self._tx, error)
+        except BaseException:
+            await to_the_end(self._roll_back())
+            raise
         await to_the_end(self._commit() if error is None else self._roll_back())
 
     async def _commit(self) -> None:

@@ -43,8 +43,8 @@ class Service:
 
     `version`: of its code; it stands in its events and dead letters, for whoever looks for the cause. `modules`: modules,
     decorated functions, or objects with decorated methods. `publishes`: the integration events it
-    may publish. `provide`: what listeners need, by type, made per transaction; `resolver` asks a container for the
-    rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
+    may publish. `provide`: what listeners need, by type, made per transaction, `lambda tx: …`, or without one,
+    `lambda: …`; `resolver` asks a container for the rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
 
     Raises ConfigurationError with everything that is wrong. Nothing is connected before `async with service`.
     """
@@ -63,7 +63,7 @@ class Service:
         pace: Pace | None = None,
         alarms: Alarms | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
-        provide: Mapping[type[Any], Callable[[Transaction], object]] | None = None,
+        provide: Mapping[type[Any], Callable[[Transaction], object] | Callable[[], object]] | None = None,
         resolver: Callable[[type[Any], Transaction], object | Awaitable[object]] | None = None,
         clock: Clock = utc_now,
         new_id: NewId = new_id,

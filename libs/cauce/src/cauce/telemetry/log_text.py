@@ -8,28 +8,34 @@ import re
 import sysconfig
 import traceback
 
+from cauce.telemetry.causes import causes_of
+
 __all__ = ["one_line", "place_in", "place_of"]
 
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
     os.path.dirname(os.path.dirname(__file__)),
 )
+_NOT_OWN = (*_LIBRARIES, "<")  # <string>: generated
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 _INSTALLED = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python\d[\d.]*)[/\\]")
 
 
 def place_of(error: BaseException) -> str:
-    """`mail.py:12`; empty for an error that was never raised, or whose class does not tell."""
+    """`mail.py:12`, of the first error in a group; empty for an error that was never raised, or whose class does not tell.
+
+    An error raised in a library has no line of its own there: then it is that of the error it was raised from.
+    """
     try:
-        frames = traceback.extract_tb(error.__traceback__)
+        all_frames = [traceback.extract_tb(one.__traceback__) for one, _ in causes_of(error)]
     except Exception:  # code of the user's, asked while something else is in trouble already
         return ""
-    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<"))]  # <string>: generated
+    own = [[frame for frame in frames if not frame.filename.startswith(_NOT_OWN)] for frames in all_frames]
+    frames = next(filter(None, own), None) or next(filter(None, all_frames), None)
     if not frames:
         return ""
-    frame = (own or frames)[-1]
-    return f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
 
 
 def place_in(stack: str) -> str | None:

@@ -9,6 +9,7 @@ import re
 import traceback
 from types import TracebackType
 
+from cauce.telemetry.causes import frames_of
 from cauce.telemetry.log_text import one_line
 
 __all__ = ["describe_error", "loggable", "stack_of", "storable_line", "storable_text"]
@@ -47,9 +48,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where it was raised, without values of variables: the innermost lines. Empty if that cannot be had."""
+    """Where it was raised, and before that the errors it was raised from; without values. Empty if it cannot be had."""
     try:
-        return storable_text("".join(traceback.format_tb(error.__traceback__)), limit=_STACK_LIMIT)
+        return storable_text(frames_of(error), limit=_STACK_LIMIT)
     except BaseException:  # as above
         return ""
 

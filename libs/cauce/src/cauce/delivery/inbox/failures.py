@@ -13,9 +13,10 @@ from cauce.delivery.inbox.transactions import InboxTransactions
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.listeners.listener import Listener
-from cauce.listeners.retry import Reject
+from cauce.listeners.retry import Reject, decisive_error
 from cauce.ports.inbox import Failure, Inbox, Reason, WaitingDelivery, bounded
 from cauce.ports.lanes import Lane, lane_of
+from cauce.telemetry.causes import find_error
 from cauce.telemetry.log_text import place_of
 from cauce.telemetry.storable import describe_error, loggable, stack_of
 
@@ -53,8 +54,9 @@ class Failures(Struct, frozen=True, kw_only=True):
         """
         retry = listener.registration.retry
         delay_s = retry.delay_s(delivery.attempts, error, random=self.random)
-        text = describe_error(error)
-        where = place_of(error) or None
+        cause = decisive_error(error)
+        text = describe_error(cause)
+        where = place_of(cause) or None
         place = f" · {where}" if where else ""
         failed = (
             f"{listener.name} failed on {envelope.name} {envelope.id} "
@@ -68,7 +70,7 @@ class Failures(Struct, frozen=True, kw_only=True):
                 "%s · next try in %.1f s · only %s", failed, delay_s, waits, exc_info=loggable(error) if first else None
             )
             return "waiting"
-        await self.write_dead_letter(inbox, delivery, envelope.name, _reason(error), text, stack_of(error))
+        await self.write_dead_letter(inbox, delivery, envelope.name, _reason(error), text, stack_of(cause))
         if delivery.key is None:
             await inbox.remove(delivery)
         else:
@@ -164,4 +166,4 @@ def delivery_of_bytes(consumer: str, channel: str, lane: Lane, raw: bytes) -> Wa
 def _reason(error: Exception) -> Reason:
     if isinstance(error, CrashLoopError):
         return "crash loop"
-    return "rejected" if isinstance(error, Reject) else "exhausted"
+    return "rejected" if find_error(error, Reject) is not None else "exhausted"

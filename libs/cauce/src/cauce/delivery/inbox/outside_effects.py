@@ -23,8 +23,9 @@ from cauce.delivery.inbox.transactions import (
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
-from cauce.listeners.retry import Reject, RetryAfter
+from cauce.listeners.retry import Reject, RetryAfter, decisive_error
 from cauce.ports.inbox import Inbox, WaitingDelivery
+from cauce.telemetry.causes import leaves
 from cauce.telemetry.storable import describe_error, stack_of
 
 __all__ = ["OutsideEffects"]
@@ -132,8 +133,9 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
         self, listener: Listener, envelope: Envelope, tried: WaitingDelivery, error: Exception, inbox: Inbox
     ) -> Outcome:
         await inbox.end_effect(*_event_of(tried))
-        if _at_most_once(listener) and not isinstance(error, (EffectNotDoneError, Reject, RetryAfter)):
-            return await self.failures.record_uncertain(inbox, envelope, tried, describe_error(error), stack_of(error))
+        if _at_most_once(listener) and not _surely_not_done(error):
+            cause = decisive_error(error)
+            return await self.failures.record_uncertain(inbox, envelope, tried, describe_error(cause), stack_of(cause))
         return await self.failures.record(inbox, listener, envelope, tried, error)
 
     async def _happened(self, delivery: WaitingDelivery, inbox: Inbox) -> Outcome:
@@ -146,6 +148,11 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
 
 def _at_most_once(listener: Listener) -> bool:
     return isinstance(listener.registration.effect, AtMostOnce)
+
+
+def _surely_not_done(error: Exception) -> bool:
+    """Whether every error says so: one of a group that does not leaves the effect in doubt."""
+    return all(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error))
 
 
 def _event_of(delivery: WaitingDelivery) -> tuple[str, str, str]:

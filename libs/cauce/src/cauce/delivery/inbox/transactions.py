@@ -12,6 +12,7 @@ from cauce.ports.inbox import Inbox
 from cauce.ports.store import DurableStore
 from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import UnitsOfWork
+from cauce.telemetry.causes import leaves
 
 __all__ = ["IDLE_BEYOND_S", "CallListener", "InboxTransactions", "OutOfListenerError", "idle_limit_s", "origin_of"]
 
@@ -65,7 +66,7 @@ class InboxTransactions:
         Out of a listener that is rarely so. What the listener has decided itself stays decided, whatever made it do so.
         """
         if isinstance(error, OutOfListenerError):
-            decided = isinstance(error.error, (EffectNotDoneError, Reject, RetryAfter))
+            decided = any(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error.error))
             return not decided and self._store.is_infrastructure(error.error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
