@@ -17,6 +17,7 @@ from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.outbox import count_unsent_elsewhere
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.schema import SCHEMA, Found, examine
+from cauce.stores.sql.waiting_deliveries import count_by_listener
 from cauce.stores.sql.waiting_room import count_overdue, count_unhandled
 
 __all__ = ["Examined", "examine_service"]
@@ -114,6 +115,7 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
         fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
         found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
     found.add(*_listeners(figures, target))
+    found.add(*await _not_moving(connection, target))
     if found.description is not None:
         found.add(*await _left_behind(found.description, connection, typed))
 
@@ -192,6 +194,22 @@ def _listeners(figures: Figures, target: Target) -> Iterator[Verdict]:
         fact = f"dead letters of {_named([one.listener for one in orphans])}, not in the code any more"
         fix = f'cauce dead discard {target.option} --listener {orphans[0].listener} --because "…"'
         yield Verdict("dead of old", "weak", fact, fix)
+
+
+async def _not_moving(connection: AsyncConnection, target: Target) -> Sequence[Verdict]:
+    """What waits for something that does not come by itself."""
+    found: list[Verdict] = []
+    for consumer, count in (await count_by_listener(connection, "postponed")).items():
+        listener = listener_of(consumer)
+        fact = f"{count:,} for {listener} that only a newer version of the service can read: deploy it"
+        fix = f"cauce waiting list {target.typed} --listener {listener} --state postponed"
+        found.append(Verdict("newer version", "bad", fact, fix))
+    for consumer, count in (await count_by_listener(connection, "held")).items():
+        listener = listener_of(consumer)
+        fact = f"{count:,} for {listener} that nothing makes due, though no other event of the key is before them"
+        fix = f"cauce waiting retry {target.option} --listener {listener} --state held"
+        found.append(Verdict("held", "bad", fact, fix))
+    return found
 
 
 async def _left_behind(description: Description, connection: AsyncConnection, typed: str) -> Sequence[Verdict]:

@@ -101,7 +101,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listener", metavar="NAME", help="only of this listener (the last word of it will do)")
     parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
     parser.add_argument("--key", metavar="KEY", help="only events of this key")
-    states = "failing, due, behind, held, paused or gone"
+    states = "failing, due, behind, held, postponed, paused or gone"
     parser.add_argument("--state", metavar="STATE", help=f"only these: {states}")
 
 

@@ -37,7 +37,11 @@ def list_lines(service: str, deliveries: Sequence[ChosenDelivery]) -> Iterator[s
 
 def _cause(one: ChosenDelivery) -> tuple[str, str, str | None]:
     delivery = one.delivery
-    return delivery.consumer, delivery.state, delivery.error if delivery.state in ("failing", "held") else None
+    return (
+        delivery.consumer,
+        delivery.state,
+        delivery.error if delivery.state in ("failing", "held", "postponed") else None,
+    )
 
 
 def _first_of_each(deliveries: Sequence[ChosenDelivery]) -> Iterator[ChosenDelivery]:
@@ -56,6 +60,8 @@ def _why(one: Waiting) -> str:
             return "behind an earlier event of the same key"
         case "held":
             return f"held: {one.error or 'nothing makes it due; cauce waiting retry does'}"
+        case "postponed":
+            return f"postponed until a newer version of the service runs: {one.error}"
         case "paused":
             return f"paused, because {one.paused_because} → cauce listener resume {one.listener}"
         case "gone":
@@ -158,7 +164,7 @@ def _commands(one: ChosenDelivery) -> Iterator[str]:
     if delivery.state == "dead":
         yield f"cauce dead show {one.short}"
         return
-    if delivery.state in ("failing", "held"):
+    if delivery.state in ("failing", "held", "postponed"):
         yield f"cauce waiting retry {one.short}"
     if delivery.state == "paused":
         yield f"cauce listener resume {delivery.listener}"

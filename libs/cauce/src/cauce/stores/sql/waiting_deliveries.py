@@ -39,6 +39,7 @@ __all__ = [
     "WaitingState",
     "by_prefix",
     "choose",
+    "count_by_listener",
     "discard",
     "move",
     "overview",
@@ -46,9 +47,9 @@ __all__ = [
     "soonest_failing",
 ]
 
-WaitingState = Literal["failing", "due", "behind", "held", "paused", "gone", "dead"]
+WaitingState = Literal["failing", "due", "behind", "held", "postponed", "paused", "gone", "dead"]
 """`failing`: will be tried again at a time. `due`: to be taken now. `behind`: an earlier event of its key is first.
-`held`: first of its key, and nothing makes it due. `paused`: its listener is. `gone`: its listener, or its event's class,
+`held`: first of its key, and nothing makes it due. `postponed`: of a newer version than the code that runs. `paused`: its listener is. `gone`: its listener, or its event's class,
 is not in the code. `dead`: a dead letter, whose key waits."""
 STATES: tuple[str, ...] = get_args(WaitingState)
 
@@ -108,8 +109,9 @@ class WaitingFilter(Struct, frozen=True, kw_only=True):
 
 
 _STATE = (
-    "CASE WHEN d.id IS NOT NULL THEN 'dead' WHEN NOT ({known}) THEN 'gone' WHEN l.paused_at IS NOT NULL THEN 'paused' "
-    "WHEN h.position < w.position THEN 'behind' WHEN w.next_at IS NULL THEN 'held' "
+    "CASE WHEN d.id IS NOT NULL THEN 'dead' WHEN NOT ({known_consumer}) THEN 'gone' "
+    "WHEN l.paused_at IS NOT NULL THEN 'paused' WHEN w.reason IS NOT NULL THEN 'postponed' "
+    "WHEN NOT ({known_name}) THEN 'gone' WHEN h.position < w.position THEN 'behind' WHEN w.next_at IS NULL THEN 'held' "
     "WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' ELSE 'due' END"
 )
 _STATED = (
@@ -140,17 +142,15 @@ class _Search:
         self.conditions = ["1 = 1"]
         self.values: dict[str, Any] = {}
         self._allowed: Mapping[str, int] = {}
-        known = "1 = 1"
+        known_consumer = known_name = "1 = 1"
         if description is not None:
             self._allowed = {one.consumer: one.attempts for one in description.listeners}
             names = {name for one in description.events for name in (one.name, *one.earlier_names)}
             self.values["known_consumers"] = dialect.many(sorted(self._allowed))
             self.values["known_names"] = dialect.many(sorted(names))
-            known = (
-                f"{dialect.among('w.consumer', 'known_consumers')} "
-                f"AND (w.name IS NULL OR {dialect.among('w.name', 'known_names')})"
-            )
-        self._stated = _STATED.format(known=known)
+            known_consumer = dialect.among("w.consumer", "known_consumers")
+            known_name = f"(w.name IS NULL OR {dialect.among('w.name', 'known_names')})"
+        self._stated = _STATED.format(known_consumer=known_consumer, known_name=known_name)
 
     async def narrow(self, filters: WaitingFilter) -> None:
         """Raises NoSuchListenerError."""
@@ -185,7 +185,7 @@ class _Search:
         return [self._waiting(row) for row in await ask(self._connection, statement, **self.values)]
 
     async def of_each_cause(self, *, each: int, limit: int) -> Sequence[Waiting]:
-        cause = "PARTITION BY consumer, state, CASE WHEN state IN ('failing', 'held') THEN error END"
+        cause = "PARTITION BY consumer, state, CASE WHEN state IN ('failing', 'held', 'postponed') THEN error END"
         statement = (
             "SELECT position, alike FROM (SELECT position, consumer, state, error, "  # constants
             f"count(*) OVER ({cause}) AS alike, row_number() OVER ({cause} ORDER BY next_at, position) AS place_among "
@@ -197,6 +197,13 @@ class _Search:
         self.at(list(alike))
         rows = {one.position: one for one in await self.rows(order="position")}
         return [replace(rows[position], alike=n) for position, n in alike.items() if position in rows]
+
+    async def by_listener(self) -> Mapping[str, int]:
+        statement = (
+            f"SELECT consumer, count(*) AS n FROM ({self._stated}) s "  # constants
+            f"WHERE {' AND '.join(self.conditions)} GROUP BY consumer ORDER BY consumer"
+        )
+        return {str(row.consumer): int(row.n) for row in await ask(self._connection, statement, **self.values)}
 
     async def count(self) -> int:
         statement = f"SELECT count(*) AS n FROM ({self._stated}) s WHERE {' AND '.join(self.conditions)}"  # constants
@@ -273,6 +280,13 @@ async def soonest_failing(connection: AsyncConnection, *, limit: int) -> tuple[S
     return await search.rows(order="next_at, position", limit=limit) if count else [], count
 
 
+async def count_by_listener(connection: AsyncConnection, state: WaitingState) -> Mapping[str, int]:
+    """Count what waits in that state, by consumer."""
+    search = _Search(connection, await description_of(connection))
+    await search.narrow(WaitingFilter(state=state))
+    return await search.by_listener()
+
+
 async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[Waiting]:
     """Read the deliveries whose id begins so, at most twenty; dead letters whose key waits too."""
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
@@ -312,7 +326,7 @@ async def retry(engine: AsyncEngine, one: Waiting, *, why: str | None) -> bool |
             return False
         if await change(
             connection,
-            "UPDATE cauce_waiting SET next_at = :NOW WHERE position = :position AND (next_at IS NULL OR next_at > :NOW)",
+            "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW WHERE position = :position AND (next_at IS NULL OR next_at > :NOW)",
             position=one.position,
         ):
             await _audit(connection, "retry", one, why)
@@ -362,7 +376,7 @@ async def move(engine: AsyncEngine, one: Waiting, *, to: str, why: str | None) -
         await change(
             connection,
             "UPDATE cauce_waiting SET consumer = :to, attempts = 0, first_failed_at = NULL, error = NULL, place = NULL, "
-            "tried = NULL, next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
+            "tried = NULL, scheduled_at = :NOW, next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
             to=to,
             position=one.position,
         )

@@ -146,7 +146,7 @@ async def count_unhandled(connection: AsyncConnection, known: Known) -> Sequence
     dialect = Dialect(connection.dialect.name)
     statement = (
         "SELECT consumer, name, count(*) AS n FROM cauce_waiting "
-        f"WHERE NOT ({dialect.among('consumer', 'consumers')} AND (name IS NULL OR {dialect.among('name', 'names')})) "
+        f"WHERE NOT ({dialect.among('consumer', 'consumers')} AND (name IS NULL OR reason IS NOT NULL OR {dialect.among('name', 'names')})) "
         "GROUP BY consumer, name ORDER BY consumer, name"
     )
     consumers, names = dialect.many(sorted(known.consumers)), dialect.many(sorted(known.names))

@@ -1,0 +1,248 @@
+"""Every state in which events do not move: `cauce doctor` is red or names it with the listener and a command; the cause
+is removed, the command is run as it is printed, and the events move."""
+
+import shlex
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cauce import IntegrationEvent, Service, on
+from cauce.dev.servers import ValkeyServer
+from cauce.listeners.retry import Retry
+from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.transports.redis_streams import RedisStreams
+from testsupport.long_form import PROVE
+from testsupport.shop_and_mail import (
+    FAST,
+    Command,
+    Project,
+    Said,
+    UserCreated,
+    World,
+    figures_of,
+    publish,
+    until,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if PROVE else ["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """The searches and actions themselves are tested on both in test_waiting.py and test_pausing.py."""
+    return request.param
+
+
+PATIENT = Retry(attempts=5, base=1e6, cap=1e6)
+ONCE = Retry(attempts=1)
+
+
+@dataclass
+class System:
+    """Shop and mail run; `world` decides whether the listeners of mail work."""
+
+    project: Project
+    cauce: Command
+    world: World
+    shop: Service
+    mail: Service
+
+    async def stuck(self, subject: str, *, of: str = "mail") -> str:
+        """The command that doctor advises, once it says so; the verdict has to be red, and to name its listener."""
+        found: dict[str, Any] = {}
+
+        async def told() -> bool:
+            found.update({one["subject"]: one for one in (await self._verdicts(of))})
+            return subject in found and found[subject]["state"] != "good"
+
+        await until(told)
+        assert found[subject]["state"] == ("weak" if subject == "failing" else "bad"), found[subject]
+        if of == "mail" and subject != "processes":
+            assert "mail.welcome" in found[subject]["fact"]
+        return str(found[subject]["fix"])
+
+    async def healthy(self, subject: str, *, of: str = "mail") -> None:
+        async def well() -> bool:
+            return all(one["state"] == "good" for one in await self._verdicts(of) if one["subject"] == subject)
+
+        await until(well)
+
+    async def _verdicts(self, service: str) -> list[dict[str, Any]]:
+        return list((await self.cauce("doctor", service, "--json")).json["services"][service])
+
+    async def run(self, command: str) -> Said:
+        said = await self.cauce(*shlex.split(command.replace("…", "given up"))[1:])
+        assert said.code == 0, (command, said.out, said.err)
+        return said
+
+    async def welcomed(self, *names: str) -> None:
+        async def written() -> bool:
+            async with self.project.database("mail") as database:
+                return [row.name for row in await database.run("SELECT name FROM welcomes")] == list(names)
+
+        await until(written)
+
+
+@asynccontextmanager
+async def _running(
+    project: Project, broker: ValkeyServer, cauce: Command, *broken: str, retry: Retry = PATIENT
+) -> AsyncGenerator[System]:
+    world = World(broken=set(broken))
+    async with project.running(broker.url, world, retry=retry) as (shop, mail):
+        yield System(project, cauce, world, shop, mail)
+
+
+def _printed(said: Said, beginning: str) -> str:
+    """The command that begins so, as a person would copy it from the screen."""
+    return next(line.strip() for line in said.out.splitlines() if line.strip().startswith(beginning))
+
+
+async def test_a_paused_listener(project: Project, broker: ValkeyServer, cauce: Command) -> None:
+    async with _running(project, broker, cauce) as system:
+        await system.run("cauce listener pause welcome --because 'a bad day'")
+        await publish(system.shop, UserCreated(id="1", name="Ann"))
+        await system.run(await system.stuck("paused"))
+        await system.welcomed("Ann")
+        await system.healthy("paused")
+
+
+async def test_a_failing_event_and_those_behind_it(project: Project, broker: ValkeyServer, cauce: Command) -> None:
+    async with _running(project, broker, cauce, "Ann") as system:
+        await publish(system.shop, UserCreated(id="1", name="Ann"), UserCreated(id="1", name="Bea"))
+        listed = await system.run(await system.stuck("failing"))
+        shown = await system.run(_printed(listed, "cauce waiting show"))
+        system.world.broken.clear()
+        await system.run(_printed(shown, "cauce waiting retry"))
+        await system.welcomed("Ann", "Bea")
+        await system.healthy("failing")
+
+
+@pytest.mark.parametrize("way", ["replay", "discard"])
+async def test_a_key_that_waits_behind_a_dead_letter(
+    project: Project, broker: ValkeyServer, cauce: Command, way: str
+) -> None:
+    async with _running(project, broker, cauce, "Ann", retry=ONCE) as system:
+        await publish(system.shop, UserCreated(id="1", name="Ann"), UserCreated(id="1", name="Bea"))
+        listed = await system.run(await system.stuck("dead"))
+        shown = await system.run(_printed(listed, "cauce dead show"))
+        system.world.broken.clear()
+        await system.run(_printed(shown, f"cauce dead {way}"))
+        await system.welcomed(*(["Ann"] if way == "replay" else []), "Bea")
+        await system.healthy("dead")
+
+
+async def test_a_head_that_nothing_makes_due(project: Project, broker: ValkeyServer, cauce: Command) -> None:
+    """As an earlier version left one behind, whose discard had raced with an arrival."""
+    async with _running(project, broker, cauce, "Ann") as system:
+        await publish(system.shop, UserCreated(id="1", name="Ann"))
+        await system.stuck("failing")
+        async with project.database("mail") as database:
+            await database.run("UPDATE cauce_waiting SET next_at = NULL, attempts = 0, error = NULL")
+        system.world.broken.clear()
+        await system.run(await system.stuck("held"))
+        await system.welcomed("Ann")
+        await system.healthy("held")
+
+
+async def test_an_event_that_the_broker_rejected_permanently(
+    project: Project, broker: ValkeyServer, cauce: Command
+) -> None:
+    async with _running(project, broker, cauce) as system:
+        async with project.database("shop") as shop:
+            for problem in ("too large", None):
+                await shop.outgoing("shop.user-created", age=1, key="u-7", problem=problem)
+        advised = await system.run(await system.stuck("set aside", of="shop"))
+        await system.run(_printed(advised, "cauce outbox release"))
+        await system.healthy("set aside", of="shop")
+        await system.welcomed("Ann", "Ann")
+
+
+async def test_an_event_of_a_newer_version_than_the_code(
+    project: Project, broker: ValkeyServer, cauce: Command
+) -> None:
+    class NewerUserCreated(IntegrationEvent, name="shop.user-created", version=3, key="id", source="shop-ms"):
+        id: str
+        name: str
+
+    heard: list[str] = []
+
+    @on(NewerUserCreated, name="mail.welcome")
+    async def welcome(event: NewerUserCreated) -> None:
+        heard.append(event.name)
+
+    newer = Service(
+        "shop-ms",
+        store=SqlAlchemyStore(create_engine(project.urls["shop"])),
+        transport=RedisStreams(broker.url),
+        publishes=[NewerUserCreated],
+        pace=FAST,
+    )
+    async with project.database("mail") as database:
+        await database.run("CREATE TABLE IF NOT EXISTS welcomes (event_id text, name text)")
+    async with newer, project.mail(broker.url) as old:
+        await publish(newer, NewerUserCreated(id="1", name="Ann"))
+        system = System(project, cauce, World(), newer, old)
+        listed = await system.run(await system.stuck("newer version"))
+        assert "postponed until a newer version of the service runs" in " ".join(listed.out.split())
+    mail = Service(
+        "mail-ms",
+        modules=[welcome],
+        store=SqlAlchemyStore(create_engine(project.urls["mail"])),
+        transport=RedisStreams(broker.url),
+        start="retained",
+        pace=FAST,
+    )
+    async with mail:
+
+        async def handled() -> bool:
+            return heard == ["Ann"]
+
+        await until(handled)
+
+
+async def test_no_process_of_a_service_runs(project: Project, broker: ValkeyServer, cauce: Command) -> None:
+    async with _running(project, broker, cauce):
+        pass
+    async with project.shop(broker.url) as shop:
+        await publish(shop, UserCreated(id="1", name="Ann"))
+    async with project.database("mail") as database:
+        await database.waiting("mail.welcome", due_in=-100)
+    said = await cauce("doctor", "mail", "--json")
+    verdicts = {one["subject"]: one for one in said.json["services"]["mail"]}
+    assert verdicts["processes"]["state"] == verdicts["waiting"]["state"] == "bad"
+    assert verdicts["processes"]["fix"] == verdicts["waiting"]["fix"] == "cauce dev, or start it by hand"
+    async with _running(project, broker, cauce) as system:
+        await system.healthy("processes")
+
+        async def both() -> bool:
+            return any(
+                one.listener == "mail.welcome" and one.handled == 2 for one in (await figures_of(system.mail)).listeners
+            )
+
+        await until(both)
+        await system.healthy("waiting")
+
+
+async def test_the_broker_is_away(
+    project: Project, own_valkey: ValkeyServer, cauce: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", own_valkey.url)
+    async with _running(project, own_valkey, cauce) as system:
+        own_valkey.kill()
+        await publish(system.shop, UserCreated(id="1", name="Ann"))
+
+        async def red() -> bool:
+            return bool(await system.shop.check()) and bool(await system.mail.check())
+
+        await until(red)
+        (verdicts,) = (await cauce("doctor", "--json")).json["brokers"].values()
+        (broker,) = [one for one in verdicts if one["subject"] == "broker"]
+        assert broker["state"] == "bad"
+        assert broker["fix"]
+        own_valkey.start()
+        await system.welcomed("Ann")
+
+        async def ready() -> bool:
+            return not await system.shop.check() and not await system.mail.check()
+
+        await until(ready)
