@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from cauce import CauceError, DomainEvent, Service, Transaction, on
+from cauce import CauceError, DomainEvent, Service, Transaction, TransactionEndedError, on
 from cauce.fastapi import ReadTx, Tx, service_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 
 class Added(DomainEvent, name="web.added"):
@@ -62,6 +65,41 @@ class Site:
         async def broken(tx: Tx) -> None:
             await add(tx, "broken")
             raise ZeroDivisionError
+
+        @app.post("/swallowed", status_code=201)
+        async def swallowed(tx: Tx) -> None:
+            await add(tx, "swallowed")
+            with suppress(IntegrityError):
+                await tx.session.execute(text("INSERT OR ROLLBACK INTO parents VALUES (1), (1)"))
+
+        @app.post("/forgotten", status_code=201)
+        async def forgotten(tx: Tx) -> None:
+            tx.publish(Added(word="forgotten"))  # pyright: ignore[reportUnusedCoroutine]  # the mistake
+
+        @app.post("/kept", status_code=202)
+        async def kept(tx: Tx, tasks: BackgroundTasks) -> None:
+            await add(tx, "kept")
+            session = tx.session
+
+            async def write_afterwards() -> None:
+                try:
+                    await session.execute(text("INSERT INTO words VALUES ('afterwards')"))
+                except TransactionEndedError as error:
+                    self.order.append(str(error))
+
+            tasks.add_task(write_afterwards)
+
+        @app.get("/streamed")
+        async def streamed(tx: ReadTx) -> StreamingResponse:
+            session = tx.session
+
+            async def lines() -> AsyncGenerator[str]:
+                try:
+                    await session.execute(text("SELECT word FROM words"))
+                except TransactionEndedError as error:
+                    yield str(error)
+
+            return StreamingResponse(lines())
 
         async def inner(tx: Tx) -> Transaction:
             return tx
@@ -169,6 +207,32 @@ async def test_an_endpoint_that_raises_rolls_back(
     await site.service.idle()
     assert await site.stored() == []
     assert site.heard.words == []
+
+
+@pytest.mark.filterwarnings(
+    "ignore:coroutine 'Transaction:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize("path", ["/swallowed", "/forgotten"])
+async def test_what_cannot_be_committed_is_not_answered_with_success(
+    site: Site, client: httpx.AsyncClient, path: str
+) -> None:
+    assert (await client.post(path)).status_code == 500
+    await site.service.idle()
+    assert await site.stored() == []
+    assert site.heard.words == []
+
+
+async def test_a_background_task_or_a_stream_that_goes_on_with_the_session_is_told_the_way_out(
+    site: Site, client: httpx.AsyncClient
+) -> None:
+    assert (await client.post("/kept")).status_code == 202
+    streamed = (await client.get("/streamed")).text
+    for said in (*site.order, streamed):
+        assert "async with service.transaction() as tx" in said
+    assert len(site.order) == 1
+    async with asyncio.timeout(5):  # nobody holds the writers' turn
+        assert (await client.post("/words/next")).status_code == 201
+    assert await site.stored() == ["kept", "next"]
 
 
 async def test_a_request_has_one_transaction(client: httpx.AsyncClient) -> None:

@@ -100,6 +100,12 @@ class SqlAlchemyStore:
         return _Work(session, following, commit_limit_s=self._commit_limit_s)
 
     async def prepare(self) -> None:
+        if self.name == "sqlite" and isinstance(self._sessions.kw.get("bind"), AsyncConnection):
+            problem = (
+                "its sessions use one connection, whose open transaction lets nobody else write on SQLite, and durable "
+                "delivery writes beside it. Give the test a file of its own, or store=MemoryStore() with MemoryStreams()"
+            )
+            raise ConfigurationError([problem], where="the store")
         await create_tables(self.engine)
 
     async def prepared(self) -> bool:
