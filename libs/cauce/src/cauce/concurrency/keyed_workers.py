@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["KeyedWorkers"]
 
-J = TypeVar("J")
+J = TypeVar("J", bound=Hashable)
 
 TOGETHER = 100
 
@@ -16,13 +16,14 @@ class KeyedWorkers(Generic[J]):
     """Runs `work` for every job: jobs of one key in the order they came, `at_once` keys concurrently.
 
     Jobs of different keys for which `group` returns the same value are passed to `work` together, up to a hundred; a
-    job for which it returns None is passed alone. Holds `bound` jobs at most; `submit` waits for room. `work` must not
-    raise.
+    job for which it returns None is passed alone. Holds `bound` jobs at most; `submit` waits for room. `work` returns the
+    jobs that it is not done with, and in how many seconds each is to be passed to it again: its key waits meanwhile, and
+    no worker does. `work` must not raise.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[J]], Awaitable[None]],
+        work: Callable[[Sequence[J]], Awaitable[Mapping[J, float] | None]],
         *,
         group: Callable[[J], Hashable | None],
         at_once: int,
@@ -84,12 +85,17 @@ class KeyedWorkers(Generic[J]):
             if offered:
                 self._ready.put_nowait(offered)
             self._running += len(keys)
+            jobs = {key: self._queues[key][0] for key in keys}
+            again: Mapping[J, float] | None = None
             try:
-                await self._work([self._queues[key][0] for key in keys])
+                again = await self._work(list(jobs.values()))
             finally:
                 self._running -= len(keys)
-                for key in keys:
-                    self._done(key)
+                for key, job in jobs.items():
+                    if again and job in again:
+                        asyncio.get_running_loop().call_later(again[job], self._offer, key)
+                    else:
+                        self._done(key)
 
     def _done(self, key: Hashable) -> None:
         waiting = self._queues[key]

@@ -19,6 +19,7 @@ from cauce.delivery.inbox.ordering import Ordering
 from cauce.delivery.inbox.outside_effects import OutsideEffects
 from cauce.delivery.inbox.refusals import Refusals
 from cauce.delivery.inbox.transactions import CallListener, InboxTransactions
+from cauce.delivery.inbox.troubles import Troubles
 from cauce.delivery.inbox.waiting_room import WaitingRoom
 from cauce.delivery.inbox.workers import Workers
 from cauce.delivery.lanes.ownership import Ownership
@@ -92,6 +93,7 @@ class DurableDelivery:
         self._reports = reports
         self._policy = policy
         self._trouble = DatabaseStatus(listening.service, log)
+        self._troubles = Troubles(listening.service)
         subscribed = transport is not None and listening.subscription
         self._subscription = reports.status("subscription") if subscribed else None
         self._local = reports.status("database") if transport is None else None
@@ -113,6 +115,10 @@ class DurableDelivery:
     @property
     def unfinished(self) -> int:
         return self._workers.unfinished
+
+    def problem(self) -> str | None:
+        """Why some events of our lanes do not move, in one line; None while all do."""
+        return self._troubles.problem(self.ownership.epochs())
 
     def committed(self, *, to_send: bool, waiting: bool) -> None:
         """A transaction of this process wrote something for the broker, or for a durable listener here."""
@@ -184,6 +190,7 @@ class DurableDelivery:
             failures=failures,
             transactions=transactions,
             trouble=self._trouble,
+            troubles=self._troubles,
             count=self._reports.count,
             handled=self._reports.handled,
         )

@@ -72,6 +72,8 @@ class WaitingDelivery(Struct, frozen=True, kw_only=True):
     """Of its event; None for a row that an earlier version of Cauce wrote."""
     whole: Whole | None = None
     """Of a message of which only the beginning is kept."""
+    troubles: int = 0
+    """How often it met trouble with this database while others were handled; none of it counted as an attempt."""
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -234,6 +236,13 @@ class Inbox(Protocol):
 
     async def waited_s(self, delivery: WaitingDelivery) -> float:
         """For how long it has been in the waiting room with a reason or an error; 0 if it is not there."""
+        ...
+
+    async def give_back(self, delivery: WaitingDelivery, *, delay_s: float, cause: str) -> None:
+        """Put a delivery that met trouble with the database into the waiting room, or back; no attempt is counted.
+
+        Due after `delay_s`. `delivery.troubles` counts this time, and `cause` says what it was.
+        """
         ...
 
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:

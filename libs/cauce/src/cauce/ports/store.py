@@ -90,10 +90,6 @@ class DurableStore(Protocol):
         """
         ...
 
-    def outlasted_its_limit(self, error: BaseException) -> bool:
-        """Whether the database ended the transaction because nothing was heard of it for longer than it allows."""
-        ...
-
 
 @runtime_checkable
 class SupportsFigures(Protocol):

@@ -137,6 +137,8 @@ class Run:
             return {transport.name: self.broker.reason}
         if self._durable is not None and (problem := self._durable.ownership.problem()):
             return {"lanes": problem}
+        if self._durable is not None and (problem := self._durable.problem()):
+            return {"events": problem}
         return {}
 
     def lanes(self) -> Collection[Lane]:

@@ -25,7 +25,6 @@ from cauce.stores.sql.sessions import FollowedSession, Following, follow, joins_
 from cauce.stores.sql.trouble import (
     is_refused_as_read_only,
     mark_errors_of,
-    outlasted_its_limit,
     spoils_a_listener,
     spoils_our_statement,
 )
@@ -119,9 +118,6 @@ class SqlAlchemyStore:
 
     def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
         return spoils_a_listener(error, self.engine.sync_engine) if from_listener else spoils_our_statement(error)
-
-    def outlasted_its_limit(self, error: BaseException) -> bool:
-        return outlasted_its_limit(error)
 
     async def figures(self) -> Figures:
         return await figures_of(self.engine)

@@ -648,6 +648,27 @@ class StoreContract:
                 assert not await tx.inbox.lock(read)
                 assert not await tx.inbox.claim(read, idle_s=IDLE_S)
 
+    async def test_a_delivery_in_trouble_waits_with_its_attempts_as_they_were(self, store: StoreUnderTest) -> None:
+        async with unit(store) as tx:
+            await tx.inbox.give_back(
+                replace(delivery(1, key="a"), attempts=2, troubles=1), delay_s=-1.0, cause="away\0 for now"
+            )
+        await waits(store, delivery(2, key="a"), delay_s=None, error=None)
+        (first,) = await due(store)
+        assert (first.attempts, first.troubles, first.event_id) == (2, 1, "event-1")
+
+        async with unit(store) as tx:
+            assert await tx.inbox.lock(first)
+            await tx.inbox.give_back(replace(first, attempts=9, troubles=2), delay_s=-1.0, cause="away")
+        (again,) = await due(store)
+        assert again == replace(first, troubles=2)
+
+        await waits(store, replace(again, attempts=3), delay_s=-1.0, error="its own")
+        assert [(one.attempts, one.troubles) for one in await due(store)] == [(3, 2)], "it stays known"
+        async with unit(store) as tx:
+            await tx.inbox.give_back(replace(again, attempts=3, troubles=3), delay_s=AN_HOUR_S, cause="away")
+        assert await due(store) == [], "its key waits behind it"
+
     # Dead letters
 
     async def test_a_dead_letter_holds_what_was_known_and_keeps_its_id_through_a_replay(

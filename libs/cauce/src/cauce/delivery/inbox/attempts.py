@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, idle_limit_s, origin_of
+from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, ListenerCall, idle_limit_s, origin_of
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
-from cauce.ports.inbox import WaitingDelivery
+from cauce.ports.inbox import Inbox, WaitingDelivery
 
 __all__ = ["Attempts"]
 
@@ -32,21 +32,21 @@ class Attempts(Struct, frozen=True, kw_only=True):
     async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
         """Handle a delivery from the broker; `repeated`: it delivered it before.
 
-        Raises only infrastructure errors; then nothing is recorded.
+        Raises only infrastructure errors; then nothing is recorded. OutlastedError if the listener brought it about.
         """
         envelope = emission.envelope
-        consumer = self.transactions.consumer_name(listener)
+        consumer, call = self.transactions.consumer_name(listener), ListenerCall(listener)
         try:
             async with self.transactions.begin() as (tx, inbox):
                 (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
                 done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
                 if done is None:
-                    with self.transactions.in_listener():
+                    with call:
                         await self.call(listener, emission, tx, 1, False, channel)
             return done or "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
-                raise
+                raise call.judged(error) from error
             return await self._failed_first(listener, envelope, channel, origin_of(error), repeated=repeated)
 
     async def together(
@@ -57,7 +57,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
         None if one of them failed: nothing is recorded then, and each is to be handled alone. Raises only
         infrastructure errors; then nothing is recorded either.
         """
-        consumer = self.transactions.consumer_name(listener)
+        consumer, call = self.transactions.consumer_name(listener), ListenerCall(listener)
         outcomes: list[Outcome] = []
         try:
             async with self.transactions.begin() as (tx, inbox):
@@ -67,7 +67,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 for (emission, channel), found in zip(deliveries, arrivals, strict=True):
                     done = await self.ordering.in_turn(inbox, consumer, emission.envelope, channel, found)
                     if done is None:
-                        with self.transactions.in_listener():
+                        with call:
                             await self.call(listener, emission, tx, 1, False, channel)
                     outcomes.append(done or "handled")
         except Exception as error:
@@ -77,7 +77,8 @@ class Attempts(Struct, frozen=True, kw_only=True):
         return outcomes
 
     async def again(self, listener: Listener, emission: Emission, waiting: WaitingDelivery) -> Outcome:
-        """Handle a delivery from the waiting room, whose row is the token. Raises only infrastructure errors."""
+        """Handle a delivery from the waiting room, whose row is the token. Raises as `first` does."""
+        call = ListenerCall(listener)
         try:
             async with self.transactions.begin() as (tx, inbox):
                 if not await inbox.claim(waiting, idle_s=idle_limit_s(listener)):
@@ -89,12 +90,12 @@ class Attempts(Struct, frozen=True, kw_only=True):
                 if not waiting.channel:
                     # A durable domain event did not come from the broker; from here on the inbox knows it all the same.
                     await inbox.first_time(waiting.consumer, waiting.source, waiting.event_id)
-                with self.transactions.in_listener():
+                with call:
                     await self.call(listener, emission, tx, waiting.attempts + 1, replayed, waiting.channel)
             return "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
-                raise
+                raise call.judged(error) from error
             return await self.failures.record_again(listener, emission.envelope, waiting, origin_of(error))
 
     async def crash_loop(
@@ -105,6 +106,36 @@ class Attempts(Struct, frozen=True, kw_only=True):
         if waiting is not None:
             return await self.failures.record_again(listener, envelope, waiting, error)
         return await self._failed_first(listener, envelope, channel, error, attempts=times)
+
+    async def give_back(
+        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, delay_s: float, cause: str
+    ) -> Outcome:
+        """Let a delivery that met trouble with the database wait there, with its attempts as they were."""
+        async with self.transactions.begin() as (_, inbox):
+            done = await self._settled_already(inbox, listener, envelope, delivery)
+            if done is None:
+                await inbox.give_back(delivery, delay_s=delay_s, cause=cause)
+            return done or "waiting"
+
+    async def charge(
+        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, error: Exception
+    ) -> Outcome:
+        """Record trouble with the database as a failed attempt after all."""
+        async with self.transactions.begin() as (_, inbox):
+            done = await self._settled_already(inbox, listener, envelope, delivery)
+            if done is not None:
+                return done
+            tried = replace(delivery, attempts=delivery.attempts + 1)
+            return await self.failures.record(inbox, listener, envelope, tried, origin_of(error))
+
+    async def _settled_already(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery
+    ) -> Outcome | None:
+        """What has become of it meanwhile, by a commit whose outcome was unknown or another process; None if nothing."""
+        if delivery.position is not None:
+            return None if await inbox.lock(delivery) else "not_due"
+        (found,) = await inbox.arrive(delivery.consumer, [envelope], idle_s=idle_limit_s(listener))
+        return await self.ordering.in_turn(inbox, delivery.consumer, envelope, delivery.channel, found)
 
     async def _failed_first(
         self,

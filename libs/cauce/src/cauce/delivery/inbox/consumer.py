@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.failures import delivery_of_bytes
 from cauce.delivery.inbox.gaps import Gaps
+from cauce.delivery.inbox.jobs import Job, RefusedJob, queue_of
 from cauce.delivery.inbox.listening import Listening
 from cauce.delivery.inbox.reading import Refusal, read
-from cauce.delivery.inbox.workers import Job, RefusedJob, Workers, queue_of
+from cauce.delivery.inbox.workers import Workers
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import TransportUnavailableError
 from cauce.events.envelope import Envelope

@@ -29,11 +29,12 @@ Outcome = Literal["handled", "duplicate", "waiting", "dead", "not_due"]
 
 
 class CrashLoopError(Reject):
-    """Whenever this event was handled, the process died."""
+    """Whenever this event was handled, the process died, or was blocked until its outcome was unknown."""
 
     def __init__(self, times: int) -> None:
         super().__init__(
-            f"the process died {times} times while this was handled, the last times with no other delivery in progress"
+            f"the process died, or did nothing else for longer than the database allows, {times} times while this was "
+            "handled, the last times with no other delivery in progress"
         )
 
 

@@ -6,19 +6,19 @@ operator.
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from random import random
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cauce.concurrency.backoff import Backoff
 from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
 from cauce.delivery.inbox.ordering import Ordering
 from cauce.delivery.inbox.transactions import (
     CallListener,
     InboxTransactions,
+    ListenerCall,
     OutOfListenerError,
     idle_limit_s,
+    origin_of,
 )
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
@@ -28,10 +28,16 @@ from cauce.ports.inbox import Inbox, WaitingDelivery
 from cauce.telemetry.causes import leaves
 from cauce.telemetry.storable import describe_error, stack_of
 
-__all__ = ["OutsideEffects"]
+__all__ = ["OutsideEffects", "UnsettledError"]
 
-_SETTLE_AGAIN_FIRST_S = 0.1
-_SETTLE_AGAIN_CAP_S = 5.0
+
+class UnsettledError(Exception):
+    """An effect is over, and the database did not take its outcome (`error`): `outcome` is all that is left to do."""
+
+    def __init__(self, error: Exception, outcome: Callable[[Inbox], Awaitable[Outcome]]) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+        self.outcome = outcome
 
 
 class OutsideEffects(Struct, frozen=True, kw_only=True):
@@ -41,15 +47,17 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
     ordering: Ordering
     failures: Failures
     call: CallListener
-    random: Callable[[], float] = random
 
     async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
-        """Handle a delivery from the broker; `repeated`: it delivered it before. Raises only infrastructure errors."""
+        """Handle a delivery from the broker; `repeated`: it delivered it before.
+
+        Raises only infrastructure errors, and UnsettledError.
+        """
         delivery = delivery_of(self.transactions.consumer_name(listener), emission.envelope, channel)
         return await self._attempt(listener, emission, delivery, repeated=repeated)
 
     async def again(self, listener: Listener, emission: Emission, waiting: WaitingDelivery) -> Outcome:
-        """Handle a delivery from the waiting room. Raises only infrastructure errors."""
+        """Handle a delivery from the waiting room. Raises as `first` does."""
         return await self._attempt(listener, emission, waiting)
 
     async def crash_loop(
@@ -82,13 +90,13 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
             if done is not None:
                 return done
         try:
-            with self.transactions.in_listener():
+            with ListenerCall(listener):
                 await self.call(listener, emission, None, tried.attempts, replayed, delivery.channel)
         except OutOfListenerError as error:
             if self.transactions.is_infrastructure(error) and not _at_most_once(listener):
                 raise  # costs no attempt; the next one finds the effect in doubt
-            return await self._settle(partial(self._failed, listener, envelope, tried, error.error))
-        return await self._settle(partial(self._happened, delivery))
+            return await self.settle(partial(self._failed, listener, envelope, tried, error.error))
+        return await self.settle(partial(self._happened, delivery))
 
     async def _arrived(
         self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, *, repeated: bool
@@ -113,21 +121,50 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
         if state == "first" or not _at_most_once(listener):
             return None
         await inbox.end_effect(*_event_of(tried))
-        why = "a process died while this effect was under way; it may have happened"
+        why = "a process died, or lost its database, before it had noted how this effect ended; it may have happened"
         return await self.failures.record_uncertain(inbox, envelope, tried, why)
 
-    async def _settle(self, outcome: Callable[[Inbox], Awaitable[Outcome]]) -> Outcome:
-        """Commit the outcome of an effect. The effect is over: while the database is down, only this is repeated."""
-        backoff = Backoff(_SETTLE_AGAIN_FIRST_S, _SETTLE_AGAIN_CAP_S, random=self.random)
-        while True:
-            try:
-                async with self.transactions.begin() as (_, inbox):
-                    return await outcome(inbox)
-            except Exception as error:
-                if not self.transactions.is_infrastructure(error):
-                    raise
-            await backoff.pause()
-            backoff.grow()
+    async def settle(self, outcome: Callable[[Inbox], Awaitable[Outcome]]) -> Outcome:
+        """Commit the outcome of an effect. UnsettledError while the database does not take it: only this is repeated."""
+        try:
+            async with self.transactions.begin() as (_, inbox):
+                return await outcome(inbox)
+        except Exception as error:
+            if not self.transactions.is_infrastructure(error):
+                raise
+            raise UnsettledError(error, outcome) from error
+
+    async def give_back(
+        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, delay_s: float, cause: str
+    ) -> Outcome:
+        """Let a delivery that met trouble with the database wait there, with its attempts as they were."""
+        async with self.transactions.begin() as (_, inbox):
+            done = await self._settled_already(inbox, listener, envelope, delivery)
+            if done is None:
+                if not _at_most_once(listener):
+                    await inbox.end_effect(*_event_of(delivery))
+                await inbox.give_back(delivery, delay_s=delay_s, cause=cause)
+            return done or "waiting"
+
+    async def charge(
+        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, error: Exception
+    ) -> Outcome:
+        """Record trouble with the database as a failed attempt after all."""
+        async with self.transactions.begin() as (_, inbox):
+            done = await self._settled_already(inbox, listener, envelope, delivery)
+            if done is not None:
+                return done
+            if not _at_most_once(listener):
+                await inbox.end_effect(*_event_of(delivery))
+            tried = replace(delivery, attempts=delivery.attempts + 1)
+            return await self.failures.record(inbox, listener, envelope, tried, origin_of(error))
+
+    async def _settled_already(
+        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery
+    ) -> Outcome | None:
+        if delivery.position is not None:
+            return None if await inbox.lock(delivery) else "not_due"
+        return await self._arrived(inbox, listener, envelope, delivery, repeated=False)
 
     async def _failed(
         self, listener: Listener, envelope: Envelope, tried: WaitingDelivery, error: Exception, inbox: Inbox

@@ -1,7 +1,10 @@
 """A transaction with its inbox, and which errors are the infrastructure's."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 from cauce.errors import CommitUnknownError, TransportUnavailableError
 from cauce.events.envelope import Emission
@@ -14,10 +17,20 @@ from cauce.publishing.transaction import Transaction
 from cauce.publishing.units_of_work import UnitsOfWork
 from cauce.telemetry.causes import leaves
 
-__all__ = ["IDLE_BEYOND_S", "CallListener", "InboxTransactions", "OutOfListenerError", "idle_limit_s", "origin_of"]
+__all__ = [
+    "IDLE_BEYOND_S",
+    "CallListener",
+    "InboxTransactions",
+    "ListenerCall",
+    "OutOfListenerError",
+    "OutlastedError",
+    "idle_limit_s",
+    "origin_of",
+]
 
 IDLE_BEYOND_S = 5.0
 """How much longer than a listener's own limit its transaction may be idle before the database ends it."""
+_OUTLASTED_BY_S = 1.0
 
 CallListener = Callable[[Listener, Emission, Transaction | None, int, bool, str], Awaitable[None]]
 """listener, emission, transaction (None for an effect outside the database), attempt, replayed, channel"""
@@ -27,13 +40,52 @@ class OutOfListenerError(Exception):
     """What a listener raised (`error`), on its way out of the transaction: it is judged by its place first."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(type(error).__name__))
+        super().__init__(type(error).__name__)
         self.error = error
+
+
+class OutlastedError(Exception):
+    """A listener blocked its process beyond its limit, and whether its transaction was committed is unknown (`error`)."""
+
+    def __init__(self, error: Exception, took_s: float) -> None:
+        super().__init__(f"it blocked its process for {took_s:.0f} s")
+        self.error = error
+        self.took_s = took_s
 
 
 def origin_of(error: Exception) -> Exception:
     """What was raised, without the mark of its place."""
-    return error.error if isinstance(error, OutOfListenerError) else error
+    return error.error if isinstance(error, (OutOfListenerError, OutlastedError)) else error
+
+
+class ListenerCall:
+    """Around the call of one listener: what it raises leaves as OutOfListenerError, and how long it took is known."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._limit_s = listener.registration.limit_s
+        self._began = 0.0
+        self._took_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._took_s = time.monotonic() - self._began
+        if isinstance(error, Exception):
+            raise OutOfListenerError(error) from error
+
+    def judged(self, error: Exception) -> Exception:
+        """Trouble with the database that ended the transaction; OutlastedError if the call itself made it so.
+
+        A listener that waits is stopped at its limit. So one that took longer did not let anything else run meanwhile;
+        the database did not hear of the transaction, and ended it.
+        """
+        if isinstance(error, CommitUnknownError) and self._took_s > self._limit_s + _OUTLASTED_BY_S:
+            return OutlastedError(error, self._took_s)
+        return error
 
 
 class InboxTransactions:
@@ -51,14 +103,6 @@ class InboxTransactions:
         opened = self._units_of_work.transaction(guarded=True)
         async with opened as tx:
             yield tx, self._store.inbox(opened.work)
-
-    @contextmanager
-    def in_listener(self) -> Generator[None]:
-        """Around the call of a listener. Whatever it raises leaves as OutOfListenerError."""
-        try:
-            yield
-        except Exception as error:
-            raise OutOfListenerError(error) from error
 
     def is_infrastructure(self, error: BaseException) -> bool:
         """Whether the database or the broker failed rather than the listener: that costs no attempt.

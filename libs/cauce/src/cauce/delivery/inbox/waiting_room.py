@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from cauce.concurrency.backoff import Backoff
+from cauce.delivery.inbox.jobs import Job, RefusedJob
 from cauce.delivery.inbox.listening import Listening
 from cauce.delivery.inbox.reading import Refusal, read
-from cauce.delivery.inbox.workers import BOUND, Job, RefusedJob, Workers
+from cauce.delivery.inbox.workers import BOUND, Workers
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import DecodeError
 from cauce.events.envelope import Emission, Envelope
@@ -131,6 +132,7 @@ class WaitingRoom:
             tenure=tenure,
             suspect=suspect,
             waiting=waiting,
+            troubled=waiting.troubles > 0,
             left=left,
         )
 

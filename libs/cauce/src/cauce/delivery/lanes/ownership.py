@@ -45,6 +45,7 @@ class Ownership:
         self._now = monotonic
         self._leaving: frozenset[Lane] = frozenset()
         self._abandoned: frozenset[Lane] = frozenset()
+        self._distrusted: set[Lane] = set()
         self._renewed_at: float | None = None
         self._clock_steps = ClockSteps()
         self._ahead: frozenset[MemberId] = frozenset()
@@ -65,8 +66,12 @@ class Ownership:
         self._keeper.gave_back([lane])
 
     def was_abandoned(self, lane: Lane) -> bool:
-        """Whether the earlier owner of this lane ended without giving it back."""
-        return lane in self._abandoned
+        """Whether the earlier owner of this lane ended without giving it back, or was this process and was blocked."""
+        return lane in self._abandoned or lane in self._distrusted
+
+    def distrust(self, lane: Lane) -> None:
+        """An event of this lane blocked this process: what is delivered again may be that event."""
+        self._distrusted.add(lane)
 
     def database_clock(self) -> float | None:
         """The database's clock, had it not been set forward while this process runs: for what is deleted by its age."""

@@ -128,6 +128,16 @@ class MemoryInbox:
         first = None if there is None else there.delivery.first_failed_at
         return 0.0 if first is None else max(0.0, self._clock() - first)
 
+    async def give_back(self, delivery: WaitingDelivery, *, delay_s: float, cause: str) -> None:
+        rows = await self._rows()
+        next_at = self._clock() + delay_s
+        there = rows.waiting_as(*event_of(delivery))
+        if there is None:
+            add_waiting(rows, delivery, next_at=next_at)
+        else:
+            kept = replace(there.delivery, troubles=delivery.troubles)
+            rows.waiting[there.position] = Due(there.position, kept, next_at)
+
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         if delivery.position is None or not await self.lock(delivery):
             return False

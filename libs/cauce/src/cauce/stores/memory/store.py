@@ -80,9 +80,6 @@ class MemoryStore:
     def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
         return not from_listener and isinstance(error, _TurnNotHadError)
 
-    def outlasted_its_limit(self, error: BaseException) -> bool:
-        return False
-
     async def problem(self) -> None:
         return None
 

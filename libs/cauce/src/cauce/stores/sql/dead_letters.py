@@ -224,7 +224,7 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     # The waiting row first, then the dead letter: the order in which a listener's transaction takes them.
     due = await change(
         connection,
-        "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW, attempts = 0, tried = :tried "
+        "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW, attempts = 0, tried = :tried, troubles = NULL "
         "WHERE consumer = :consumer AND source = :source AND event_id = :event_id "
         "AND EXISTS (SELECT 1 FROM cauce_dead_letter WHERE id = :id)",
         **_of(letter),

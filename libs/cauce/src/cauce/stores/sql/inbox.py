@@ -74,6 +74,7 @@ _FIRST_TIME = (
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
+_LOCKED_IDLE_S = 5.0
 _NOT_PAUSED = (
     "NOT EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = cauce_waiting.consumer AND l.paused_at IS NOT NULL)"
 )
@@ -257,7 +258,7 @@ class SqlInbox:
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, place = excluded.place, "
-                "reason = NULL, next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, "
+                "reason = NULL, next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, in_trouble_since = NULL, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
                 f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
                 f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
@@ -314,6 +315,30 @@ class SqlInbox:
         )
         return max(0.0, float(found.scalar_one_or_none() or 0.0))
 
+    async def give_back(self, delivery: WaitingDelivery, *, delay_s: float, cause: str) -> None:
+        await self._run(
+            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
+            "scheduled_at, error, troubles, in_trouble_since, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, "
+            ":key, :channel, :message, :attempts, :NOW + :delay, :NOW, :cause, :troubles, :NOW, :NOW) "
+            "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = excluded.next_at, "
+            "scheduled_at = excluded.scheduled_at, error = excluded.error, place = NULL, reason = NULL, troubles = excluded.troubles, "
+            "in_trouble_since = COALESCE(cauce_waiting.in_trouble_since, excluded.in_trouble_since)".replace(
+                ":delay", "CAST(:delay AS double precision)"
+            ),
+            consumer=delivery.consumer,
+            source=delivery.source,
+            event_id=delivery.event_id,
+            name=delivery.name,
+            lane=int(delivery.lane),
+            key=delivery.key,
+            channel=storable_line(delivery.channel),
+            message=delivery.message,
+            attempts=delivery.attempts,
+            delay=delay_s,
+            cause=storable_line(cause),
+            troubles=delivery.troubles,
+        )
+
     async def claim(self, delivery: WaitingDelivery, *, idle_s: float) -> bool:
         statement, read = f"DELETE FROM cauce_waiting WHERE {_AS_READ} AND {_NOT_PAUSED}", _as_read(delivery)
         if self._dialect.postgres:
@@ -323,8 +348,11 @@ class SqlInbox:
         return done.rowcount == 1
 
     async def lock(self, delivery: WaitingDelivery) -> bool:
-        found = await self._run(f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ} FOR UPDATE", **_as_read(delivery))
-        return found.one_or_none() is not None
+        statement, read = f"SELECT 1 FROM cauce_waiting WHERE {_AS_READ}", _as_read(delivery)
+        if self._dialect.postgres:
+            read = {**read, "idle": _milliseconds(_LOCKED_IDLE_S)}
+            statement += f" AND {_LIMITED} FOR UPDATE"
+        return (await self._run(statement, **read)).one_or_none() is not None
 
     async def is_paused(self, consumer: str) -> bool:
         return bool((await self._run(f"SELECT {PAUSED} AS paused", consumer=consumer)).scalar_one())  # constants
@@ -390,7 +418,7 @@ class SqlInbox:
         return await self._session.execute(self._dialect.sql(statement), values)
 
 
-def _as_read(delivery: WaitingDelivery) -> Mapping[str, int | str | None]:
+def _as_read(delivery: WaitingDelivery) -> Mapping[str, Any]:
     return {"position": delivery.position, "consumer": delivery.consumer, "attempts": delivery.attempts}
 
 

@@ -19,6 +19,8 @@ no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or
 
 `reason` of a waiting delivery is set while it is postponed without an attempt (`newer version`); `size` and `sha256` of a
 dead letter are those of the whole message, set where only its beginning is kept.
+Of a waiting delivery, `troubles` counts how often it met trouble with this database while others were handled, which costs
+no attempt, and `in_trouble_since` says since when that is why it waits.
 
 A position stands for one row permanently, on SQLite too (AUTOINCREMENT): code that still holds the position of a
 deleted row must not reach another one.
@@ -164,6 +166,8 @@ waiting = Table(
     Column("error", Text),
     Column("place", Text),
     Column("tried", Text),
+    Column("troubles", Integer),
+    Column("in_trouble_since", Float),
     Column("created_at", Float, nullable=False),
     Column("name", Text),  # of the event; what was written before there was this column has none
     Column("reason", Text),

@@ -20,7 +20,6 @@ from cauce.errors import CommitUnknownError
 __all__ = [
     "is_refused_as_read_only",
     "mark_errors_of",
-    "outlasted_its_limit",
     "spoils_a_listener",
     "spoils_our_statement",
 ]
@@ -83,11 +82,6 @@ def spoils_a_listener(error: BaseException, engine: Engine) -> bool:
 def is_refused_as_read_only(error: BaseException) -> bool:
     """Whether a change was refused because the server, or the transaction, takes none; nothing is in doubt then."""
     return _state(error) == _READ_ONLY
-
-
-def outlasted_its_limit(error: BaseException) -> bool:
-    """Whether the database ended the transaction because nothing was heard of it for longer than it allows."""
-    return any(_state(one) in _IDLE_TOO_LONG for one in _origins(error))
 
 
 def _is_trouble_of(engine: Engine, error: BaseException) -> bool:

@@ -167,4 +167,5 @@ def _waiting(row: Any) -> WaitingDelivery:
         attempts=int(row.attempts),
         first_failed_at=None if row.first_failed_at is None else float(row.first_failed_at),
         name=row.name,
+        troubles=int(row.troubles or 0),
     )
