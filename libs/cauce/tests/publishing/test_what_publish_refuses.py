@@ -1,5 +1,6 @@
 """What its readers could not read, or would read as something else, is refused by `publish`, before anything is written."""
 
+import asyncio
 import enum
 import math
 import types
@@ -16,12 +17,15 @@ from zoneinfo import ZoneInfo
 import pytest
 import uuid_utils
 from cauce import DomainEvent, IntegrationEvent, PublishError, Service, Transaction, on
+from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.dev.servers import ScratchDatabases
 from cauce.events.envelope import Envelope, key_of
 from cauce.events.event import describe
 from cauce.formats.decoding import decode
 from cauce.formats.publication import published
 from cauce.ports.lanes import LANES, Lane, lane_of
+from cauce.ports.transport import BrokerId
+from cauce.publishing.pending import AfterCommit, ToSend
 from cauce.stores.memory import MemoryStore
 from cauce.stores.outbox import Outbox
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -513,3 +517,38 @@ def test_a_domain_event_may_have_a_key_that_json_cannot_say() -> None:
         path: Path
 
     assert Envelope.of(Filed(path=Path("/a/b"))).key == "/a/b"
+
+
+class Picky:
+    """A transport that cannot write one event, and then sends none of the batch."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def publish(self, lane: Lane, batch: Sequence[Envelope]) -> Sequence[BrokerId]:
+        if any(one.key == "bad" for one in batch):
+            raise PublishError("it cannot be said here")
+        self.sent += [one.key or "" for one in batch]
+        return [BrokerId(one.id) for one in batch]
+
+
+async def test_what_a_transport_cannot_say_takes_no_other_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_lane(_: Envelope) -> Lane:
+        return Lane(0)
+
+    monkeypatch.setattr("cauce.delivery.volatile.queue.lane_of", one_lane)
+    transport: Any = Picky()
+    lost: list[Envelope] = []
+    queue = AfterCommitQueue(
+        transport=transport, run_listeners=_nobody, lost=lost.extend, count=lambda _: None, bound=100
+    )
+    queue.open()
+    queue.accept(ToSend(Envelope.of(Counted(at=key, value=1.0)), (b"{}", b"")) for key in ("a", "bad", "b", "c"))
+    loop = asyncio.get_running_loop().create_task(queue.run())
+    await until(lambda: not queue.unfinished)
+    loop.cancel()
+    assert transport.sent == ["a", "b", "c"]
+    assert [one.key for one in lost] == ["bad"]
+
+
+async def _nobody(due: AfterCommit) -> None: ...

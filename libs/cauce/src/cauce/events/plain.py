@@ -27,11 +27,11 @@ def plain(value: object) -> object:
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, datetime):
-        return datetime.combine(datetime.date(value), datetime.timetz(value))
+        return _combine(_date_of(value), _time_of(value))
     if isinstance(value, date):
-        return date.fromordinal(date.toordinal(value))
+        return _date_from(_number_of(value))
     if isinstance(value, time):
-        return datetime.combine(date.min, value).timetz()
+        return _time_of(_combine(_SOME_DAY, value))
     if isinstance(value, timedelta):
         return timedelta.__pos__(value)
     if isinstance(value, Decimal):
@@ -42,6 +42,10 @@ def plain(value: object) -> object:
         return bytes(value)
     raise TypeError(f"{type(value).__name__} is no plain data")
 
+
+# Bound once: while freezegun holds the time, the names `datetime` and `date` of this module mean its own classes.
+_combine, _date_of, _time_of = datetime.combine, datetime.date, datetime.timetz
+_date_from, _number_of, _SOME_DAY = date.fromordinal, date.toordinal, date(2000, 1, 1)
 
 _encode = json.Encoder(enc_hook=plain).encode
 

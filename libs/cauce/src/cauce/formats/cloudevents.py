@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from cauce.errors import DecodeError, PublishError
 from cauce.events.envelope import MAX_ID_LENGTH, Envelope
+from cauce.events.plain import plain
 from cauce.formats.payload import MAX_MESSAGE_BYTES, encode
 
 __all__ = [
@@ -79,7 +80,7 @@ class _CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     data: msgspec.Raw
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 _decoder = msgspec.json.Decoder(_CloudEvent)
 _any_json = msgspec.json.Decoder()
 _BACKSLASH, _BRACKET, _DELETE, _C1 = 0x5C, 0x5B, 0x7F, 0xC2  # as numbers: ten times faster to look for than as bytes
