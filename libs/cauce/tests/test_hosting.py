@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -110,6 +111,35 @@ def test_the_grace_period_bounds_the_whole_drain(host: Callable[..., Hosted]) ->
         assert hosted.ended() == 1
         answer.exception()
     assert "ERROR hosted-ms: did not drain within 1 s" in hosted.err
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [("swallow", "never_end (hosted_service.py:"), ("block", "never_end ("), ("thread", "thread never_return (")],
+)
+def test_what_does_not_end_is_named_and_left_when_the_grace_period_is_over(
+    host: Callable[..., Hosted], how: str, where: str
+) -> None:
+    hosted = host("http", GRACE_S="1")
+    hosted.ready()
+    with suppress(httpx.TransportError):  # a blocked event loop does not answer
+        httpx.post(f"{hosted.http}/endless/{how}", timeout=1)
+    hosted.until(lambda: how in hosted.out)
+    began = time.monotonic()
+    hosted.signal(signal.SIGTERM)
+    assert hosted.ended() == 1
+    assert time.monotonic() - began < 15, "not after the minute that it takes"
+    [line] = [one for one in hosted.err if "did not end within 1 s, still running: " in one]
+    assert line.partition("still running: ")[2].startswith(where)
+
+
+def test_a_connection_that_does_not_close_is_left_behind(host: Callable[..., Hosted]) -> None:
+    hosted = host("clinging-alone", GRACE_S="2")
+    hosted.ready()
+    hosted.signal(signal.SIGTERM)
+    assert hosted.ended() == 0
+    assert [one for one in hosted.err if "memory did not close within" in one]
+    assert hosted.err[-1] == "INFO hosted-ms: stopped"
 
 
 def test_ctrl_c_stops_a_service_without_a_public_door(host: Callable[..., Hosted]) -> None:

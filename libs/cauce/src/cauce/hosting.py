@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from cauce.concurrency.process_end import ProcessEnd
 from cauce.errors import ConfigurationError
 from cauce.events.event import describe
 from cauce.health import health_app
@@ -26,6 +27,9 @@ from cauce.service.service import Service
 __all__ = ["EXIT_CONFIGURATION", "EXIT_CRASHED", "EXIT_OK", "run"]
 
 log = logging.getLogger("cauce.hosting")
+
+_OF_GRACE = 0.9
+"""So much of it for an end in good order; then what runs is cancelled, and has the rest."""
 
 EXIT_OK = 0
 EXIT_CRASHED = 1
@@ -45,12 +49,17 @@ def run(
     """Run until a signal, and return the exit code: 0 drained, 1 crashed, 2 wrong configuration.
 
     `app` is an ASGI application whose lifespan is the service's; without one the service runs alone. A port in use is
-    a configuration mistake: one line that names it. `grace_s` bounds the whole drain.
+    a configuration mistake: one line that names it.
+
+    `grace_s` bounds the whole end, from the signal to the last thread of the process: a listener that swallows its
+    cancellation, a thread that never returns, a connection that does not close. What has not ended by then is named in
+    one line, and the process exits 1 at once (`os._exit`). What was not committed did not happen, and is redelivered.
 
     The process is taken to be the service's: what is loaded when this is called is exempted from garbage collection
     (`gc.freeze`), which would cost pauses meanwhile, and half a second of processor at the end.
     """
     gc.freeze()
+    end = ProcessEnd(service.name, grace_s=grace_s, exit_code=EXIT_CRASHED, log=log)
     if not logging.getLogger().handlers:
         # A program that configured no logging still hears what its service has to say.
         logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -62,11 +71,42 @@ def run(
                 )
             http = None if port is None else doors.enter_context(_listen(host, port, "http"))
             health = None if health_port is None else doors.enter_context(_listen(health_host, health_port, "health"))
-            return asyncio.run(_serve(service, app, http, health, grace_s))
+            with _signals_of(end) as signals:
+                return asyncio.run(_serve(service, app, http, health, grace_s, end, signals))
         except ConfigurationError as error:
             text = error.problems[0] if len(error.problems) == 1 else str(error)
             sys.stderr.write(f"{service.name}: {text}\n")
             return EXIT_CONFIGURATION
+        finally:
+            end.over()
+
+
+class _Signals:
+    """SIGTERM and SIGINT. Python's own handlers, since those of an event loop do not run while it is blocked."""
+
+    def __init__(self, end: ProcessEnd) -> None:
+        self._end = end
+        self.stopping: asyncio.Event | None = None
+        self.came = False
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        if self.came:
+            os._exit(EXIT_CRASHED)
+        self.came = True
+        self._end.begin()
+        if self._end.loop is not None and self.stopping is not None:
+            self._end.loop.call_soon_threadsafe(self.stopping.set)
+
+
+@contextmanager
+def _signals_of(end: ProcessEnd) -> Generator[_Signals]:
+    signals = _Signals(end)
+    before = {number: signal.signal(number, signals) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _listen(host: str, port: int, what: str) -> socket.socket:
@@ -135,20 +175,18 @@ def _server(app: Any, grace_s: float, *, lifespan: str) -> _Server:
 
 
 async def _serve(
-    service: Service, app: Any, http: socket.socket | None, health: socket.socket | None, grace_s: float
+    service: Service,
+    app: Any,
+    http: socket.socket | None,
+    health: socket.socket | None,
+    grace_s: float,
+    end: ProcessEnd,
+    signals: _Signals,
 ) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stopping.is_set():
-            os._exit(EXIT_CRASHED)
-        log.info("%s: stopping", service.name)
+    loop = end.loop = asyncio.get_running_loop()
+    stopping = signals.stopping = asyncio.Event()
+    if signals.came:
         stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-
     started = False
     try:
         async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as tasks:
@@ -159,7 +197,11 @@ async def _serve(
                 started = True
                 _announce(service, http, health)
                 await _first_of(stopping.wait(), service.stopped(), *(asyncio.wait({one}) for one in serving))
-                limit.reschedule(loop.time() + grace_s)
+                if stopping.is_set():
+                    log.info("%s: stopping", service.name)
+                end.begin()
+                service.end_within(grace_s * _OF_GRACE)
+                limit.reschedule(loop.time() + grace_s * _OF_GRACE)
             health_server.should_exit = True
     except TimeoutError:
         log.error("%s: did not drain within %.0f s", service.name, grace_s)
@@ -172,6 +214,8 @@ async def _serve(
         told = cause if service.crash is None else None  # the service has logged a crash with its traceback
         log.critical("%s: %s %s: %s", service.name, what, type(cause).__name__, cause, exc_info=told)
         return EXIT_CRASHED
+    finally:
+        end.begin()
     if not stopping.is_set():
         log.critical("%s: stopped by itself; the lines above say why", service.name)
         return EXIT_CRASHED

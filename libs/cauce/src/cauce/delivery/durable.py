@@ -7,6 +7,7 @@ the processes of a service share the lanes, and never handle the same key at the
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -42,6 +43,7 @@ __all__ = ["DurableDelivery", "Policy", "Process", "Reports"]
 log = logging.getLogger("cauce.durable")
 
 _EXAMINE_AGAIN_S = 1.0
+_FLUSHED_LOOK_S = 0.02
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -73,7 +75,10 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class DurableDelivery:
-    """One process's part in a service's durable delivery: run `fetch` and `work` until cancelled, then `leave`."""
+    """One process's part in a service's durable delivery: run `fetch`, `send` and `work` until cancelled, then `leave`.
+
+    To stop: cancel `fetch`, `end`, let what runs finish, `flush`, cancel the others.
+    """
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class DurableDelivery:
         policy: Policy,
     ) -> None:
         """`units_of_work` are those of `store`. Without a `transport`, only domain events are delivered."""
+        self._name = listening.service
         self._transport = transport
         self._message_store = store.message_store()
         self._reports = reports
@@ -104,6 +110,7 @@ class DurableDelivery:
         self._consumer = self._new_consumer(listening)
         self._waiting_room = self._new_waiting_room(listening)
         self._listening = listening
+        self._examined = asyncio.Event()
         topics = listening.sends_to
         self._pruning = self._new_pruning(topics)
         self.watch = self._new_watch()
@@ -132,21 +139,57 @@ class DurableDelivery:
         await report_left_behind(self._listening, self._message_store)
 
     async def fetch(self) -> None:
-        """Find work for our lanes, until cancelled: beat, relay, read the broker, look into the waiting room."""
+        """Find work for our lanes, until cancelled: read the broker, look into the waiting room, prune."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.ownership.run())
             tasks.create_task(self._waiting_room.run())
             tasks.create_task(self._pruning.run())
             tasks.create_task(self.watch.run())
+            if self._transport is not None and self._subscription is not None:
+                await self._examined.wait()
+                tasks.create_task(self._consumer.run(self._transport, self._subscription))
+
+    async def send(self) -> None:
+        """Own lanes, and send what is committed, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.ownership.run())
             if self._transport is None or self._relay is None:
                 if self._local is not None:
                     self._local.up()
                 return
             if isinstance(self._transport, SupportsHealth):
                 await self._examine(self._transport, self._sending)
+            self._examined.set()
             tasks.create_task(self._relay.run())
-            if self._subscription is not None:
-                tasks.create_task(self._consumer.run(self._transport, self._subscription))
+
+    async def flush(self, *, limit_s: float) -> None:
+        """Send the events that are committed by now, while the broker takes them and for `limit_s` at most; log how
+        many are left. They stay in the outbox."""
+        if self._relay is None:
+            return
+        try:
+            async with asyncio.timeout(2 * limit_s):  # the database is given time to say how many are left
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(limit_s):
+                        await self._sent_until_now(self._relay)
+                left = (await self._message_store.backlog()).unsent
+        except Exception as error:  # they are as safe as before
+            log.warning("%s: what is left to be sent could not be counted: %s", self._name, type(error).__name__)
+            return
+        if left:
+            log.warning(
+                "%s: %d events are not sent yet; they wait in its outbox until a process of %s runs and reaches the broker "
+                "→ cauce outbox status", self._name, left, self._name,
+            )  # fmt: skip
+
+    async def _sent_until_now(self, relay: Relay) -> None:
+        """Return when what was unsent at the time of the call is sent, or cannot be: broker away, lanes of others."""
+        unsent, sent = (await self._message_store.backlog()).unsent, relay.sent
+        relay.wake()
+        while not relay.broker_is_down and relay.sent - sent < unsent:
+            lanes = [*self.ownership.lanes()]
+            if self.ownership.has_begun and not await self._message_store.pending(lanes, limit=1):
+                return
+            await asyncio.sleep(_FLUSHED_LOOK_S)
 
     async def work(self) -> None:
         """Handle what was fetched, until cancelled."""

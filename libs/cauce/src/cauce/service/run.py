@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
+from cauce.concurrency.still_running import still_running
 from cauce.delivery.durable import DurableDelivery, Policy, Process, Reports
 from cauce.delivery.inbox.listening import Listening
 from cauce.delivery.nestjs_bridge import Inward, NestBridge
@@ -63,6 +64,7 @@ class Run:
         self._happenings = happenings
         self._options = options
         self._name = wiring.service
+        self._drain_limit_s = options.drain_limit_s
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._prepared = asyncio.Event()
@@ -102,9 +104,21 @@ class Run:
         finally:
             reported.cancel()
 
-    def stop(self) -> None:
-        """Begin to stop: hear nothing new, finish what runs."""
+    def stop(self, *, drain_limit_s: float | None = None) -> None:
+        """Begin to stop: hear nothing new, finish what runs, for the drain's own limit or a shorter one."""
+        if drain_limit_s is not None:
+            self._drain_limit_s = min(self._drain_limit_s, drain_limit_s)
         self._stop.set()
+
+    async def left(self, *, limit_s: float) -> None:
+        """Wait until every loop has ended. What has not when the drain and `limit_s` are over is left behind, and named."""
+        if self._task is None or self._task.done():
+            return
+        await asyncio.wait({self._task}, timeout=self._drain_limit_s + limit_s)
+        if not self._task.done():
+            where = still_running(asyncio.get_running_loop())
+            log.error("%s: cancelled and still running after %.3g s: %s; it is left behind", self._name, limit_s, where)
+            self._queue.close()
 
     async def ended(self) -> None:
         """Wait until every loop has ended, by being told to or by a crash."""
@@ -158,12 +172,14 @@ class Run:
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [tasks.create_task(self._consumer.run()), tasks.create_task(self._queue.run())]
+                sending: list[asyncio.Task[None]] = []
                 hearing = [tasks.create_task(self.broker.run())]
                 if self._durable is not None and self._wiring.durable_store is not None:
                     await self._wiring.durable_store.prepare()
                     await introduce(self._wiring, self._options.policy.keep, self._wiring.durable_store)
                     await self._durable.report_left_behind()
                     hearing.append(tasks.create_task(self._durable.fetch()))
+                    sending.append(tasks.create_task(self._durable.send()))
                     working.append(tasks.create_task(self._durable.work()))
                     if self._wiring.bridge is not None and self._nestjs is not None:
                         nestjs = self._hear_nestjs(
@@ -177,7 +193,7 @@ class Run:
                     # Also when it only publishes: readiness names the broker.
                     hearing.append(tasks.create_task(self._hear(self._wiring.volatile_transport)))
                 await self._stop.wait()
-                await self._drain(hearing, working)
+                await self._drain(hearing, [*sending, *working])
             if self._durable is not None:
                 await self._durable.leave()
         except BaseExceptionGroup as group:
@@ -193,14 +209,17 @@ class Run:
             loop.cancel()
         if self._durable is not None:
             self._durable.end()
+        end_by = asyncio.get_running_loop().time() + self._drain_limit_s
         try:
-            await self.idle(limit_s=self._options.drain_limit_s)
+            await self.idle(limit_s=self._drain_limit_s)
         except TimeoutError:
             durable = self._unfinished_durable
             if volatile := self.unfinished - durable:
                 log.error("%s: %d events were still being handled; they are lost", self._name, volatile)
             if durable:
                 log.warning("%s: %d events were still being handled; they come again", self._name, durable)
+        if self._durable is not None:
+            await self._durable.flush(limit_s=max(0.0, end_by - asyncio.get_running_loop().time()))
         for loop in working:
             loop.cancel()
 

@@ -5,6 +5,8 @@ async with service: ...                       # alone
 app = FastAPI(lifespan=service.lifespan)      # or beside a web application
 """
 
+import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -36,6 +38,11 @@ from cauce.stores.memory.store import MemoryStore
 from cauce.telemetry.happenings import Happenings, Observer
 
 __all__ = ["Service"]
+
+log = logging.getLogger("cauce.service")
+
+_LEFT_AFTER_S = 5.0
+"""How long a part that was cancelled, or told to close, may take to end."""
 
 
 class Service:
@@ -120,6 +127,7 @@ class Service:
         self._run: Run | None = None
         """The run that is on, or the last one."""
         self._entered = False
+        self._end_by: float | None = None
 
     # Running
 
@@ -145,12 +153,16 @@ class Service:
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Drain: stop hearing, finish what runs (for `drain_limit_s` at most), give the connections back."""
+        """Drain: stop hearing, finish what runs, send what is committed (for `drain_limit_s` at most), give the
+        connections back. What does not end when it is cancelled is left behind five seconds later, and logged."""
+        loop = asyncio.get_running_loop()
+        end_by, self._end_by = self._end_by or loop.time() + self._options.drain_limit_s + 2 * _LEFT_AFTER_S, None
+        rest_s = min(_LEFT_AFTER_S, max(0.0, end_by - loop.time()) / 4)
         try:
             if self._run is not None:
-                self._run.stop()
-                await to_the_end(self._run.ended())
-            await to_the_end(self._close())
+                self._run.stop(drain_limit_s=max(0.0, end_by - 2 * rest_s - loop.time()))
+                await to_the_end(self._run.left(limit_s=rest_s))
+            await to_the_end(self._close(limit_s=rest_s))
         finally:
             self._entered = False
         if self._run is not None and self._run.crash is not None:
@@ -234,14 +246,25 @@ class Service:
         """Be told what happens in this service, until the returned function is called. Must not block or raise."""
         return self._happenings.observe(observer)
 
-    async def _close(self) -> None:
-        try:
-            if self._bridge is not None:
-                await self._bridge.close()
-            if self.transport is not None:
-                await self.transport.close()
-        finally:
-            await self.store.close()
+    def end_within(self, limit_s: float) -> None:
+        """Bound the end that comes next, of all its parts together, whatever `drain_limit_s` says: for hosts that are
+        given so much time themselves. Call it in the event loop of the service."""
+        self._end_by = asyncio.get_running_loop().time() + limit_s
+
+    async def _close(self, *, limit_s: float) -> None:
+        """Close all connections at once; what hangs is left behind. Raises the first error."""
+        parts: list[NestBridge | Transport | DurableTransport | Store] = [self.store]
+        parts += [one for one in (self.transport, self._bridge) if one is not None]
+        closing = {asyncio.get_running_loop().create_task(one.close()): one for one in parts}
+        _, hanging = await asyncio.wait(closing, timeout=limit_s)
+        for task in hanging:
+            task.cancel()
+            log.error(
+                "%s: %s did not close within %.3g s; it is left behind", self.name, _name_of(closing[task]), limit_s
+            )
+        for task in closing:
+            if task not in hanging:
+                task.result()
 
     def _current_outlet(self) -> Outlet:
         return self._run.outlet if self._run is not None else self._not_running
@@ -278,3 +301,7 @@ class Service:
                 await tx.publish(event)
         else:
             raise self._rules.not_an_event(event)
+
+
+def _name_of(part: object) -> str:
+    return str(getattr(part, "name", None) or type(part).__name__)

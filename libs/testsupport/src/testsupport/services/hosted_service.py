@@ -5,8 +5,9 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from cauce import ConfigurationError, DomainEvent, IntegrationEvent, Service, on
@@ -33,6 +34,26 @@ async def take_your_time(event: Noted) -> None:
     print("listener ends", flush=True)
 
 
+class Endless(DomainEvent, name="hosted.endless"):
+    how: str
+
+
+@on(Endless, when="after_commit")
+async def never_end(event: Endless) -> None:
+    print(event.how, flush=True)
+    if event.how == "block":
+        time.sleep(60)  # noqa: ASYNC251  # the whole event loop
+    while event.how == "swallow":
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+@on(Endless, when="after_commit", blocking=True)
+def never_return(event: Endless) -> None:
+    if event.how == "thread":
+        time.sleep(60)
+
+
 @on(Told)
 async def hear(event: Told) -> None: ...
 
@@ -45,6 +66,11 @@ class CrashingTransport(MemoryTransport):
         raise RuntimeError("the transport has a bug")
 
 
+class ClingingTransport(MemoryTransport):
+    async def close(self) -> None:
+        await asyncio.sleep(60)
+
+
 class MisconfiguredTransport(MemoryTransport):
     async def run(self, subscription: Subscription, deliver: Deliver, status: Status) -> None:
         raise ConfigurationError(["no broker is called 'rediss': use redis"])
@@ -52,10 +78,10 @@ class MisconfiguredTransport(MemoryTransport):
 
 crash = threading.Event()
 scenario, http_port, health_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-transports = {"crash": CrashingTransport, "misconfigured": MisconfiguredTransport}
+transports = {"clinging": ClingingTransport, "crash": CrashingTransport, "misconfigured": MisconfiguredTransport}
 service = Service(
     "hosted-ms",
-    modules=[take_your_time, hear],
+    modules=[take_your_time, never_end, never_return, hear],
     transport=transports.get(scenario.removesuffix("-alone"), MemoryTransport)(),
     publishes=[Told],
     store=SqlAlchemyStore(create_engine("sqlite+aiosqlite://")),
@@ -79,6 +105,11 @@ async def slow(tx: Tx) -> dict[str, int]:
     await asyncio.sleep(float(os.environ.get("REQUEST_TAKES_S", "0.3")))
     print("request ends", flush=True)
     return {"pid": os.getpid()}
+
+
+@app.post("/endless/{how}", status_code=202)
+async def endless(tx: Tx, how: str) -> None:
+    await tx.publish(Endless(how=how))
 
 
 @app.post("/crash")

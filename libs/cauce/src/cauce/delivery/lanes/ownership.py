@@ -50,6 +50,8 @@ class Ownership:
         self._clock_steps = ClockSteps()
         self._ahead: frozenset[MemberId] = frozenset()
         self._delays_are_true = False
+        self.has_begun = False
+        """Whether the first beat has shared out lanes."""
         self._ownerless: dict[Lane, float] = {}
         """Lanes without an owner at the last beat, and when that was first seen."""
 
@@ -123,6 +125,7 @@ class Ownership:
             for lane, epoch in taken.items():
                 self._keeper.took(lane, epoch)
         self._ownerless = {lane: self._ownerless.get(lane, asked) for lane in beat.ownerless - taken.keys()}
+        self.has_begun = True
         self._leaving = beat.give_back
         done = [lane for lane in beat.give_back if not self._busy([lane])]
         if done:

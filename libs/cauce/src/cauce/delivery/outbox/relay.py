@@ -80,6 +80,10 @@ class Relay:
         self._unmarked = _Portion()
         """Rows that the broker has confirmed and the database does not know as sent yet."""
         self._troubled = True
+        self.broker_is_down = False
+        """Whether the broker refused the last rows; False also before anything was sent."""
+        self.sent = 0
+        """How many rows this process has sent and marked."""
         self._heard_at = -math.inf
 
     def wake(self) -> None:
@@ -106,6 +110,7 @@ class Relay:
                 if self._troubled and not self._resting:
                     await self._mark_unmarked()  # so that the status can report how many were caught up
                     self._troubled = False
+                    self.broker_is_down = False
                     self._status.up()
                 if worked:
                     continue
@@ -213,6 +218,7 @@ class Relay:
             raise
         self._unmarked = _Portion()
         if marked:
+            self.sent += len(portion.sent)
             self._count("sent", len(portion.sent))
         else:
             log.warning("a lane was taken over while its rows were being sent; its new owner sends them again")
@@ -237,7 +243,7 @@ class Relay:
         self._down(error, retry_in_s=_REST_S)
 
     def _down(self, error: TransportUnavailableError, *, retry_in_s: float) -> None:
-        self._troubled = True
+        self._troubled = self.broker_is_down = True
         self._status.down(str(error), retry_in_s=retry_in_s)
 
     async def _verify(self, streams: Sequence[tuple[Stream, Epoch]]) -> None:
