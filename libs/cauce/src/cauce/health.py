@@ -30,13 +30,13 @@ def health_app(service: Service) -> ASGIApp:
     """`/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why.
     `/counters`: plain numbers since the start. `/status`: what `cauce status --json` says of this service, from its
     database, asked at most once a second; 503 while the database does not answer, 404 for a service that keeps nothing
-    there."""
+    there. May be mounted: `app.mount("/internal", health_app(service))`."""
     status = _Status(service)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001
         if scope["type"] != "http":
             return
-        match (scope["method"], scope["path"]):
+        match (scope["method"], _path_here(scope)):
             case ("GET" | "HEAD", "/health/live"):
                 await _answer(send, 200, {"status": "live", "service": service.name})
             case ("GET" | "HEAD", "/health/ready"):
@@ -53,6 +53,12 @@ def health_app(service: Service) -> ASGIApp:
                 await _answer(send, 404, {"error": "no such page", "pages": known})
 
     return app
+
+
+def _path_here(scope: Message) -> str:
+    """The path below the place where this application is mounted: ASGI's `path` begins with its `root_path`."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 class _Status:

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
 from cauce import CauceError, DomainEvent, Service, Transaction, TransactionEndedError, on
-from cauce.fastapi import ReadTx, Tx, service_of
+from cauce.fastapi import ReadTx, Tx, service_of, transaction_of
+from cauce.health import health_app
+from cauce.stores.memory import MemoryStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -261,6 +263,9 @@ async def test_requests_have_no_cause_and_each_its_own_conversation(site: Site, 
     assert len(set(conversations)) == 2
 
 
+async def anything(tx: Tx) -> None: ...
+
+
 async def test_an_application_without_the_services_lifespan_is_told_how() -> None:
     app = FastAPI()
 
@@ -274,6 +279,157 @@ async def test_an_application_without_the_services_lifespan_is_told_how() -> Non
     assert str(caught.value) == (
         "no service runs here; give the application its lifespan: FastAPI(lifespan=service.lifespan)"
     )
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
+    """The application as a server runs it; its errors are raised here."""
+    async with app.router.lifespan_context(app) as state, client_of(app, state or {}, raises=True) as client:
+        yield client
+
+
+async def test_a_lifespan_that_does_not_hand_on_the_state_is_told_how(tmp_path: Path) -> None:
+    service = Site(tmp_path).service
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with service.lifespan(app):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.get("/")(anything)
+    async with served(app) as client:
+        with pytest.raises(CauceError) as caught:
+            await client.get("/")
+    assert "the application has a lifespan, and its state did not reach this request" in str(caught.value)
+    assert "async with service.lifespan(app) as state: yield state" in str(caught.value)
+
+
+async def test_a_client_that_runs_no_lifespan_is_told_how(tmp_path: Path) -> None:
+    app = FastAPI(lifespan=Site(tmp_path).service.lifespan)
+    app.get("/")(anything)
+    async with client_of(app, {}, raises=True) as client:
+        with pytest.raises(CauceError, match=r"httpx\.ASGITransport runs no lifespan"):
+            await client.get("/")
+
+
+async def test_a_mounted_application_with_a_lifespan_of_its_own_is_told_how(tmp_path: Path) -> None:
+    inner = FastAPI(lifespan=Site(tmp_path).service.lifespan)
+    inner.get("/")(anything)
+    outer = FastAPI()
+    outer.mount("/inner", inner)
+    async with served(outer) as client:
+        with pytest.raises(CauceError, match="only the outermost one's lifespan is run"):
+            await client.get("/inner/")
+
+
+async def test_a_mounted_application_uses_the_service_of_the_outermost(tmp_path: Path) -> None:
+    inner = FastAPI()
+    inner.get("/")(anything)
+    outer = FastAPI(lifespan=Site(tmp_path).service.lifespan)
+    outer.mount("/inner", inner)
+    async with served(outer) as client:
+        assert (await client.get("/inner/")).status_code == 200
+
+
+# Several services
+
+
+shop, mail = (Service(name, store=MemoryStore()) for name in ("shop-ms", "mail-ms"))
+ShopTx = Annotated[Transaction, transaction_of(shop)]
+MailTx = Annotated[Transaction, transaction_of(mail, read_only=True)]
+
+
+async def test_with_two_services_in_one_application_each_transaction_names_its_own() -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, object]]:
+        async with shop.lifespan(app) as first, mail.lifespan(app) as second:
+            yield {**first, **second}
+
+    app = FastAPI(lifespan=lifespan)
+    app.get("/")(anything)
+
+    @app.post("/both")
+    async def both(one: ShopTx, other: MailTx) -> str:
+        await one.publish(Added(word="a"))
+        with pytest.raises(CauceError) as refused:
+            await other.publish(Added(word="b"))
+        return str(refused.value)
+
+    async with served(app) as client:
+        with pytest.raises(CauceError) as caught:
+            await client.get("/")
+        assert str(caught.value) == (
+            "several services run in this application (mail-ms, shop-ms), and Tx does not say which is meant. Name it: "
+            "ShopTx = Annotated[Transaction, transaction_of(shop)]"
+        )
+        assert (await client.post("/both")).json().startswith("this transaction is read-only")
+    assert (shop.counters["published"], mail.counters["published"]) == (1, 0)
+
+
+# WebSockets
+
+
+async def say(site: Site, word: str) -> list[str]:
+    """Say one word on the socket and hang up; the types of what the application sent."""
+    messages = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": word},
+        {"type": "websocket.disconnect", "code": 1000},
+    ]
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "asgi": {"version": "3.0"},
+        "path": "/socket",
+        "raw_path": b"/socket",
+        "query_string": b"",
+        "headers": [],
+        "subprotocols": [],
+        "state": {"cauce_service": site.service},
+    }
+    await site.app(scope, receive, send)
+    return sent
+
+
+async def test_a_websocket_has_a_transaction_committed_when_its_endpoint_returns(site: Site) -> None:
+    @site.app.websocket("/socket")
+    async def socket(websocket: WebSocket, tx: Tx) -> None:
+        await websocket.accept()
+        word = await websocket.receive_text()
+        await tx.session.execute(text("INSERT INTO words VALUES (:word)"), {"word": word})
+        await tx.publish(Added(word=word))
+        if word == "bad":
+            raise ZeroDivisionError
+        assert service_of(websocket) is site.service
+
+    assert "websocket.accept" in await say(site, "good")
+    with pytest.raises(ZeroDivisionError):
+        await say(site, "bad")
+    await site.service.idle()
+    assert await site.stored() == ["good"]
+    assert site.heard.words == ["good"]
+
+
+# The health pages
+
+
+@pytest.mark.parametrize("place", ["", "/internal", "/deep/internal"])
+async def test_the_health_pages_can_be_mounted(tmp_path: Path, place: str) -> None:
+    site = Site(tmp_path)
+    site.app.mount(place, health_app(site.service))
+    async with served(site.app) as client:
+        for page in ("/health/live", "/health/ready", "/counters"):
+            assert (await client.get(place + page)).status_code == 200
+        unknown = await client.get(place + "/nothing")
+    assert (unknown.status_code, unknown.json()["error"]) == (404, "no such page")
 
 
 def test_one_application_runs_in_one_event_loop_after_the_other(tmp_path: Path) -> None:

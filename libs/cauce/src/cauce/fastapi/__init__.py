@@ -12,6 +12,6 @@ Read transactions, problem_document, problems, body_limit. The names are re-expo
 
 from cauce.fastapi import problems
 from cauce.fastapi.body_limit import BodyLimit
-from cauce.fastapi.transactions import ReadTx, Tx, service_of
+from cauce.fastapi.transactions import ReadTx, Tx, service_of, transaction_of
 
-__all__ = ["BodyLimit", "ReadTx", "Tx", "problems", "service_of"]
+__all__ = ["BodyLimit", "ReadTx", "Tx", "problems", "service_of", "transaction_of"]

@@ -37,7 +37,10 @@ from cauce.service.wiring import Start, Wiring
 from cauce.stores.memory.store import MemoryStore
 from cauce.telemetry.happenings import Happenings, Observer
 
-__all__ = ["Service"]
+__all__ = ["LIFESPAN_STATE", "Service"]
+
+LIFESPAN_STATE = "cauce_service"
+"""The key of a service in the state of its lifespan; with its name behind it, it stays beside that of another one."""
 
 log = logging.getLogger("cauce.service")
 
@@ -170,9 +173,12 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[dict[str, Any]]:
-        """The service as the lifespan of an ASGI application: `FastAPI(lifespan=service.lifespan)`."""
+        """The service as the lifespan of an ASGI application: `FastAPI(lifespan=service.lifespan)`.
+
+        A lifespan of your own hands on the state that this one yields; the states of several services can be merged.
+        """
         async with self:
-            yield {"cauce_service": self}
+            yield {LIFESPAN_STATE: self, f"{LIFESPAN_STATE} {self.name}": self}
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
