@@ -248,6 +248,7 @@ MEANINGS = {
     "sent_bytes": "at most so many bytes of them",
     "inbox_s": "seconds the inbox recognises a repeat",
     "broker_s": "seconds an entry stays on the broker, and until every group has acknowledged it",
+    "dead_s": "seconds a dead letter that holds no key stays; never less than `inbox_s`",
     "lease_s": "how long the lanes of a process that died stay its own",
     "beat_every_s": "how often a process renews its lease and looks for its fair share",
     "verify_every_s": "how often a broker that seems well is asked whether it still has what it confirmed",

@@ -24,7 +24,9 @@ _EVERY_S = 30.0
 class Keep:
     """How long what is kept, in seconds, rows and bytes.
 
-    Sent rows are resent to a broker that lost its data; the inbox recognises duplicates. Both cost disk.
+    Sent rows are resent to a broker that lost its data; the inbox recognises duplicates. Both cost disk. `dead_s`: dead
+    letters that hold no key, never shorter than `inbox_s`; those that hold one stay until somebody replays or discards
+    them, because the key's next event would pass.
     """
 
     sent_s: float = 24 * 3600.0
@@ -32,6 +34,7 @@ class Keep:
     sent_bytes: int = 1024 * 1024 * 1024
     inbox_s: float = 7 * 24 * 3600.0
     broker_s: float = 24 * 3600.0
+    dead_s: float = 90 * 24 * 3600.0
 
 
 class Pruning:
@@ -78,12 +81,24 @@ class Pruning:
                 await asyncio.sleep(0)
             while await store.prune_sent(older_than_s=keep.sent_s, clock=clock, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
+            await self._forget_dead(max(keep.dead_s, keep.inbox_s), clock)
             await self._enforce_caps()
         if self._transport is not None:
             for topic, lane in product(self._topics, lanes):
                 trimmed = await self._transport.trim(topic, lane, older_than_s=self._keep.broker_s)
                 if trimmed:
                     self._count("trimmed", trimmed)
+
+    async def _forget_dead(self, older_than_s: float, clock: float | None) -> None:
+        forgotten, batch = 0, BATCH
+        while batch == BATCH:
+            batch = await self._message_store.prune_dead(older_than_s=older_than_s, clock=clock, limit=BATCH)
+            forgotten += batch
+            await asyncio.sleep(0)
+        if forgotten:
+            self._count("dead_forgotten", forgotten)
+            log.warning("%d dead letters without a waiting key were kept for %.0f days and are forgotten now",
+                        forgotten, older_than_s / 86400)  # fmt: skip
 
     async def _enforce_caps(self) -> None:
         """Prune by rows and bytes. That keeps less than `sent_s` promises, so it is counted and logged."""

@@ -309,6 +309,10 @@ class WaitingRoom(Protocol):
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]: ...
 
+    async def prune_dead(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        """Delete that many of the oldest dead letters that hold no key and are not being replayed, as `prune_inbox`."""
+        ...
+
     async def prune_inbox(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
         """Delete that many of the oldest handled events, older than that by `clock`, or by the database's own."""
         ...

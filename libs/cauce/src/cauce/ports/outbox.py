@@ -45,6 +45,8 @@ class Backlog(Struct, frozen=True, kw_only=True):
     longest: int = 0
     longest_key: str = ""
     longest_consumer: str = ""
+    newer_version: int = 0
+    """Deliveries that wait for code which reads them: they are of a newer version than the code that met them."""
 
 
 BATCH = 1000

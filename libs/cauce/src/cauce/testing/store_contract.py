@@ -20,6 +20,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 from cauce.errors import ConfigurationError, PublishError
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
-from cauce.ports.inbox import Failure, Inbox, Position, WaitingDelivery
+from cauce.ports.inbox import KEPT_BYTES, Failure, Inbox, Position, WaitingDelivery, Whole
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
 from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
 from cauce.ports.savepoints import Savepoints
@@ -727,6 +728,54 @@ class StoreContract:
             await _the_clock_moves_on()
 
         assert [one.event_id for one in await store.message_store().dead(limit=2)] == ["event-2", "event-1"]
+
+    async def test_dead_letters_that_hold_no_key_are_forgotten_when_they_are_old(self, store: StoreUnderTest) -> None:
+        async with unit(store) as tx:
+            for number, key in ((1, None), (2, "a"), (3, None)):
+                await tx.inbox.write_dead_letter(delivery(number, key=key), "shop.counted", FAILURE)
+            await tx.inbox.keep(delivery(2, key="a"), delay_s=None, error="no")
+        await _the_clock_moves_on()
+        forget = store.message_store().prune_dead
+
+        assert await forget(older_than_s=AN_HOUR_S, limit=9) == 0
+        assert [await forget(older_than_s=ANY_AGE_S, limit=1) for _ in range(3)] == [1, 1, 0]
+        assert [one.event_id for one in await store.message_store().dead()] == ["event-2"]
+
+    async def test_of_a_message_beyond_all_bounds_the_beginning_is_kept(self, store: StoreUnderTest) -> None:
+        large = b"x" * 1_000_000
+        async with unit(store) as tx:
+            await tx.inbox.write_dead_letter(replace(delivery(1), message=large), "?", FAILURE)
+
+        (letter,) = await store.message_store().dead()
+        assert letter.message == large[:KEPT_BYTES]
+        assert letter.whole == Whole(len(large), sha256(large).hexdigest())
+
+    async def test_what_is_postponed_is_no_attempt_and_due_when_its_lane_is_looked_at_again(
+        self, store: StoreUnderTest
+    ) -> None:
+        message_store = store.message_store()
+        for reasons in ("once", "twice"):
+            async with unit(store) as tx:
+                await tx.inbox.postpone(
+                    delivery(1, key="a"), until_s=AN_HOUR_S, reason="newer version", error=f"no, {reasons}"
+                )
+        async with unit(store) as tx:
+            await tx.inbox.keep(delivery(2, key="a"), delay_s=None, error=None)
+            waited_s = [await tx.inbox.waited_s(delivery(number)) for number in (1, 2)]
+
+        assert 0 <= waited_s[0] < AN_HOUR_S
+        assert waited_s[1] == 0
+        assert (await message_store.backlog()).newer_version == 1
+        assert ids(await due(store)) == []
+        await message_store.look_again(ALL_LANES)
+        (again,) = await due(store)
+        assert (again.event_id, again.attempts) == ("event-1", 0)
+        async with unit(store) as tx:
+            assert await tx.inbox.lock(again)
+            await tx.inbox.keep(again, delay_s=AN_HOUR_S, error="failed")
+        await message_store.look_again(ALL_LANES)
+        assert ids(await due(store)) == []
+        assert (await message_store.backlog()).newer_version == 0
 
     # What is kept for ever
 

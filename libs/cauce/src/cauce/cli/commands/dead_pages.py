@@ -60,6 +60,8 @@ def show_lines(one: ChosenLetter, alike: int) -> Iterator[str]:
     yield ""
     yield from attempt_lines(letter.tried)
     yield from message_lines(letter.message)
+    if letter.whole is not None:
+        yield dim(f"    the beginning of {letter.whole.size:,} bytes, SHA-256 {letter.whole.sha256}")
     if letter.stack:
         yield ""
         yield dim("  stack")
@@ -153,5 +155,6 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         "worker_version": letter.version,
         "channel": letter.channel,
         "bytes": len(letter.message),
+        "bytes_in_all": len(letter.message) if letter.whole is None else letter.whole.size,
         "payload": masked(letter.payload),
     }

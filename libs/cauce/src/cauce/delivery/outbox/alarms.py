@@ -1,4 +1,4 @@
-"""Alarms for an operator: events that are not sent, and keys that many events wait behind.
+"""Alarms for an operator: events that are not sent, keys that many events wait behind, events of a newer version.
 
 An alarm stops nothing and drops nothing: a slow group, a full broker and a parked key cost space in the database, and
 that is what is watched. Only a service with `refuse_at` refuses new events from some point on (OutboxFullError, HTTP
@@ -48,6 +48,9 @@ class Alarms:
         if backlog.longest >= self.behind_key:
             where = f"key {backlog.longest_key} of {backlog.longest_consumer}"
             yield "behind_key", f"{backlog.longest} events wait behind {where} → cauce dead list, cauce status"
+        if backlog.newer_version:
+            what = f"{backlog.newer_version} deliveries are of a newer version than this code reads, and wait"
+            yield "newer_version", f"{what} → deploy the version that reads them"
 
 
 class Watch:

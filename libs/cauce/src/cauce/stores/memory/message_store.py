@@ -149,6 +149,7 @@ class MemoryMessageStore:
             longest=longest,
             longest_key=key or "",
             longest_consumer=consumer,
+            newer_version=sum(1 for one in self._rows.waiting.values() if one.reason == "newer version"),
         )
 
     async def prune_inbox(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
@@ -158,6 +159,13 @@ class MemoryMessageStore:
             del rows.inbox[event]
         for event in [event for event, (_, at) in rows.started.items() if at < before]:
             del rows.started[event]
+        return len(old[:limit])
+
+    async def prune_dead(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        before, rows = (self._clock() if clock is None else clock) - older_than_s, self._rows
+        old = [event for event, one in rows.dead.items() if one.last_at < before and rows.waiting_as(*event) is None]
+        for event in old[:limit]:
+            del rows.dead[event]
         return len(old[:limit])
 
     async def look_again(self, lanes: Sequence[Lane]) -> None:

@@ -20,6 +20,7 @@ from cauce.events.envelope import Envelope
 from cauce.events.names import matches
 from cauce.formats.cloudevents import from_json
 from cauce.ports.figures import listener_of
+from cauce.ports.inbox import Whole
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.inbox import REMOVE_WAITING
@@ -67,6 +68,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["dead", "being_replayed"]
     behind: int
     """Later events of its key that wait for it."""
+    whole: Whole | None = None
+    """Of a message of which only the beginning is kept."""
 
     @property
     def listener(self) -> str:
@@ -280,4 +283,5 @@ def _letter(row: Any) -> DeadLetter:
         tried=recorded_attempts(row.tried),
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),
+        whole=None if row.sha256 is None else Whole(int(row.size), str(row.sha256)),
     )

@@ -241,6 +241,7 @@ class SqlOutbox(TableGroup):
                 "SELECT consumer, key, count(*) AS n FROM cauce_waiting WHERE key IS NOT NULL "
                 "GROUP BY consumer, source, key ORDER BY n DESC LIMIT 1",
             )
+            newer = await self._run(connection, "SELECT count(*) FROM cauce_waiting WHERE reason = 'newer version'")
             row, longest = unsent.one(), waiting.one_or_none()
             return Backlog(
                 unsent=int(row.n),
@@ -248,6 +249,7 @@ class SqlOutbox(TableGroup):
                 longest=int(longest.n) if longest else 0,
                 longest_key=longest.key if longest else "",
                 longest_consumer=longest.consumer if longest else "",
+                newer_version=int(newer.scalar_one()),
             )
 
 

@@ -15,7 +15,7 @@ from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
 from cauce.stores.sql.dialect import BY_CLOCK, Dialect
 
-__all__ = ["SqlWaitingRoom", "count_overdue", "count_unhandled"]
+__all__ = ["SqlWaitingRoom", "count_newer", "count_overdue", "count_unhandled"]
 
 
 class SqlWaitingRoom(TableGroup):
@@ -129,6 +129,28 @@ class SqlWaitingRoom(TableGroup):
                 age=older_than_s,
             )
             return int(done.rowcount)
+
+    async def prune_dead(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
+        async with self._writing() as connection:
+            done = await self._run(
+                connection,
+                "DELETE FROM cauce_dead_letter WHERE id IN (SELECT d.id FROM cauce_dead_letter d "
+                f"WHERE d.last_at < (SELECT {BY_CLOCK} - :age) AND NOT EXISTS (SELECT 1 FROM cauce_waiting w "
+                "WHERE w.consumer = d.consumer AND w.source = d.source AND w.event_id = d.event_id) "
+                "ORDER BY d.last_at LIMIT :limit)",
+                clock=clock,
+                age=older_than_s,
+                limit=limit,
+            )
+            return int(done.rowcount)
+
+
+async def count_newer(connection: AsyncConnection) -> int:
+    """Count the deliveries that wait for a newer version of the code."""
+    found = await connection.execute(
+        Dialect(connection.dialect.name).sql("SELECT count(*) FROM cauce_waiting WHERE reason = 'newer version'")
+    )
+    return int(found.scalar_one())
 
 
 async def count_overdue(connection: AsyncConnection, *, longer_than_s: float) -> int:
