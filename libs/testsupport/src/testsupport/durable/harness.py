@@ -25,7 +25,7 @@ from testsupport.durable.program import Settings
 from testsupport.durable.shop import LEDGER
 from testsupport.waiting import eventually
 
-__all__ = ["ForkServer", "Running", "World"]
+__all__ = ["NOT_YET", "ForkServer", "Running", "World"]
 
 T = TypeVar("T")
 
@@ -210,7 +210,7 @@ class World:
 
     def committed(self) -> dict[str, int]:
         """Event id → number, of what the producer has committed so far."""
-        with suppress(*_NOT_YET):
+        with suppress(*NOT_YET):
             return {str(event_id): int(no) for event_id, no in query(self.shop, "SELECT event_id, no FROM biz")}
         return {}
 
@@ -221,7 +221,7 @@ class World:
         return int(query(self.shop, "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NULL")[0][0])
 
     def dead(self) -> list[tuple[str, str, str]]:
-        with suppress(*_NOT_YET):
+        with suppress(*NOT_YET):
             found = query(self.ledger, "SELECT consumer, event_id, reason FROM cauce_dead_letter")
             return [(_short(consumer), str(event_id), str(reason)) for consumer, event_id, reason in found]
         return []
@@ -234,7 +234,7 @@ class World:
 
     def owners(self, database: str) -> dict[int, str | None]:
         """Who owns each lane."""
-        with suppress(*_NOT_YET):
+        with suppress(*NOT_YET):
             return {int(lane): member for lane, member in query(database, "SELECT lane, member FROM cauce_lane")}
         return {}
 
@@ -307,7 +307,7 @@ class World:
         pause_s = 0.05
         while True:
             found = ["the databases or the broker do not answer"]
-            with suppress(*_NOT_YET):
+            with suppress(*NOT_YET):
                 final = self.final(planted=planted, parked=parked)
                 found = problems(final)
                 if not found and len(final.committed) >= self.planned:
@@ -334,7 +334,8 @@ class World:
         return "\n".join(words)
 
 
-_NOT_YET = (psycopg.OperationalError, psycopg.errors.UndefinedTable, redis.RedisError, sqlite3.OperationalError)
+NOT_YET = (psycopg.OperationalError, psycopg.errors.UndefinedTable, redis.RedisError, sqlite3.OperationalError)
+"""Errors of a question that came too early."""
 
 
 def events(plan: Sequence[tuple[str | None, str]] | int) -> Sequence[tuple[str | None, str]]:
@@ -342,7 +343,7 @@ def events(plan: Sequence[tuple[str | None, str]] | int) -> Sequence[tuple[str |
 
 
 def _count(url: str, table: str, where: str = "true") -> int:
-    with suppress(*_NOT_YET):
+    with suppress(*NOT_YET):
         return int(query(url, f"SELECT count(*) FROM {table} WHERE {where}")[0][0])
     return 0
 

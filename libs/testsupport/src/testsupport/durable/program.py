@@ -34,6 +34,7 @@ from testsupport.durable.shop import (
     make_tables,
     write_business_row,
 )
+from testsupport.durable.swarm_listener import swarm_listener
 
 __all__ = ["Settings", "main", "prepare"]
 
@@ -67,6 +68,8 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """With a port: an HTTP door, POST /{no}; nothing is written without being asked."""
     # Of who listens
     listeners: tuple[str, ...] = (LEDGER,)
+    swarm: str = ""
+    """A kind of swarm.KINDS: a listener of that kind hears too, and misbehaves as the events say."""
     start: Literal["retained", "now"] = "retained"
     retry: tuple[int, float, float] = (8, 0.05, 0.2)
     limit_s: float = 30.0
@@ -98,6 +101,8 @@ def _service(settings: Settings, engine: AsyncEngine) -> Service:
     retry = Retry(attempts=attempts, base=base, cap=cap)
     hear = {"producer": None, "consumer": listener, "alone": durable_listener}[role]
     heard = [hear(name, retry, limit_s=settings.limit_s) for name in settings.listeners] if hear else []
+    if settings.swarm:
+        heard.append(swarm_listener(settings.swarm, attempts=attempts, base=base, cap=cap, limit_s=settings.limit_s))
     return Service(
         settings.service or (LEDGER if role == "consumer" else SHOP),
         modules=[*heard, keep_in_mind] if role == "alone" else heard,

@@ -20,6 +20,7 @@ __all__ = [
     "SHOP",
     "Counted",
     "Noted",
+    "append",
     "durable_listener",
     "keep_in_mind",
     "listener",
@@ -78,7 +79,8 @@ def listener(name: str, retry: Retry, *, limit_s: float) -> Callable[..., Awaita
 
     @on(Counted, name=name, retry=retry, limit_s=limit_s)
     async def apply(event: Counted, session: AsyncSession, context: Context, envelope: Envelope) -> None:
-        await _append(name, event, session, context, envelope)
+        await append(name, event, session, context, envelope)
+        await _act(name, event, context)
 
     return apply
 
@@ -88,7 +90,8 @@ def durable_listener(name: str, retry: Retry, *, limit_s: float) -> Callable[...
 
     @on(Noted, when="durable", name=name, retry=retry, limit_s=limit_s)
     async def apply(event: Noted, session: AsyncSession, context: Context, envelope: Envelope) -> None:
-        await _append(name, event, session, context, envelope)
+        await append(name, event, session, context, envelope)
+        await _act(name, event, context)
 
     return apply
 
@@ -106,7 +109,7 @@ async def write_business_row(session: AsyncSession, event: Counted | Noted, enve
     )
 
 
-async def _append(
+async def append(
     name: str, event: Counted | Noted, session: AsyncSession, context: Context, envelope: Envelope
 ) -> None:
     happened("called", consumer=name, no=event.no, attempt=context.attempt)
@@ -126,6 +129,9 @@ async def _append(
             "attempt": context.attempt,
         },
     )
+
+
+async def _act(name: str, event: Counted | Noted, context: Context) -> None:
     for act in event.does.split():
         who, _, what = act.rpartition("@")
         if who in ("", name):
