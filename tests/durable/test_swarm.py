@@ -93,7 +93,7 @@ _EXAMS = (
     _Exam("transaction_ended_by_its_listener", ("commits-and-raises",), "no dead letter"),
     _Exam("coroutine_dropped", ("",), "lost", kind="returned"),
     _Exam("text_as_it_is", ("nul",), "no dead letter"),
-    _Exam("programs_may_be_ended", ("exits-politely",), "is dead: crash loop"),
+    _Exam("programs_may_be_ended", ("exits-politely",), "no dead letter"),
     _Exam("every_error_is_the_databases", ("no-such-table",), "no dead letter"),
     _Exam("groups_not_opened", ("group-rejects",), "is dead: exhausted"),
 )
