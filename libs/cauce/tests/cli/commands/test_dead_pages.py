@@ -230,6 +230,7 @@ async def test_json_says_all_of_it(project: Project, cauce: Command) -> None:
         "worker_version": "2.1",
         "channel": "cauce:{shop-ms}:0",
         "bytes": 269,
+        "bytes_in_all": 269,
         "payload": {"id": "u-1", "name": "Ann"},
     }
     assert json.dumps(letter)
