@@ -62,6 +62,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     redelivered: bool = False
     """It was given to a process of this service before, and what became of it is not known."""
+    age_s: float = 0.0
+    """Of a redelivered one: how long the broker has had it, by the broker's own clock."""
     ack: Callable[[], Awaitable[None]] = _nothing_to_acknowledge
     """To be awaited once the message is handled, also when a listener failed."""
     release: Callable[[], None] = _nothing_to_release

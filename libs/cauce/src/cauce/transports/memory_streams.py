@@ -47,7 +47,7 @@ class MemoryStreams:
     durable = False
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self.clock = clock
         self._logs: dict[_Place, _Log] = {}
         self._registered: dict[str, set[str]] = {}
         self._last = int(clock() * 1_000_000)  # so that a later process gives higher numbers, as a broker would
@@ -100,7 +100,7 @@ class MemoryStreams:
         for message in messages:
             self._last += 1
             log.numbers.append(self._last)
-            log.entries[self._last] = (self._clock(), bytes(message))
+            log.entries[self._last] = (self.clock(), bytes(message))
             ids.append(BrokerId(str(self._last)))
         self._tell()
         return ids
@@ -122,7 +122,7 @@ class MemoryStreams:
         if not self._registered.get(topic, set()) <= log.groups.keys():
             return 0
         safe = min((min(group.pending, default=group.read_to + 1) for group in log.groups.values()), default=None)
-        before = self._clock() - older_than_s
+        before = self.clock() - older_than_s
         old = [one for one, (at, _) in log.entries.items() if at < before and (safe is None or one < safe)]
         for one in old:
             del log.entries[one]
@@ -265,7 +265,7 @@ class _Reading:
             held.discard(number)
             self._recovered.pop(place, None)
 
-        _, raw = log.entries.get(number, (0.0, None))
+        appended_at, raw = log.entries.get(number, (0.0, None))
         envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
         await self._deliver(
             Delivery(
@@ -274,6 +274,7 @@ class _Reading:
                 envelope=envelope,
                 problem=problem,
                 redelivered=redelivered,
+                age_s=self._broker.clock() - appended_at if redelivered else 0.0,
                 ack=ack,
                 release=release,
                 lane=lane,

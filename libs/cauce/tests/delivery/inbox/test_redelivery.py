@@ -176,15 +176,30 @@ async def test_another_incarnation_runs_and_the_count_begins_again(url: str, val
 
 
 @pytest.mark.parametrize(
-    ("age", "outcomes", "dead"),
-    [(timedelta(0), {"handled": 1}, []), (LONG_AGO, {"dead": 1}, ["too old to dedupe"])],
-    ids=["young", "older than the inbox remembers"],
+    ("age", "with_the_broker", "outcomes", "dead"),
+    [
+        (timedelta(0), timedelta(0), {"handled": 1}, []),
+        (LONG_AGO, LONG_AGO, {"dead": 1}, ["too old to dedupe"]),
+        (LONG_AGO, timedelta(0), {"handled": 1}, []),
+        (timedelta(0), LONG_AGO, {"dead": 1}, ["too old to dedupe"]),
+    ],
+    ids=[
+        "young",
+        "older than the inbox remembers",
+        "its publisher's clock is behind",
+        "its publisher's clock is ahead",
+    ],
 )
-async def test_without_a_key_a_redelivered_event_runs_unless_it_may_be_older_than_the_inbox(
-    url: str, valkey: ValkeyServer, age: timedelta, outcomes: Mapping[str, int], dead: Sequence[str]
+async def test_without_a_key_a_redelivered_event_runs_unless_we_may_have_had_it_before_the_inbox_remembers(
+    url: str,
+    valkey: ValkeyServer,
+    age: timedelta,
+    with_the_broker: timedelta,
+    outcomes: Mapping[str, int],
+    dead: Sequence[str],
 ) -> None:
     envelope = ticked(1, age=age)
-    _given_to_somebody_who_died(valkey, envelope)
+    _given_to_somebody_who_died(valkey, envelope, ago=with_the_broker)
     async with hearing(url, valkey) as heard:
         await heard.settled(1)
         assert heard.outcomes() == outcomes
@@ -192,9 +207,10 @@ async def test_without_a_key_a_redelivered_event_runs_unless_it_may_be_older_tha
     assert heard.called == [1] * outcomes.get("handled", 0)
 
 
-def _given_to_somebody_who_died(valkey: ValkeyServer, envelope: Envelope) -> None:
+def _given_to_somebody_who_died(valkey: ValkeyServer, envelope: Envelope, *, ago: timedelta) -> None:
     stream = StreamKeys("cauce").stream("shop-ms", Lane(lane_of(envelope)))
     with redis.Redis(host=valkey.host, port=valkey.port, password=valkey.password) as broker:
-        broker.xadd(stream, {FIELD: to_json(envelope)})
+        appended_at_ms = int((datetime.now(UTC) - ago).timestamp() * 1000)
+        broker.xadd(stream, {FIELD: to_json(envelope)}, id=f"{appended_at_ms}-0")
         broker.xgroup_create(stream, "ledger-ms", "0")
         assert broker.xreadgroup("ledger-ms", "lane", {stream: ">"})

@@ -29,8 +29,10 @@ class Attempts(Struct, frozen=True, kw_only=True):
     failures: Failures
     call: CallListener
 
-    async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
-        """Handle a delivery from the broker; `repeated`: it delivered it before.
+    async def first(
+        self, listener: Listener, emission: Emission, channel: str, *, repeated_s: float | None = None
+    ) -> Outcome:
+        """Handle a delivery from the broker; `repeated_s`: it delivered it before, and has had it so long.
 
         Raises only infrastructure errors; then nothing is recorded. OutlastedError if the listener brought it about.
         """
@@ -39,7 +41,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
         try:
             async with self.transactions.begin() as (tx, inbox):
                 (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
-                done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
+                done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
                 if done is None:
                     with call:
                         await self.call(listener, emission, tx, 1, False, channel)
@@ -47,7 +49,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
         except Exception as error:
             if self.transactions.is_infrastructure(error):
                 raise call.judged(error) from error
-            return await self._failed_first(listener, envelope, channel, origin_of(error), repeated=repeated)
+            return await self._failed_first(listener, envelope, channel, origin_of(error), repeated_s=repeated_s)
 
     async def together(
         self, listener: Listener, deliveries: Sequence[tuple[Emission, str]]
@@ -144,7 +146,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
         channel: str,
         error: Exception,
         *,
-        repeated: bool = False,
+        repeated_s: float | None = None,
         attempts: int = 1,
     ) -> Outcome:
         """Record the failure in a new transaction, in which the event arrives once more."""
@@ -154,7 +156,7 @@ class Attempts(Struct, frozen=True, kw_only=True):
             found = replace(
                 found, paused=False
             )  # an attempt that was made is recorded, also if a pause came in between
-            done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
+            done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
             if done is not None:
                 return done
             tried = replace(delivery_of(consumer, envelope, channel), attempts=attempts)

@@ -4,8 +4,8 @@ arrives                                        means                        does
 ─────────────────────────────────────────────  ───────────────────────────  ─────────────────────────────────
 id known                                       duplicate                    acknowledge
 no key                                         first time                   run
-no key, delivered before, older than the       perhaps handled long ago     dead letter `too old to dedupe`
-  inbox's retention
+no key, delivered before, with the broker      perhaps handled long ago     dead letter `too old to dedupe`
+  for longer than the inbox's retention
 seq more than 1,000,000 above last, or above   cannot be true               dead letter `impossible number`;
   zero where none is known of its incarnation                                 nothing moves, nothing is held
 same incarnation, seq > last                   next for this listener       run, remember seq
@@ -41,16 +41,21 @@ def decide(
     position: Position | None,
     age_s: float,
     retention_s: float,
-    repeated: bool = False,
+    repeated_s: float | None = None,
     elsewhere: int = 0,
 ) -> Decision:
     """Apply the table. `elsewhere`: the last number of its key and incarnation that another listener of the service has
-    handled. `age_s`: of the event; `retention_s`: how long the inbox remembers ids; `repeated`: the event
-    was delivered to a process of this service before."""
+    handled. `age_s`: of the event, by its publisher's clock; `retention_s`: how long the inbox remembers ids;
+    `repeated_s`: the event was delivered to a process of this service before, and this is how long the broker has had it,
+    by the broker's own clock: it may have been handled that long ago, and no longer."""
     if id_known:
         return Decision("acknowledge", "duplicate")
     if key_seq is None or incarnation is None:
-        return Decision("dead_letter", "too_old") if repeated and age_s >= retention_s else Decision("run", "first")
+        return (
+            Decision("dead_letter", "too_old")
+            if repeated_s is not None and repeated_s >= retention_s
+            else Decision("run", "first")
+        )
     last = position.last_seq if position is not None and position.incarnation == incarnation else 0
     if key_seq > max(last, elsewhere) + FURTHEST:
         return Decision("dead_letter", "impossible")

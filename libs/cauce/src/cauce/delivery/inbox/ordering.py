@@ -33,11 +33,11 @@ class Ordering(Struct, frozen=True, kw_only=True):
         channel: str,
         found: Arrival,
         *,
-        repeated: bool = False,
+        repeated_s: float | None = None,
     ) -> Outcome | None:
         """None if the event is to be handled now; otherwise its outcome, recorded in `inbox`.
 
-        `found`: what the inbox knew when the event arrived. `repeated`: the broker delivered it before.
+        `found`: what the inbox knew when the event arrived. `repeated_s`: the broker delivered it before, and has had it so long.
         """
         decision = decide(
             id_known=found.known,
@@ -46,7 +46,7 @@ class Ordering(Struct, frozen=True, kw_only=True):
             position=found.position,
             age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
             retention_s=self.retention_s,
-            repeated=repeated,
+            repeated_s=repeated_s,
             elsewhere=found.elsewhere,
         )
         if decision.do == "dead_letter":

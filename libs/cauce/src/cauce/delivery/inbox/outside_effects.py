@@ -48,13 +48,15 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
     failures: Failures
     call: CallListener
 
-    async def first(self, listener: Listener, emission: Emission, channel: str, *, repeated: bool = False) -> Outcome:
-        """Handle a delivery from the broker; `repeated`: it delivered it before.
+    async def first(
+        self, listener: Listener, emission: Emission, channel: str, *, repeated_s: float | None = None
+    ) -> Outcome:
+        """Handle a delivery from the broker; `repeated_s`: it delivered it before, and has had it so long.
 
         Raises only infrastructure errors, and UnsettledError.
         """
         delivery = delivery_of(self.transactions.consumer_name(listener), emission.envelope, channel)
-        return await self._attempt(listener, emission, delivery, repeated=repeated)
+        return await self._attempt(listener, emission, delivery, repeated_s=repeated_s)
 
     async def again(self, listener: Listener, emission: Emission, waiting: WaitingDelivery) -> Outcome:
         """Handle a delivery from the waiting room. Raises as `first` does."""
@@ -71,13 +73,13 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
             return await self.failures.record(inbox, listener, envelope, tried, CrashLoopError(times))
 
     async def _attempt(
-        self, listener: Listener, emission: Emission, delivery: WaitingDelivery, *, repeated: bool = False
+        self, listener: Listener, emission: Emission, delivery: WaitingDelivery, *, repeated_s: float | None = None
     ) -> Outcome:
         envelope, tried = emission.envelope, replace(delivery, attempts=delivery.attempts + 1)
         replayed = False
         async with self.transactions.begin() as (_, inbox):
             if delivery.position is None:
-                done = await self._arrived(inbox, listener, envelope, delivery, repeated=repeated)
+                done = await self._arrived(inbox, listener, envelope, delivery, repeated_s=repeated_s)
             elif not await inbox.is_paused(delivery.consumer) and await inbox.lock(delivery):
                 replayed = await inbox.remove_dead_letter(delivery)
                 if replayed:
@@ -99,7 +101,13 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
         return await self.settle(partial(self._happened, delivery))
 
     async def _arrived(
-        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, *, repeated: bool
+        self,
+        inbox: Inbox,
+        listener: Listener,
+        envelope: Envelope,
+        delivery: WaitingDelivery,
+        *,
+        repeated_s: float | None,
     ) -> Outcome | None:
         """None if the effect is to be done: it is the event's turn, or an earlier attempt left it in doubt."""
         consumer, channel = delivery.consumer, delivery.channel
@@ -111,7 +119,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
                 return None
             await inbox.keep(delivery, delay_s=None, error=None)
             return "waiting"
-        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
+        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
 
     async def _begun(
         self, inbox: Inbox, listener: Listener, envelope: Envelope, tried: WaitingDelivery
@@ -164,7 +172,7 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
     ) -> Outcome | None:
         if delivery.position is not None:
             return None if await inbox.lock(delivery) else "not_due"
-        return await self._arrived(inbox, listener, envelope, delivery, repeated=False)
+        return await self._arrived(inbox, listener, envelope, delivery, repeated_s=None)
 
     async def _failed(
         self, listener: Listener, envelope: Envelope, tried: WaitingDelivery, error: Exception, inbox: Inbox

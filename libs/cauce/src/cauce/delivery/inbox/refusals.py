@@ -44,7 +44,7 @@ class Refusals(Struct, frozen=True, kw_only=True):
         channel: str,
         raw: bytes,
         *,
-        repeated: bool = False,
+        repeated_s: float | None = None,
     ) -> Outcome:
         """Refuse an event from the broker, for one listener; `raw` is what is kept. Raises only infrastructure errors."""
         delivery = replace(delivery_of(consumer, envelope, channel), message=raw, attempts=1)
@@ -55,7 +55,7 @@ class Refusals(Struct, frozen=True, kw_only=True):
             # An effect that an earlier process left in doubt stays so, until a replay can say what to do about it.
             in_doubt = found.known and await inbox.is_in_doubt(consumer, envelope.source, envelope.id)
             if not in_doubt:
-                done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated=repeated)
+                done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
                 if done is not None:
                     return done
             return await self._record(inbox, delivery, envelope, refusal)

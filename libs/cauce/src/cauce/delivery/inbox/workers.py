@@ -20,6 +20,7 @@ from cauce.delivery.lanes.ownership import Ownership
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.lanes import Lane
+from cauce.ports.transport import Delivery
 from cauce.telemetry.connectivity import DatabaseStatus
 from cauce.telemetry.storable import describe_error, loggable
 
@@ -216,7 +217,7 @@ class Workers:
             job.refusal,
             job.delivery.channel,
             job.delivery.raw,
-            repeated=job.delivery.redelivered,
+            repeated_s=_repeated_s(job.delivery),
         )
 
     async def _refused_plainly(self, job: RefusedJob, consumer: str, trouble: Exception) -> Outcome:
@@ -285,8 +286,7 @@ class Workers:
         waiting, emission, by = job.waiting, job.emission, self._by(listener)
         if waiting is not None:
             return await by.again(listener, emission, waiting)
-        repeated = job.delivery is not None and job.delivery.redelivered
-        return await by.first(listener, emission, job.channel, repeated=repeated)
+        return await by.first(listener, emission, job.channel, repeated_s=_repeated_s(job.delivery))
 
     async def _in_trouble(self, job: Job, listener: Listener, error: Exception) -> Outcome:
         """Give the event back to the database: it waits there, and no attempt is counted. Or, if the database serves
@@ -345,6 +345,11 @@ class _AgainError(Exception):
     def __init__(self, pause_s: float) -> None:
         super().__init__(pause_s)
         self.pause_s = pause_s
+
+
+def _repeated_s(delivery: Delivery | None) -> float | None:
+    """How long the broker has had a delivery that it gave to us before."""
+    return delivery.age_s if delivery is not None and delivery.redelivered else None
 
 
 def _shares_with(job: Job | RefusedJob) -> Hashable | None:

@@ -148,8 +148,12 @@ class GroupReading:
         hint = " → ACL SETUSER, see RedisStreams.rights()" if refusal.code == "NOPERM" else ""
         return RedisTroubleError(f"Redis at {self._label} answered: {what}{hint}", answered=True)
 
-    async def hand_over(self, stream: LaneStream, entries: Iterable[Any], *, redelivered: bool) -> bool:
+    async def hand_over(
+        self, stream: LaneStream, entries: Iterable[Any], *, redelivered_at_s: float | None = None
+    ) -> bool:
         """Deliver what we do not hold already, as long as the lane is ours; whether it was to the end.
+
+        `redelivered_at_s`: they were given out before, and the server's clock says this now.
 
         What was not delivered stays pending: we must read it again before anything newer, or the lane's new owner.
         """
@@ -172,7 +176,8 @@ class GroupReading:
                     raw=raw or b"",
                     envelope=envelope,
                     problem=problem,
-                    redelivered=redelivered,
+                    redelivered=redelivered_at_s is not None,
+                    age_s=0.0 if redelivered_at_s is None else redelivered_at_s - _appended_at_s(entry_id),
                     ack=entry.ack,
                     release=entry.release,
                     lane=lane,
@@ -305,20 +310,29 @@ class _Connected:
     async def _recover(self, streams: Sequence[LaneStream]) -> None:
         """Deliver what these lanes were given before and is not acknowledged, except what we hold."""
         after = dict.fromkeys(streams, b"0-0")
+        now_s = 0.0
         while after:
             answer, _ = await self._read(list(after), list(after.values()), max(1, _AT_ONCE // len(after)))
             if answer is None:
                 return
             by_key = {stream.key.encode(): stream for stream in after}
+            if not now_s and any(entries for _, entries in answer):
+                now_s = await self._server_time_s()
             read, after = after, {}
             for key, entries in answer:
                 stream = by_key[key]
                 if not entries:
                     self._recovered[stream] = read[stream]
-                elif await self._reading.hand_over(stream, entries, redelivered=True):
+                elif await self._reading.hand_over(stream, entries, redelivered_at_s=now_s):
                     after[stream] = entries[-1][0]
                 else:
                     self._recovered.pop(stream, None)
+
+    async def _server_time_s(self) -> float:
+        answers = await self._pipeline.ask(("TIME",))
+        self._accept(answers)
+        seconds, microseconds = answers[0]
+        return int(seconds) + int(microseconds) / 1_000_000
 
     async def _look(self) -> None:
         """Was something given out in our name that we do not hold? Is the group still to be waited for?"""
@@ -358,7 +372,7 @@ class _Connected:
         passed_over = await self._passed_over(portions, dict(zip(expected, told, strict=False)))
         for stream, entries in portions:
             stream.lively_until = time.monotonic() + _LIVELY_S
-            if stream not in passed_over and await self._reading.hand_over(stream, entries, redelivered=False):
+            if stream not in passed_over and await self._reading.hand_over(stream, entries):
                 self._recovered[stream] = entries[-1][0]
             else:
                 self._recovered.pop(stream, None)
@@ -442,3 +456,8 @@ def _held_between(held: Collection[bytes], first: Any, last: Any) -> int:
         return 0
     low, high = order(text(first)), order(text(last))
     return sum(1 for entry_id in held if low <= order(entry_id) <= high)
+
+
+def _appended_at_s(entry_id: bytes) -> float:
+    """When the server took the entry, by its clock."""
+    return int(entry_id.partition(b"-")[0]) / 1000
