@@ -24,6 +24,8 @@ import psutil
 import pytest
 from cauce.dev.servers import MailSinkServer, PostgresServer, ScratchDatabases, ValkeyServer
 
+pytest.register_assert_rewrite("cauce.testing.store_contract")  # before any test imports it
+
 
 def _write_into_memory() -> None:
     """Hundreds of databases are made and removed, and what the disk remembers of them is of no use to anybody."""

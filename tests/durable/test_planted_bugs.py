@@ -36,7 +36,7 @@ _EXAMS = (
     _Exam("savepoint_events_kept", "ghosts", lambda world: scenarios.many_writers(world, events=120)),
     _Exam(
         "cancellation_swallowed",
-        "not within",
+        "drained within its grace",
         lambda world: scenarios.terminated_at_random(world, times=1, grace_s=2.0),
     ),
 )

@@ -1,6 +1,7 @@
 """Whatever class and whatever values: refused when the class is made, refused by `publish`, or read as an equal event."""
 
 import enum
+import json
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,7 +189,11 @@ def equal(said: Any, read: Any) -> bool:
         )
     if isinstance(read, frozenset):
         members = cast("frozenset[Any]", read)
-        return len(said) == len(members) and all(any(equal(one, other) for other in members) for one in said)
+        return (
+            said is not None
+            and len(said) == len(members)
+            and all(any(equal(one, other) for other in members) for one in said)
+        )
     if isinstance(read, UUID):
         return said.int == read.int
     if isinstance(read, datetime) and read.tzinfo is not None:
@@ -222,7 +227,9 @@ def test_an_event_is_refused_or_read_as_it_was_published(data: st.DataObject) ->
     received = from_json(numbered(around, 7 if sent.key is not None else None, "database"))
     read = decode(cast(Any, received.payload), cls)
     assert equal(event, read), (annotation, event, read)
-    assert received.key == sent.key == key_of(read, describe(cls))
+    assert received.key == sent.key
+    if "frozenset" not in str(annotation):  # members of several types have no order; those of one type: see below
+        assert received.key == key_of(read, describe(cls))
 
     packet = nestjs.read(nestjs.encode(sent), name="read.any")  # as NestJS's peers, and a bridge, have it
     assert packet.envelope is not None, packet.problem
@@ -325,3 +332,10 @@ def test_many_values_in_a_set_are_compared_in_a_moment() -> None:
     event: Any = Many(ids=frozenset(uuid_utils.UUID(int=number) for number in range(5_000)))  # pyright: ignore[reportArgumentType]
 
     assert published(event, Envelope.of)[0].payload is event
+
+
+def test_a_set_as_a_key_has_one_text_in_every_process() -> None:
+    cls = made(frozenset[str])
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    sent, _ = published(cls(key=frozenset(letters), value=frozenset[str]()), Envelope.of)
+    assert sent.key == json.dumps(letters, separators=(",", ":"))

@@ -47,7 +47,8 @@ def plain(value: object) -> object:
 _combine, _date_of, _time_of = datetime.combine, datetime.date, datetime.timetz
 _date_from, _number_of, _SOME_DAY = date.fromordinal, date.toordinal, date(2000, 1, 1)
 
-_encode = json.Encoder(enc_hook=plain).encode
+_encode = json.Encoder(enc_hook=plain, order="deterministic").encode
+"""The members of a set, and the names of a dict, in the same order in every process."""
 
 
 def key_text(value: object) -> str:
