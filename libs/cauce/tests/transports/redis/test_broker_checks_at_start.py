@@ -62,6 +62,17 @@ async def test_the_same_broker_is_refused_when_it_comes_up_after_the_service(
         own_valkey.resume()
 
 
+async def test_a_server_of_a_cluster_is_refused_with_the_reason(servers_folder: Path, tmp_path: Path) -> None:
+    server = OtherServer(servers_folder / "of-a-cluster", settings=["cluster-enabled yes"])
+    server.start()
+    try:
+        with pytest.raises(ConfigurationError, match=r"mode: the server is part of a cluster.* → a single server"):
+            async with service(server, tmp_path):
+                pass
+    finally:
+        server.kill()
+
+
 async def test_a_broker_without_persistence_is_used_and_what_it_may_lose_is_logged(
     servers_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

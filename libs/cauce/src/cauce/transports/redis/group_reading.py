@@ -25,6 +25,7 @@ from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status
 from cauce.transports.redis.acks import RETRY_CAP_S, Acks, HeldEntry, LaneStream
 from cauce.transports.redis.connection import RedisTroubleError
+from cauce.transports.redis.health import CLUSTER_CODES, NO_CLUSTERS
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
@@ -146,6 +147,8 @@ class GroupReading:
     def refused(self, refusal: RedisRefusal) -> RedisTroubleError:
         what = " ".join(str(refusal).split())[:200]
         hint = " → ACL SETUSER, see RedisStreams.rights()" if refusal.code == "NOPERM" else ""
+        if refusal.code in CLUSTER_CODES:
+            hint = f" → it is part of a cluster; use {NO_CLUSTERS}"
         return RedisTroubleError(f"Redis at {self._label} answered: {what}{hint}", answered=True)
 
     async def hand_over(

@@ -1,4 +1,4 @@
-"""Whether a Redis or Valkey server may be trusted with events: persistence, eviction, role, memory. Best effort.
+"""Whether a Redis or Valkey server may be trusted with events: mode, persistence, eviction, role, memory. Best effort.
 
 It asks INFO and CONFIG, which a service's own user should not be permitted: what it may not see is `unknown`.
 """
@@ -9,8 +9,11 @@ from cauce.ports.transport import Verdict
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import text, texts
 
-__all__ = ["look", "memory"]
+__all__ = ["CLUSTER_CODES", "NO_CLUSTERS", "look", "memory"]
 
+CLUSTER_CODES = ("MOVED", "CLUSTERDOWN", "CROSSSLOT")
+"""With these a server of a cluster refuses a command."""
+NO_CLUSTERS = "a single server, or a primary with replicas, behind one address"
 _NOT_PERMITTED = "this user may not ask (INFO, CONFIG GET)"
 _ASK_AN_ADMINISTRATOR = "redis-cli INFO persistence · redis-cli CONFIG GET maxmemory-policy, as an administrator"
 
@@ -28,7 +31,7 @@ async def look(commands: RedisCommands) -> Sequence[Verdict]:
             Verdict("persistence", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
             Verdict("eviction", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
         ]
-    return [_version(info), _persistence(info, settings), _eviction(info), _role(info)]
+    return [_version(info), *_mode(info), _persistence(info, settings), _eviction(info), _role(info)]
 
 
 async def memory(commands: RedisCommands) -> Sequence[Verdict]:
@@ -58,6 +61,15 @@ def _version(info: Mapping[str, str]) -> Verdict:
     if (major, minor) < (6, 2):
         return Verdict("version", "bad", f"{shown}: too old", "Redis 6.2 or newer, or Valkey", refused=True)
     return Verdict("version", "good", shown)
+
+
+def _mode(info: Mapping[str, str]) -> Sequence[Verdict]:
+    if info.get("cluster_enabled") != "1" and info.get("redis_mode") != "cluster":
+        return []
+    fact = (
+        "the server is part of a cluster, and lanes on its other nodes would hear nothing: clusters are not served yet"
+    )
+    return [Verdict("mode", "bad", fact, NO_CLUSTERS, refused=True)]
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Verdict:

@@ -12,7 +12,7 @@ def plant() -> None:
     in_turn = Ordering.in_turn
 
     async def at_once(
-        self: Ordering, inbox: Any, consumer: str, envelope: Any, channel: str, found: Arrival, **repeated: bool
+        self: Ordering, inbox: Any, consumer: str, envelope: Any, channel: str, found: Arrival, **repeated: float | None
     ) -> Outcome | None:
         return await in_turn(self, inbox, consumer, envelope, channel, replace(found, parked=False), **repeated)
 
