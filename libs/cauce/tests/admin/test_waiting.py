@@ -162,7 +162,13 @@ async def test_what_waits_for_a_listener_that_is_gone_is_moved_in_order_or_disca
         await _wait_for(mail, "mail.welcome", waiting=5)
     store = SqlAlchemyStore(create_engine(project.urls["mail"]))
     renamed = Service(
-        "mail-ms", modules=[greet], store=store, transport=RedisStreams(broker.url), start="now", pace=FAST
+        "mail-ms",
+        modules=[greet],
+        retired=["mail.welcome", "mail.index", "mail.tick"],
+        store=store,
+        transport=RedisStreams(broker.url),
+        start="now",
+        pace=FAST,
     )
     async with renamed:
         fixes = [

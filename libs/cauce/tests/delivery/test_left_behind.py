@@ -2,18 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, on
-from cauce.dev.servers import ScratchDatabases
 from cauce.events.envelope import Envelope
 from cauce.events.event import Event
 from cauce.ports.lanes import LANES, Lane
 from cauce.stores.memory import MemoryStore
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.testing.store_contract import StoreUnderTest, unit
 from cauce.transports.memory_streams import MemoryStreams
 from msgspec.structs import replace
@@ -41,22 +39,6 @@ class SoldBefore(IntegrationEvent, name="left.sold-before", version=1, source="o
     number: int
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[StoreUnderTest]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/left.sqlite"
-    else:
-        postgres: ScratchDatabases = request.getfixturevalue("postgres")
-        url = postgres.database()
-    made = SqlAlchemyStore(create_engine(url))
-    await made.prepare()
-    yield made
-    await made.close()
-
-
 async def write(store: StoreUnderTest, events: Collection[Event], *, source: str, consumer: str | None) -> None:
     async with unit(store) as one:
         for event in events:
@@ -70,7 +52,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def counting(store: StoreUnderTest, name: str = "count") -> AsyncGenerator[tuple[Service, list[int]]]:
+async def counting(
+    store: StoreUnderTest, name: str = "count", retired: Sequence[str] = ()
+) -> AsyncGenerator[tuple[Service, list[int]]]:
     """The service whose listener of Counted is called `name`."""
     counted: list[int] = []
 
@@ -78,7 +62,7 @@ async def counting(store: StoreUnderTest, name: str = "count") -> AsyncGenerator
     async def count(event: Counted) -> None:
         counted.append(event.number)
 
-    async with Service("left-ms", modules=[count], store=store) as service:
+    async with Service("left-ms", modules=[count], retired=retired, store=store) as service:
         yield service, counted
 
 
@@ -100,7 +84,7 @@ async def test_deliveries_of_a_listener_that_is_gone_hold_nothing_and_are_named(
     ) in caplog.messages
     assert await waiting(store) == MANY, "they wait for a version that knows them"
 
-    async with counting(store, name="counting") as (_, counted):
+    async with counting(store, name="counting", retired=["count"]) as (_, counted):
         await until(lambda: len(counted) >= 5)
 
 

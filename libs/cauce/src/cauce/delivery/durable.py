@@ -103,7 +103,7 @@ class DurableDelivery:
         subscribed = transport is not None and listening.subscription
         self._subscription = reports.status("subscription") if subscribed else None
         self._local = reports.status("database") if transport is None else None
-        self.transactions = InboxTransactions(listening.service, units_of_work, store)
+        self.transactions = InboxTransactions(listening.identities, units_of_work, store)
         self.ownership = self._new_ownership(MemberId(process.member))
         failures = Failures(transactions=self.transactions, worker=process.worker, version=process.version)
         self._workers = self._new_workers(failures, call)

@@ -29,6 +29,7 @@ class Registration:
     kind: Kind
     when: When
     name: str | None
+    earlier_names: tuple[str, ...]
     blocking: bool
     retry: Retry
     effect: Effect | None

@@ -5,7 +5,7 @@ later and checks everything at once. Nothing is registered anywhere by importing
 """
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
@@ -70,6 +70,7 @@ def on(
     *targets: type[E],
     when: When | None = None,
     name: str | None = None,
+    earlier_names: Sequence[str] = (),
     blocking: bool = False,
     retry: Retry | None = None,
     effect: Effect | None = None,
@@ -84,6 +85,7 @@ def on(
     kind: type[E],
     when: When | None = None,
     name: str | None = None,
+    earlier_names: Sequence[str] = (),
     blocking: bool = False,
     retry: Retry | None = None,
     effect: Effect | None = None,
@@ -95,6 +97,7 @@ def on(
     kind: type[Event] | None = None,
     when: When | None = None,
     name: str | None = None,
+    earlier_names: Sequence[str] = (),
     blocking: bool = False,
     retry: Retry | None = None,
     effect: Effect | None = None,
@@ -119,7 +122,9 @@ def on(
     fails, all are rolled back and handled again one by one; so a call may be repeated whose own work succeeded, and
     what it did outside the session stays done. An event that is also heard by a listener without it is handled alone.
 
-    `name` is the listener's stable identity (default: module and qualified name). A plain function must not block;
+    `name` is the listener's stable identity (default: module and qualified name): under it a service's database keeps
+    what the listener has handled, what waits for it and its dead letters. `earlier_names`: the names it had before, so
+    that it keeps all that when it, or its module, is renamed. A plain function must not block;
     one that does says `blocking=True` and runs in a thread, without a transaction.
 
     Raises DefinitionError for what can be seen here; the rest is checked when the service starts.
@@ -141,6 +146,10 @@ def on(
         )
     if heard is DomainEvent and when != "durable" and (retry is not None or effect is not None):
         raise DefinitionError('@on(…, retry= or effect=): only what is written down is tried again; add when="durable"')
+    if isinstance(earlier_names, str):
+        raise DefinitionError(f"@on(…, earlier_names={earlier_names!r}): a tuple of names: ({earlier_names!r},)")
+    if earlier_names and heard is DomainEvent and when != "durable":
+        raise DefinitionError('@on(…, earlier_names=…): only what is written down has a past; add when="durable"')
     if shared_transaction and (heard is DomainEvent or effect is not None or blocking):
         raise DefinitionError(
             "@on(…, shared_transaction=True): only for integration events whose whole effect is in the session; a call "
@@ -151,6 +160,7 @@ def on(
         kind=heard,
         when=when or "in_transaction",
         name=name,
+        earlier_names=tuple(earlier_names),
         blocking=blocking,
         retry=retry or Retry(),
         effect=effect,

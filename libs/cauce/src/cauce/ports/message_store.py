@@ -4,13 +4,14 @@ Two sides. The *user's side* runs in the transaction of the business change, on 
 the outbox. The *relay's side* has connections of its own and holds a transaction for milliseconds only: `MessageStore`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cauce.errors import ConfigurationError
 from cauce.ports.inbox import WaitingRoom
 from cauce.ports.lanes import LaneTable
 from cauce.ports.outbox import OutboxTable
+from cauce.ports.registration import Identity, ListenerInCode
 
 __all__ = ["MessageStore", "Registry", "belongs_to_another"]
 
@@ -20,8 +21,19 @@ class Registry(Protocol):
 
     async def incarnation(self) -> str: ...
 
-    async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
-        """Leave word of who uses this database: the service, what it says about itself, and its listeners.
+    async def register(
+        self, service: str, listeners: Sequence[ListenerInCode], *, retired: Sequence[str] = ()
+    ) -> Mapping[str, Identity]:
+        """Register the durable listeners of a service; return under which consumer each has its past, by its name.
+
+        `retired`: names of listeners that are gone on purpose. Raises ConfigurationError, and changes nothing, while
+        another service runs on this database, and when an unknown listener listens to an event of one that is gone
+        and has a past: nobody could tell whether it was renamed.
+        """
+        ...
+
+    async def describe(self, service: str, description: str) -> None:
+        """Record which service uses this database, and what it says about itself.
 
         Raises ConfigurationError, and changes nothing, while another service runs on it: lanes, outbox and inbox are
         one service's.

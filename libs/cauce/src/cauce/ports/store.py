@@ -1,12 +1,13 @@
 """The port to a service's own database: one unit of work at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cauce.ports.inbox import Inbox
 from cauce.ports.message_store import MessageStore
 from cauce.ports.outbox import Outgoing
+from cauce.ports.registration import Joined
 from cauce.ports.savepoints import Savepoints
 
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ class DurableStore(Protocol):
         ...
 
     def message_store(self) -> MessageStore: ...
-    def inbox(self, work: UnitOfWork) -> Inbox:
-        """The inbox inside a unit of work that this store has begun."""
+    def inbox(self, work: UnitOfWork, joined: Mapping[str, Joined] | None = None) -> Inbox:
+        """The inbox inside a unit of work that this store has begun.
+
+        `joined`: consumers that are new to the service. To them an event is known that another one had handled before.
+        """
         ...
 
     def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 import msgspec
 
@@ -11,8 +12,9 @@ from cauce.delivery.retention import Keep
 from cauce.events.event import Event, IntegrationEvent, describe
 from cauce.events.names import is_pattern
 from cauce.listeners.effects import AtLeastOnce
-from cauce.listeners.listener import Listener, consumer_name
+from cauce.listeners.listener import Listener
 from cauce.ports.description import DescribedEvent, DescribedListener, DescribedTransport, Description
+from cauce.ports.registration import ListenerInCode
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import Broker
 from cauce.service.wiring import Wiring
@@ -21,20 +23,52 @@ __all__ = ["describe_service", "introduce", "introduce_as_volatile"]
 
 log = logging.getLogger("cauce.service")
 
+_PRUNED_WITHIN_S = 86400.0
+"""How much longer than `Keep.inbox_s` an id may be found in the inbox, since it is pruned by portions."""
+
 
 async def introduce(wiring: Wiring, keep: Keep, store: DurableStore) -> None:
-    """Record in the database who we are, for `cauce status` and the like. ConfigurationError if it is another's."""
-    described = describe_service(wiring, keep)
-    durable = [one.consumer for one in described.listeners if one.when in ("arrival", "durable")]
-    await store.message_store().introduce(wiring.service, msgspec.json.encode(described).decode(), durable)
+    """Register the listeners in the database, and record what we are, for `cauce status` and the like.
+
+    Raises ConfigurationError if the database is another service's, or a listener's past would be lost.
+    """
+    found = await store.message_store().register(wiring.service, _durable_listeners(wiring), retired=wiring.retired)
+    wiring.identities.adopt(found, remembered_s=keep.inbox_s + _PRUNED_WITHIN_S)
+    await _describe(wiring, keep, store)
 
 
 async def introduce_as_volatile(wiring: Wiring, keep: Keep, store: DurableStore) -> None:
     """Record that it is durable no more: whoever looks into its database must not believe that it still is."""
     try:
-        await introduce(wiring, keep, store)
+        await _describe(wiring, keep, store)
     except Exception as error:
         log.warning("%s: its database still calls it durable (%s)", wiring.service, type(error).__name__)
+
+
+async def _describe(wiring: Wiring, keep: Keep, store: DurableStore) -> None:
+    described = describe_service(wiring, keep)
+    await store.message_store().describe(wiring.service, msgspec.json.encode(described).decode())
+
+
+def _durable_listeners(wiring: Wiring) -> Sequence[ListenerInCode]:
+    """Those whose past is kept. A function that is registered several times is one listener."""
+    found: dict[str, ListenerInCode] = {}
+    for listener in wiring.listeners:
+        if listener.registration.kind is not IntegrationEvent and listener.registration.when != "durable":
+            continue
+        events = (describe(one) for one in wiring.known if listener.hears(one))
+        names = [name for one in events for name in (one.name, *one.earlier_names)]
+        before = found.get(listener.name)
+        found[listener.name] = ListenerInCode(
+            name=listener.name,
+            earlier_names=_once(before.earlier_names if before else (), listener.registration.earlier_names),
+            events=_once(before.events if before else (), names),
+        )
+    return list(found.values())
+
+
+def _once(*parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def describe_service(wiring: Wiring, keep: Keep) -> Description:
@@ -49,7 +83,7 @@ def describe_service(wiring: Wiring, keep: Keep) -> Description:
         publishes=tuple(describe(one).name for one in wiring.publishes),
         topics=tuple(sorted(wiring.subscription.topics)),
         sends_to=tuple(wiring.sends_to),
-        listeners=tuple(_listener(wiring.service, listener, heard[listener.name]) for listener in wiring.listeners),
+        listeners=tuple(_listener(wiring, listener, heard[listener.name]) for listener in wiring.listeners),
         sent_s=keep.sent_s,
         sent_rows=keep.sent_rows,
         sent_bytes=keep.sent_bytes,
@@ -71,12 +105,12 @@ def _event(event_type: type[Event]) -> DescribedEvent:
     )
 
 
-def _listener(service: str, listener: Listener, heard: Sequence[type[Event]]) -> DescribedListener:
+def _listener(wiring: Wiring, listener: Listener, heard: Sequence[type[Event]]) -> DescribedListener:
     registration = listener.registration
     effect = registration.effect
     return DescribedListener(
         name=listener.name,
-        consumer=consumer_name(service, listener),
+        consumer=wiring.identities.consumer(listener),
         when="arrival" if registration.kind is IntegrationEvent else registration.when,
         events=tuple(describe(one).name for one in heard),
         patterns=tuple(one for one in registration.targets if isinstance(one, str) and is_pattern(one)),

@@ -6,7 +6,6 @@ from cauce.delivery.durable import DurableDelivery
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import PublishError
 from cauce.events.event import Event, IntegrationEvent
-from cauce.listeners.listener import consumer_name
 from cauce.ports.outbox import Outgoing
 from cauce.ports.store import Outbound
 from cauce.publishing.pending import AfterCommit, Pending, ToSend
@@ -59,7 +58,7 @@ def outbox_rows(wiring: Wiring) -> Outbound | None:
     """What says which rows a transaction writes for its events; None for a service that delivers nothing durably."""
     if not wiring.is_durable:
         return None
-    service, sends = wiring.service, wiring.durable_transport is not None
+    identities, sends = wiring.identities, wiring.durable_transport is not None
 
     def rows(pending: Sequence[Pending]) -> Sequence[Outgoing]:
         found: list[Outgoing] = []
@@ -67,7 +66,7 @@ def outbox_rows(wiring: Wiring) -> Outbound | None:
             if isinstance(item, AfterCommit):
                 envelope = item.emission.envelope
                 found += [
-                    Outgoing(envelope=envelope, consumer=consumer_name(service, one), message=item.message)
+                    Outgoing(envelope=envelope, consumer=identities.consumer(one), message=item.message)
                     for one in item.durable
                 ]
             elif sends:

@@ -18,7 +18,6 @@ from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import CauceError, ConfigurationError
 from cauce.events.envelope import Envelope
-from cauce.listeners.listener import consumer_name
 from cauce.ports.lanes import Lane
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import Status, Transport
@@ -246,7 +245,7 @@ class Run:
             service=self._name,
             types=self._wiring.types,
             consumers={
-                one: [consumer_name(self._name, listener) for listener in listeners]
+                one: self._wiring.identities.consumers(listeners)
                 for one, listeners in self._wiring.users_listeners_by_event.items()
             },
             adopt=adopt,
@@ -269,7 +268,7 @@ class Run:
             sends_to=wiring.sends_to,
             types=wiring.types,
             listeners={**wiring.listeners_by_event},
-            by_consumer={consumer_name(self._name, listener): listener for listener in wiring.listeners},
+            identities=wiring.identities,
         )
         return DurableDelivery(
             listening,

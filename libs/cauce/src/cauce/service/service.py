@@ -53,8 +53,10 @@ class Service:
 
     `version`: of its code; it stands in its events and dead letters, for whoever looks for the cause. `modules`: modules,
     decorated functions, or objects with decorated methods. `publishes`: the integration events it
-    may publish. `provide`: what listeners need, by type, made per transaction, `lambda tx: …`, or without one,
-    `lambda: …`; `resolver` asks a container for the rest. `bridge`: NestJS services that take part beside a durable transport. `clock` and `new_id` are for tests.
+    may publish. `retired`: names of listeners that are gone on purpose, so that a new one may listen to their events
+    without taking over their past. `provide`: what listeners need, by type, made per transaction, `lambda tx: …`, or
+    without one, `lambda: …`; `resolver` asks a container for the rest. `bridge`: NestJS services that take part beside a
+    durable transport. `clock` and `new_id` are for tests.
 
     Raises ConfigurationError with everything that is wrong. Nothing is connected before `async with service`.
     """
@@ -73,6 +75,7 @@ class Service:
         pace: Pace | None = None,
         alarms: Alarms | None = None,
         publishes: Sequence[type[IntegrationEvent]] = (),
+        retired: Sequence[str] = (),
         provide: Mapping[type[Any], Callable[[Transaction], object] | Callable[[], object]] | None = None,
         resolver: Callable[[type[Any], Transaction], object | Awaitable[object]] | None = None,
         clock: Clock = utc_now,
@@ -99,6 +102,7 @@ class Service:
             bridge=bridge,
             start=start,
             publishes=publishes,
+            retired=retired,
             dependencies=dependencies,
         )
         self._options = RunOptions(

@@ -10,6 +10,7 @@ from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
 from cauce.events.names import is_pattern
 from cauce.listeners.catalog import collect, in_order, known_events, problems_between
 from cauce.listeners.dependencies import Dependencies
+from cauce.listeners.identities import Identities
 from cauce.listeners.listener import Listener
 from cauce.ports.store import DurableStore, Store
 from cauce.ports.transport import ChecksEvents, DurableTransport, Subscription, Transport
@@ -38,6 +39,7 @@ class Wiring:
         bridge: NestBridge | None,
         start: Start | None,
         publishes: Sequence[type[IntegrationEvent]],
+        retired: Sequence[str],
         dependencies: Dependencies[Transaction],
     ) -> None:
         self.service = service
@@ -55,6 +57,9 @@ class Wiring:
         self.listeners: tuple[Listener, ...] = tuple(collect(modules, problems))
         problems.extend(_no_integration_events(publishes))
         self.publishes: tuple[type[IntegrationEvent], ...] = tuple(filter(_is_integration_event, publishes))
+        self.given_retired = retired
+        self.retired = tuple(retired)
+        self.identities = Identities(service, self.listeners)
         self.known = known_events(modules, self.listeners, self.publishes)
         problems.extend(self._problems(dependencies))
         problems.extend(self._not_written_down(given))
@@ -143,6 +148,8 @@ class Wiring:
         for listener in self.listeners:
             yield from dependencies.problems(listener)
         yield from problems_between(self.listeners, self.known, apart=lambda one: one.registration.when)
+        yield from self._names_claimed_twice()
+        yield from self._retired_problems()
         for event_type in self.publishes:
             if (source := describe(event_type).source) != self.service:
                 nearest = did_you_mean(str(source), [self.service])
@@ -159,6 +166,24 @@ class Wiring:
                 'where does a new subscription begin? start="retained" (with everything the broker still holds) or '
                 'start="now" (with what comes after the first start)'
             )
+
+    def _names_claimed_twice(self) -> Iterator[str]:
+        claimed: dict[str, Listener] = {listener.name: listener for listener in self.listeners}
+        for listener in self.listeners:
+            for name in listener.registration.earlier_names:
+                other = claimed.setdefault(name, listener)
+                if other.name != listener.name or name == listener.name:
+                    whose = "its own name" if name == listener.name else f"a name of {other.name}"
+                    yield f"earlier_names=(…, {name!r}) of {listener.name}: that is {whose}; leave it out · {listener.where}"
+
+    def _retired_problems(self) -> Iterator[str]:
+        if isinstance(self.given_retired, str):
+            yield f"retired={self.given_retired!r}: a list of names is expected: retired=[{self.given_retired!r}]"
+            return
+        for listener in self.listeners:
+            for name in (listener.name, *listener.registration.earlier_names):
+                if name in self.retired:
+                    yield f"retired=[…, {name!r}]: {listener.name} is here, so it is not retired · {listener.where}"
 
     def _not_written_down(self, given: Store | None) -> Iterator[str]:
         """What is durable and would not be. A store in memory is taken if it is asked for and nothing outlives it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.ports.figures import Figures
+from cauce.ports.registration import Joined
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
 from cauce.stores.sql.connections import connected
@@ -113,8 +114,8 @@ class SqlAlchemyStore:
     def message_store(self) -> SqlMessageStore:
         return SqlMessageStore(self.engine)
 
-    def inbox(self, work: UnitOfWork) -> SqlInbox:
-        return SqlInbox(cast("AsyncSession", work.session))
+    def inbox(self, work: UnitOfWork, joined: Mapping[str, Joined] | None = None) -> SqlInbox:
+        return SqlInbox(cast("AsyncSession", work.session), joined or {})
 
     def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
         return spoils_a_listener(error, self.engine.sync_engine) if from_listener else spoils_our_statement(error)

@@ -32,6 +32,7 @@ from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
 from cauce.ports.inbox import KEPT_BYTES, Failure, Inbox, Position, WaitingDelivery, Whole
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
 from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
+from cauce.ports.registration import ListenerInCode
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import DurableStore, Store, UnitOfWork
 from cauce.ports.transport import BrokerId
@@ -116,6 +117,10 @@ def envelope(
         key_seq=seq,
         incarnation=incarnation if incarnation is not None or seq is None else "first",
     )
+
+
+def _in_code(name: str, *earlier_names: str) -> ListenerInCode:
+    return ListenerInCode(name=name, earlier_names=earlier_names, events=["shop.counted"])
 
 
 def delivery(number: int, *, key: str | None = None, consumer: str = LISTENER) -> WaitingDelivery:
@@ -394,18 +399,67 @@ class StoreContract:
 
     async def test_a_database_belongs_to_one_running_service(self, store: StoreUnderTest) -> None:
         message_store = store.message_store()
-        await message_store.introduce("shop", "{}", ["shop/pack"])
+        await message_store.describe("shop", "{}")
         await message_store.beat(ONE, lease_s=LEASE_S)
 
         try:
-            await message_store.introduce("stock", "{}", ["stock/count"])
+            await message_store.describe("stock", "{}")
         except ConfigurationError as refused:
             assert "'shop' runs on it" in str(refused)  # noqa: PT017  # no test runner is imported here
         else:
             raise AssertionError("two services run on one database")
-        await message_store.introduce("shop", "{}", ["shop/pack"])  # another process of the same
+        await message_store.describe("shop", "{}")  # another process of the same
         await message_store.leave(ONE)
-        await message_store.introduce("stock", "{}", ["stock/count"])  # it has another name now
+        await message_store.describe("stock", "{}")  # it has another name now
+
+    async def test_a_listener_is_registered_once_and_found_by_its_earlier_names(self, store: StoreUnderTest) -> None:
+        message_store = store.message_store()
+        first = await message_store.register("shop", [_in_code("pack")])
+        again = await message_store.register("shop", [_in_code("wrap", "pack")])
+        at_last = await message_store.register("shop", [_in_code("envelop", "wrap")])
+
+        consumers = [first["pack"].consumer, again["wrap"].consumer, at_last["envelop"].consumer]
+        assert consumers == ["shop/pack"] * 3
+        assert first["pack"].joined is None
+        assert at_last["envelop"].joined is None
+
+    async def test_to_a_listener_that_joins_later_what_others_had_handled_is_known(self, store: StoreUnderTest) -> None:
+        message_store = store.message_store()
+        await message_store.register("shop", [_in_code("pack")])
+        async with unit(store) as tx:
+            await tx.inbox.arrive("shop/pack", [envelope(1), envelope(2, key="a", seq=1)], idle_s=IDLE_S)
+        found = await message_store.register("shop", [_in_code("pack"), _in_code("count")])
+        joined = found["count"].joined
+        assert joined is not None
+        assert found["pack"].joined is None
+        async with unit(store) as tx:
+            inbox = store.inbox(tx.work, {"shop/count": joined})
+            arrived = [envelope(2, key="a", seq=1), envelope(3, key="a", seq=2), envelope(1), envelope(4)]
+            seen = await inbox.arrive("shop/count", arrived, idle_s=IDLE_S)
+            assert [one.known for one in seen] == [True, False, True, False]
+
+    async def test_a_past_that_would_be_lost_is_refused_until_it_is_retired(self, store: StoreUnderTest) -> None:
+        message_store = store.message_store()
+        await message_store.register("shop", [_in_code("pack")])
+        await message_store.register("shop", [_in_code("wrap")])  # nothing was handled: nothing is lost
+        await message_store.register("shop", [_in_code("pack")])
+        async with unit(store) as tx:
+            await tx.inbox.arrive("shop/pack", [envelope(1)], idle_s=IDLE_S)
+
+        async def refused(listener: ListenerInCode) -> str:
+            try:
+                await message_store.register("shop", [listener])
+            except ConfigurationError as error:
+                return str(error)
+            raise AssertionError("a past is lost")
+
+        assert 'earlier_names=("pack",)' in await refused(_in_code("count"))
+        assert 'retired=["pack"]' in await refused(_in_code("count"))
+        await message_store.register("shop", [_in_code("count")], retired=["pack"])
+        await message_store.register("shop", [_in_code("count")])  # that was written down
+        async with unit(store) as tx:
+            await tx.inbox.arrive("shop/count", [envelope(2)], idle_s=IDLE_S)
+        assert "can keep only one" in await refused(_in_code("count", "pack"))
 
     # Lanes
 

@@ -15,7 +15,6 @@ from cauce.delivery.inbox.workers import Workers
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import TransportUnavailableError
 from cauce.events.envelope import Envelope
-from cauce.listeners.listener import consumer_name
 from cauce.ports.lanes import Epoch, Lane, lane_of
 from cauce.ports.message_store import MessageStore
 from cauce.ports.transport import BrokerId, Delivery, DurableTransport, Status
@@ -110,12 +109,11 @@ class DurableConsumer:
                 self._report_gap(envelope, delivery.tenure)
             if found.reason == "newer version":
                 self._count("newer_version", 1)
-            service = self._listening.service
             await self._workers.submit(
                 RefusedJob(
                     envelope=envelope,
                     refusal=found,
-                    consumers=[consumer_name(service, listener) for listener in listeners],
+                    consumers=self._listening.identities.consumers(listeners),
                     queue=envelope.id if found.reason == "wrong source" else queue_of(envelope),
                     lane=lane,
                     tenure=delivery.tenure,

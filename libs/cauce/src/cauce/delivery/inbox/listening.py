@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from cauce.events.event import Event
+from cauce.listeners.identities import Identities
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import Known
 from cauce.ports.transport import Subscription
@@ -26,8 +27,13 @@ class Listening(Struct, frozen=True, kw_only=True):
     """Event classes by every name they are accepted under."""
     listeners: Mapping[type[Event], Sequence[Listener]]
     """The listeners of integration events."""
-    by_consumer: Mapping[str, Listener]
-    """Every listener by its consumer name, those of durable domain events too."""
+    identities: Identities
+    """The consumer names of every listener, those of durable domain events too."""
+
+    @property
+    def by_consumer(self) -> Mapping[str, Listener]:
+        """Every listener by each of its consumer names."""
+        return self.identities.by_consumer
 
     @property
     def known(self) -> Known:

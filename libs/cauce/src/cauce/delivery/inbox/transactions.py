@@ -9,7 +9,8 @@ from typing import Self
 from cauce.errors import CommitUnknownError, TransportUnavailableError
 from cauce.events.envelope import Emission
 from cauce.listeners.effects import EffectNotDoneError
-from cauce.listeners.listener import Listener, consumer_name
+from cauce.listeners.identities import Identities
+from cauce.listeners.listener import Listener
 from cauce.listeners.retry import Reject, RetryAfter
 from cauce.ports.inbox import Inbox
 from cauce.ports.store import DurableStore
@@ -91,9 +92,9 @@ class ListenerCall:
 class InboxTransactions:
     """Opens transactions of one service, each together with its inbox."""
 
-    def __init__(self, service: str, units_of_work: UnitsOfWork, store: DurableStore) -> None:
+    def __init__(self, identities: Identities, units_of_work: UnitsOfWork, store: DurableStore) -> None:
         """`units_of_work` are those of `store`."""
-        self._service = service
+        self._identities = identities
         self._units_of_work = units_of_work
         self._store = store
 
@@ -102,7 +103,7 @@ class InboxTransactions:
         """One transaction and the inbox in it: what is written through either commits or rolls back together."""
         opened = self._units_of_work.transaction(guarded=True)
         async with opened as tx:
-            yield tx, self._store.inbox(opened.work)
+            yield tx, self._store.inbox(opened.work, self._identities.joined)
 
     def is_infrastructure(self, error: BaseException) -> bool:
         """Whether the database or the broker failed rather than the listener: that costs no attempt.
@@ -118,7 +119,7 @@ class InboxTransactions:
 
     def consumer_name(self, listener: Listener) -> str:
         """The name under which the inbox knows a listener of this service."""
-        return consumer_name(self._service, listener)
+        return self._identities.consumer(listener)
 
 
 def idle_limit_s(listener: Listener) -> float:

@@ -1,6 +1,6 @@
 """The inbox in memory, on the rows as a listener's own transaction sees them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from cauce.ports.inbox import (
     letter_id,
     sequence_of,
 )
+from cauce.ports.registration import Joined
 from cauce.stores.memory.tables import Clock, Due, Event, Tables, add_waiting, event_of
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
@@ -26,7 +27,9 @@ __all__ = ["MemoryInbox"]
 class MemoryInbox:
     """The Inbox of the ports. `rows` waits for the turn of this transaction."""
 
-    def __init__(self, rows: Callable[[], Awaitable[Tables]], clock: Clock) -> None:
+    def __init__(self, rows: Callable[[], Awaitable[Tables]], clock: Clock, joined: Mapping[str, Joined]) -> None:
+        """`joined`: consumers that are new to the service."""
+        self._joined = joined
         self._rows = rows
         self._clock = clock
 
@@ -35,6 +38,9 @@ class MemoryInbox:
         return [self._arrive(rows, consumer, envelope) for envelope in envelopes]
 
     def _arrive(self, rows: Tables, consumer: str, envelope: Envelope) -> Arrival:
+        joined = self._joined.get(consumer)
+        if joined is not None and _handled_before(rows, joined, envelope):
+            return Arrival(known=True)
         if not self._remember(rows, (consumer, envelope.source, envelope.id)):
             return Arrival(known=True)
         if envelope.key is None:
@@ -192,3 +198,8 @@ class MemoryInbox:
             worker=failure.worker,
             whole=delivery.whole,
         )
+
+
+def _handled_before(rows: Tables, joined: Joined, envelope: Envelope) -> bool:
+    events = ((other, envelope.source, envelope.id) for other in joined.others)
+    return any(event in rows.inbox and rows.inbox[event][0] < joined.at for event in events)

@@ -14,7 +14,9 @@ from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
 from cauce.ports.message_store import belongs_to_another
 from cauce.ports.outbox import Backlog, OutboxRow
+from cauce.ports.registration import Identity, ListenerInCode
 from cauce.ports.transport import BrokerId
+from cauce.stores.identities import Past, Registered, identities, refuse_lost_pasts, resolve
 from cauce.stores.memory.tables import Clock, Due, Kept, Tables, add_unsent, by_position
 from cauce.stores.storable import storable_line
 
@@ -33,11 +35,46 @@ class MemoryMessageStore:
     async def incarnation(self) -> str:
         return self._rows.meta["incarnation"]
 
-    async def introduce(self, service: str, description: str, consumers: Sequence[str]) -> None:
+    async def register(
+        self, service: str, listeners: Sequence[ListenerInCode], *, retired: Sequence[str] = ()
+    ) -> Mapping[str, Identity]:
+        self._only(service)
+        rows, now = self._rows.listeners, self._clock()
+        registered = [one for one in rows.values() if one.consumer.startswith(f"{service}/")]
+        resolution = resolve(listeners, registered, retired)
+        refuse_lost_pasts(service, resolution, {one: self._past(one) for one in resolution.suspects})
+        found = identities(service, listeners, resolution, registered, now)
+        for one in registered:
+            if not one.names.isdisjoint(retired):
+                rows[one.consumer] = replace(one, retired=True)
+        for listener in listeners:
+            consumer = found[listener.name].consumer
+            first_seen_at = rows[consumer].first_seen_at if consumer in rows else now
+            rows[consumer] = Registered(
+                consumer=consumer,
+                name=listener.name,
+                events=tuple(listener.events),
+                first_seen_at=first_seen_at,
+                retired=False,
+            )
+        return found
+
+    def _past(self, consumer: str) -> Past:
+        rows = self._rows
+        return Past(
+            handled=any(event[0] == consumer for known in (rows.inbox, rows.positions) for event in known),
+            waiting=sum(one.delivery.consumer == consumer for one in rows.waiting.values()),
+            dead=sum(event[0] == consumer for event in rows.dead),
+        )
+
+    async def describe(self, service: str, description: str) -> None:
+        self._only(service)
+        self._rows.meta.update(service=service, description=description)
+
+    def _only(self, service: str) -> None:
         running = self._rows.meta.get("service", service)
         if running != service and any(until >= self._clock() for until in self._rows.members.values()):
             raise belongs_to_another(running, service)
-        self._rows.meta.update(service=service, description=description)
 
     async def beat(self, me: MemberId, *, lease_s: float) -> LanesSeen:
         now, members = self._clock(), self._rows.members

@@ -5,12 +5,13 @@ Transactions of listeners take turns, as writers of SQLite do.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from cauce.errors import CauceError
+from cauce.ports.registration import Joined
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound, UnitOfWork
 from cauce.stores.memory.inbox import MemoryInbox
@@ -74,8 +75,8 @@ class MemoryStore:
     def message_store(self) -> MemoryMessageStore:
         return MemoryMessageStore(self._rows, self._clock)
 
-    def inbox(self, work: UnitOfWork) -> MemoryInbox:
-        return MemoryInbox(cast("_Work", work).in_turn, self._clock)
+    def inbox(self, work: UnitOfWork, joined: Mapping[str, Joined] | None = None) -> MemoryInbox:
+        return MemoryInbox(cast("_Work", work).in_turn, self._clock, joined or {})
 
     def is_infrastructure(self, error: BaseException, *, from_listener: bool = False) -> bool:
         return not from_listener and isinstance(error, _TurnNotHadError)

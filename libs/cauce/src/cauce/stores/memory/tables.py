@@ -13,6 +13,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Dead, Position, WaitingDelivery
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
 from cauce.ports.outbox import OutboxRow
+from cauce.stores.identities import Registered
 
 __all__ = ["Clock", "Due", "Event", "Kept", "Layer", "Tables", "add_unsent", "add_waiting", "by_position", "event_of"]
 
@@ -100,6 +101,7 @@ class Tables:
     lanes: MutableMapping[Lane, tuple[MemberId | None, Epoch]] = field(
         default_factory=lambda: {Lane(lane): (None, Epoch(0)) for lane in range(LANES)}
     )
+    listeners: MutableMapping[str, Registered] = field(default_factory=dict[str, Registered])
     meta: MutableMapping[str, str] = field(default_factory=lambda: {"incarnation": str(uuid4())})
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     """A position stands for one row permanently, also for one that was rolled back."""

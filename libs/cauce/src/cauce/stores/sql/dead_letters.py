@@ -71,9 +71,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     whole: Whole | None = None
     """Of a message of which only the beginning is kept."""
 
+    shown: str | None = None
+    """What its listener is called now, if that is known."""
+
     @property
     def listener(self) -> str:
-        return listener_of(self.consumer)
+        return self.shown or listener_of(self.consumer)
 
     @property
     def reached_a_listener(self) -> bool:
@@ -110,7 +113,8 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 _COLUMNS = (
     "d.*, w.position AS waits, w.next_at AS due_at, (SELECT count(*) FROM cauce_waiting b WHERE b.consumer = d.consumer "
-    "AND b.source = d.source AND b.key = d.key AND b.event_id <> d.event_id) AS behind "
+    "AND b.source = d.source AND b.key = d.key AND b.event_id <> d.event_id) AS behind, "
+    "(SELECT l.name FROM cauce_listener l WHERE l.consumer = d.consumer) AS shown "
     "FROM cauce_dead_letter d LEFT JOIN cauce_waiting w "
     "ON w.consumer = d.consumer AND w.source = d.source AND w.event_id = d.event_id"
 )
@@ -284,4 +288,5 @@ def _letter(row: Any) -> DeadLetter:
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),
         whole=None if row.sha256 is None else Whole(int(row.size), str(row.sha256)),
+        shown=row.shown,
     )

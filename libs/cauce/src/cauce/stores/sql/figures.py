@@ -105,7 +105,9 @@ class _Reading:
     async def _listeners(self, description: Description | None, at: float) -> tuple[ListenerFigures, ...]:
         known = {
             row.consumer: row
-            for row in await self._ask("SELECT consumer, first_seen_at, paused_at, paused_because FROM cauce_listener")
+            for row in await self._ask(
+                "SELECT consumer, name, first_seen_at, paused_at, paused_because FROM cauce_listener"
+            )
         }
         in_code = {one.consumer for one in description.listeners} if description else set[str]()
         received = await self._by_consumer(_RECEIVED)
@@ -116,10 +118,11 @@ class _Reading:
         discarded = await self._by_consumer(
             "SELECT consumer, count(*) AS n FROM cauce_audit WHERE what = 'discard' GROUP BY consumer"
         )
+        shown = {consumer: row.name or listener_of(consumer) for consumer, row in known.items()}
         everyone = sorted({*known, *received, *waiting, *dead})
         return tuple(
             ListenerFigures(
-                listener=listener_of(consumer),
+                listener=shown.get(consumer) or listener_of(consumer),
                 handled=received.get(consumer, 0) - unsettled.get(consumer, 0),
                 failing=int(waiting[consumer].failing) if consumer in waiting else 0,
                 next_try_in_s=_until(waiting[consumer].next_at, at) if consumer in waiting else None,

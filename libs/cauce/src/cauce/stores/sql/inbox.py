@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import FURTHEST, Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
+from cauce.ports.registration import Joined
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.parked_keys import lock_by_name, release_next
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
@@ -85,14 +86,39 @@ _AS_READ = "position = :position AND consumer = :consumer AND attempts = :attemp
 class SqlInbox:
     """The Inbox of the ports, on a listener's own session."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, joined: Mapping[str, Joined]) -> None:
+        """`joined`: consumers that are new to the service."""
         self._session = session
+        self._joined = joined
         bind = session.get_bind()
         self._dialect = Dialect(bind.dialect.name)
         self._locked: set[tuple[str, str, str | None]] = set()
         """Consumer, source and key of the positions that this transaction has locked by moving them."""
 
     async def arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
+        if (joined := self._joined.get(consumer)) is not None:
+            past = await self._handled_before(joined, envelopes)
+            new = iter(await self._arrive(consumer, [one for one in envelopes if one not in past], idle_s=idle_s))
+            return [Arrival(known=True) if one in past else next(new) for one in envelopes]
+        return await self._arrive(consumer, envelopes, idle_s=idle_s)
+
+    async def _handled_before(self, joined: Joined, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Those that other listeners had met before this one joined."""
+        met = (
+            f"SELECT source, event_id FROM cauce_inbox WHERE {self._dialect.among('consumer', 'others')} "
+            f"AND {self._dialect.among('source', 'sources')} AND {self._dialect.among('event_id', 'ids')} "
+            "AND received_at < :at"
+        )
+        sources = self._dialect.many(sorted({one.source for one in envelopes}))
+        ids = self._dialect.many([one.id for one in envelopes])
+        others = self._dialect.many(joined.others)
+        rows = await self._run(met, others=others, sources=sources, ids=ids, at=joined.at)
+        found = {(str(row.source), str(row.event_id)) for row in rows}
+        return [one for one in envelopes if (one.source, one.id) in found]
+
+    async def _arrive(self, consumer: str, envelopes: Sequence[Envelope], *, idle_s: float) -> Sequence[Arrival]:
+        if not envelopes:
+            return []
         if not self._dialect.postgres:
             return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
         rows = await self._run(

@@ -20,11 +20,12 @@ async def resolve_listener(connection: AsyncConnection, query: str) -> str:
     """Find the consumer by its whole name, or by the last segments of it if no other listener has them."""
     rows = await ask(
         connection,
-        "SELECT consumer FROM cauce_listener UNION SELECT DISTINCT consumer FROM cauce_dead_letter "
-        "UNION SELECT DISTINCT consumer FROM cauce_waiting",
+        "SELECT consumer, name FROM cauce_listener UNION SELECT DISTINCT consumer, NULL FROM cauce_dead_letter "
+        "UNION SELECT DISTINCT consumer, NULL FROM cauce_waiting",
     )
     names = {listener_of(str(row.consumer)): str(row.consumer) for row in rows}
     consumers = set(names.values())
+    names.update((str(row.name), str(row.consumer)) for row in rows if row.name is not None)
     if query in consumers:
         return query
     if query in names:

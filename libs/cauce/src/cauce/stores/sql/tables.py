@@ -212,6 +212,9 @@ listener = Table(
     Column("last_seen_at", Float, nullable=False),
     Column("paused_at", Float),
     Column("paused_because", Text),
+    Column("name", Text),
+    Column("events", Text),
+    Column("retired_at", Float),
 )
 
 audit = Table(

@@ -88,10 +88,12 @@ class Waiting(Struct, frozen=True, kw_only=True):
     alike: int
     """How many of the listener wait in the same state and with the same error."""
     message: bytes
+    shown: str | None = None
+    """What its listener is called now, if that is known."""
 
     @property
     def listener(self) -> str:
-        return listener_of(self.consumer)
+        return self.shown or listener_of(self.consumer)
 
     @property
     def envelope(self) -> Envelope | None:
@@ -115,7 +117,7 @@ _STATE = (
     "WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' ELSE 'due' END"
 )
 _STATED = (
-    "SELECT w.*, l.paused_because, h.event_id AS head_event, h.error AS head_error, hd.id AS head_letter, "
+    "SELECT w.*, l.name AS shown, l.paused_because, h.event_id AS head_event, h.error AS head_error, hd.id AS head_letter, "
     f"h.position AS head_position, {_STATE} AS state FROM cauce_waiting w "
     "LEFT JOIN cauce_listener l ON l.consumer = w.consumer "
     "LEFT JOIN cauce_dead_letter d ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
@@ -225,6 +227,7 @@ class _Search:
             key=row.key,
             channel=str(row.channel),
             state=row.state,
+            shown=row.shown,
             attempts=int(row.attempts),
             allowed=self._allowed.get(consumer),
             next_at=None if row.next_at is None else float(row.next_at),
