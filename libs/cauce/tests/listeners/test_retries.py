@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from math import inf, nan
 
 import pytest
 from cauce import DomainEvent, Reject, Retry, RetryAfter, Service, on
@@ -46,7 +47,16 @@ def test_retry_after_says_when_and_neither_it_nor_reject_gets_more_attempts() ->
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Retry(attempts=0), lambda: Retry(base=-1), lambda: Retry(cap=-1), lambda: RetryAfter(-0.1)]
+    "make",
+    [
+        lambda: Retry(attempts=0),
+        lambda: Retry(base=-1),
+        lambda: Retry(cap=-1),
+        lambda: Retry(cap=inf),
+        lambda: RetryAfter(-0.1),
+        lambda: RetryAfter(inf),
+        lambda: RetryAfter(nan),
+    ],
 )
 def test_what_makes_no_sense_is_refused_where_it_is_written(make: Callable[[], object]) -> None:
     with pytest.raises(DefinitionError):

@@ -6,6 +6,7 @@ Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from random import random
 
 from cauce.errors import CauceError, DefinitionError
@@ -22,8 +23,8 @@ class RetryAfter(CauceError):
     """Raised by a listener: try again, not before so many seconds. Counts as an attempt."""
 
     def __init__(self, seconds: float, why: str = "") -> None:
-        if seconds < 0:
-            raise DefinitionError(f"RetryAfter({seconds}): the past cannot be waited for")
+        if not 0 <= seconds < inf:
+            raise DefinitionError(f"RetryAfter({seconds}): expected seconds from now, 0 or more")
         self.seconds = seconds
         super().__init__(why or f"to be tried again after {seconds:g} s")
 
@@ -37,7 +38,7 @@ class Retry:
     cap: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.base < 0 or self.cap < 0:
+        if self.attempts < 1 or not (0 <= self.base < inf and 0 <= self.cap < inf):
             raise DefinitionError(f"{self}: attempts count from 1, base and cap are seconds")
 
     def delay_s(self, attempt: int, error: BaseException, *, random: Callable[[], float] = random) -> float | None:
