@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from cauce.errors import CauceError
 from cauce.events.envelope import Emission, Envelope
-from cauce.events.event import Event
 from cauce.listeners.containment import as_error, contained, in_a_task_of_its_own
 from cauce.listeners.context import Context
 from cauce.listeners.dependencies import Dependencies, ScopeT
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
 from cauce.listeners.opened import Opened
+from cauce.listeners.threads import in_thread
 from cauce.telemetry.causes import real_cause
 from cauce.telemetry.log_text import one_line, place_of
 from cauce.telemetry.storable import describe_error, loggable
@@ -63,7 +63,7 @@ async def call_listener(
             await run(arguments)
 
     async def run(arguments: dict[str, object]) -> None:
-        work = _run(listener, emission.event, arguments)
+        work = _run(listener, emission, arguments)
         await (in_a_task_of_its_own(work, listener.name) if apart else work)
 
     await contained(call(), listener.name)
@@ -84,17 +84,19 @@ async def _arguments(
         raise
 
 
-async def _run(listener: Listener, event: Event, arguments: dict[str, object]) -> None:
+async def _run(listener: Listener, emission: Emission, arguments: dict[str, object]) -> None:
     if listener.registration.blocking:
-        result = await in_a_thread(partial(listener.call, event, **arguments), listener.name)
+        call = partial(listener.call, emission.event, **arguments)
+        result = await in_a_thread(call, listener.name, purpose=(listener.name, emission.envelope.id))
     else:
-        result = listener.call(event, **arguments)
+        result = listener.call(emission.event, **arguments)
     if result is not None:
         await finish(result, listener.name)
 
 
-async def in_a_thread(call: Callable[[], object], who: str) -> object:
-    """Make a call in a thread; return what it returns, raise what it raises, always an Exception."""
+async def in_a_thread(call: Callable[[], object], who: str, *, purpose: Hashable = None) -> object:
+    """Make a call in a thread; return what it returns, raise what it raises, always an Exception. `purpose`: see
+    in_thread."""
 
     def outcome() -> tuple[object, Exception | None]:
         # An error crosses as a value: a future takes no StopIteration, whoever awaits it would wait for ever.
@@ -103,7 +105,7 @@ async def in_a_thread(call: Callable[[], object], who: str) -> object:
         except BaseException as error:  # signals come to the main thread, so this is no Ctrl-C
             return None, as_error(error, who)
 
-    result, error = await asyncio.to_thread(outcome)
+    result, error = cast("tuple[object, Exception | None]", await in_thread(outcome, who, purpose=purpose))
     if isinstance(error, StopIteration):
         stopped = CauceError(f"{who} raised StopIteration: next() found nothing more")
         raise stopped.with_traceback(error.__traceback__) from error

@@ -18,6 +18,7 @@ from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import CauceError, ConfigurationError
 from cauce.events.envelope import Envelope
+from cauce.listeners.threads import SIZE, stuck_threads
 from cauce.ports.lanes import Lane
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import Status, Transport
@@ -152,6 +153,9 @@ class Run:
             return {"lanes": problem}
         if self._durable is not None and (problem := self._durable.problem()):
             return {"events": problem}
+        if len(stuck := stuck_threads()) >= SIZE // 2:
+            names = ", ".join(dict.fromkeys(stuck))
+            return {"threads": f"{len(stuck)} of {SIZE} threads of blocking listeners do not end: {names} → restart it"}
         return {}
 
     def lanes(self) -> Collection[Lane]:

@@ -12,6 +12,7 @@ from cauce.listeners.effects import EffectNotDoneError
 from cauce.listeners.identities import Identities
 from cauce.listeners.listener import Listener
 from cauce.listeners.retry import Reject, RetryAfter
+from cauce.listeners.threads import ThreadStillRunsError
 from cauce.ports.inbox import Inbox
 from cauce.ports.store import DurableStore
 from cauce.publishing.transaction import Transaction
@@ -111,6 +112,8 @@ class InboxTransactions:
         Out of a listener that is rarely so. What the listener has decided itself stays decided, whatever made it do so.
         """
         if isinstance(error, OutOfListenerError):
+            if isinstance(error.error, ThreadStillRunsError):
+                return True  # no attempt was made: that would have been beside the one before
             decided = any(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error.error))
             return not decided and self._store.is_infrastructure(error.error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
