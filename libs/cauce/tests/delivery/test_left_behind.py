@@ -107,7 +107,7 @@ async def test_waiting_rows_of_an_earlier_version_do_not_name_their_event_and_ho
 ) -> None:
     if not isinstance(store, SqlAlchemyStore):
         pytest.skip("a store in memory has no earlier version")
-    await write(store, [Gone(number=n) for n in range(2 * MANY)], source="left-ms", consumer="left-ms/count")
+    await write(store, [Gone(number=n) for n in range(MANY)], source="left-ms", consumer="left-ms/count")
     await write(store, [Counted(number=n) for n in range(5)], source="left-ms", consumer="left-ms/count")
     async with store.engine.begin() as connection:
         await connection.execute(text("UPDATE cauce_waiting SET name = NULL"))

@@ -1,5 +1,6 @@
 """`[tool.cauce.dev]`: every mistake stops the start, with its line and the nearest valid word."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,24 @@ def test_a_folder_without_a_project_is_answered_with_an_example(tmp_path: Path) 
 )
 def test_a_mistake_is_told_with_its_line_and_what_was_probably_meant(text: str, expected: str, tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("command", "operator"),
+    [("a && b", "&&"), ("a | b", "|"), ("a; b", ";"), ("a >log", ">"), ("a 2>&1", ">&"), ("a &", "&"), ("a&&b", "&&")],
+)
+def test_the_operator_of_a_shell_is_refused_with_the_way_out(command: str, operator: str, tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, f'[tool.cauce.dev.services.a]\ncommand = "{command}"\n')
+
+    assert f"pyproject.toml:2: command = {command!r}: no shell reads it, so {operator!r} would be passed on" in said
+    assert "sh -c 'first && exec second'" in said
+
+
+@pytest.mark.parametrize("command", ["sh -c 'a && b'", "curl 'http://h/?a=1&b=2'", "python -c 'import a; a.b()'"])
+def test_a_quoted_operator_is_an_argument(command: str, tmp_path: Path) -> None:
+    project = Project.read(project_file(tmp_path, f'[tool.cauce.dev.services.a]\ncommand = "{command}"\n'))
+
+    assert project.services["a"].command == tuple(shlex.split(command))
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -39,7 +39,11 @@ class ProcessEnd:
 
     def over(self) -> None:
         """It ends by itself now, unless a thread is left that Python would wait for."""
-        left = (one for one in threading.enumerate() if not one.daemon and one not in self._threads_before)
+        left = (
+            one
+            for one in threading.enumerate()
+            if not one.daemon and one not in self._threads_before and not _idle(one)
+        )
         if not any(one is not threading.current_thread() for one in left):
             self._over.set()
             self._begun.set()
@@ -59,6 +63,16 @@ class ProcessEnd:
             "%s: did not end within %.3g s, still running: %s; the process exits now, what is not committed did not happen",
             self._name, self._grace_s, where,
         )  # fmt: skip
+
+
+def _idle(thread: threading.Thread) -> bool:
+    """Whether it is a thread of a pool that waits for work: such a one ends with Python."""
+    frame = sys._current_frames().get(thread.ident or 0)  # pyright: ignore[reportPrivateUsage]  # documented
+    return (
+        frame is not None
+        and frame.f_code.co_name == "_worker"
+        and frame.f_globals["__name__"] == "concurrent.futures.thread"
+    )
 
 
 def _briefly(say: Callable[[], None]) -> None:

@@ -44,7 +44,10 @@ async def in_thread(call: Callable[[], object], who: str, *, purpose: Hashable =
     Raises ThreadStillRunsError if a call for the same `purpose` has been abandoned and its thread has not ended.
     """
     key = object() if purpose is None else purpose
-    if (before := _calls.get(key)) is not None:
+    before = _calls.get(key)
+    if before is not None and not before.abandoned:
+        key, before = object(), None  # of another service in this process, or the same event given to it twice
+    if before is not None:
         seconds = time.monotonic() - before.began
         raise ThreadStillRunsError(f"the thread of an earlier attempt of {who} still runs, for {seconds:.0f} s now")
     mine = _calls[key] = _Call(who, time.monotonic())

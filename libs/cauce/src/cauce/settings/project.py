@@ -243,8 +243,16 @@ class _Reading:
             return ()
         try:
             words = tuple(shlex.split(text))
+            operator = _shell_operator(text)
         except ValueError as error:
             self.problem((*path, "command"), f"command = {text!r}: {error}.")
+            return ()
+        if operator:
+            self.problem(
+                (*path, "command"),
+                f"command = {text!r}: no shell reads it, so {operator!r} would be passed on as a word. Write a program "
+                "and its arguments, or name a shell yourself, as in command = \"sh -c 'first && exec second'\".",
+            )
             return ()
         if not words:
             self.problem((*path, "command"), "command is empty.")
@@ -280,3 +288,13 @@ class _Reading:
                 return self._places[path]
             path = path[:-1]
         return 1
+
+
+def _shell_operator(text: str) -> str | None:
+    """The first unquoted operator of a shell in `text`; None where each word is a plain one."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;<>")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    # A quoted word keeps its quotes only when the reading is not POSIX: a quoted operator is an argument like any.
+    lexer.posix = False
+    return next((word for word in lexer if word and set(word) <= set("&|;<>")), None)
