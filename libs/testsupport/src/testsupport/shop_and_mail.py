@@ -125,14 +125,15 @@ class Database:
         name: str = "shop.user-created",
         error: str | None = None,
         place: str | None = None,
+        in_trouble: float | None = None,
     ) -> str:
         if event_id is None:
             event_id = self.new_id()
             await self._received(listener, event_id, age)
         await self.run(
             "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-            "error, place, tried, created_at) VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, "
-            ":attempts, :NOW + CAST(:due AS double precision), :error, :place, :tried, :NOW - :age)",
+            "error, place, in_trouble_since, tried, created_at) VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, "
+            ":attempts, :NOW + CAST(:due AS double precision), :error, :place, :NOW - CAST(:in_trouble AS double precision), :tried, :NOW - :age)",
             consumer=f"mail-ms/{listener}",
             event_id=event_id,
             key=key,
@@ -141,6 +142,7 @@ class Database:
             message=message or cloud_event(event_id, name=name, key=key),
             error=error,
             place=place,
+            in_trouble=in_trouble,
             tried="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)) if error else None,
             attempts=attempts,
             due=due_in,
@@ -277,6 +279,8 @@ class World:
     """What the listeners of mail do: they note what they hear, and fail as long as a test says so."""
 
     broken: set[str] = field(default_factory=set)
+    in_trouble: set[str] = field(default_factory=set)
+    """Whose welcome meets trouble with the database."""
     heard: list[tuple[str, str, int, bool]] = field(default_factory=list)
     """listener, event id, attempt, replayed"""
 
@@ -297,6 +301,8 @@ def listeners(world: World, retry: Retry) -> list[object]:
         if event.name == "unwanted":
             raise Reject("no such country")
         world.note("welcome", context, event.name)
+        if event.name in world.in_trouble:
+            await tx.session.execute(text(TROUBLE[tx.session.get_bind().dialect.name]))
         await tx.session.execute(
             text("INSERT INTO welcomes (event_id, name) VALUES (:id, :name)"),
             {"id": context.event_id, "name": event.name},
@@ -317,6 +323,12 @@ def listeners(world: World, retry: Retry) -> list[object]:
 
     return [welcome, index, tick, count]
 
+
+TROUBLE = {
+    "sqlite": "ATTACH DATABASE '/nowhere/at/all.sqlite' AS other",  # the disk does not open it
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'chosen' USING ERRCODE = '40001'; END $$",  # as if to end a conflict
+}
+"""Looks like trouble with the database, and is the listener's doing."""
 
 FAST = Pace(lease_s=4, beat_every_s=0.2, verify_every_s=5, prune_every_s=600)
 TRIED_TWICE = Retry(attempts=2, base=0.01, cap=0.05)

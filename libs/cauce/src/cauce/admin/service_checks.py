@@ -22,6 +22,9 @@ from cauce.stores.sql.waiting_room import count_newer, count_overdue, count_unha
 
 __all__ = ["Examined", "examine_service"]
 
+_PASSES_S = 1.0
+"""Trouble with the database that is over sooner, a conflict of two transactions for example, is nobody's concern."""
+
 
 class Examined:
     """What was found of one service: verdicts, and for the broker's checks, what the service says of itself."""
@@ -186,6 +189,7 @@ def _listeners(figures: Figures, target: Target) -> Iterator[Verdict]:
     if failing:
         fact = f"{sum(one.failing for one in failing):,} deliveries failed and are tried again: {_named([one.listener for one in failing])}"
         yield Verdict("failing", "weak", fact, f"cauce waiting list {typed} --state failing")
+    yield from (_trouble(one, target) for one in figures.listeners if one.in_trouble and _is_called(one))
     for one in figures.listeners:
         if one.paused_s is not None:
             fact = (
@@ -253,6 +257,19 @@ async def _unsent(description: Description, connection: AsyncConnection) -> Sequ
         )
         for topic, count in (await count_unsent_elsewhere(connection, description.sends_to)).items()
     ]
+
+
+def _is_called(one: ListenerFigures) -> bool:
+    """Whether anything can come of a try: otherwise other verdicts say what is to be done first."""
+    return one.in_code and one.paused_s is None
+
+
+def _trouble(one: ListenerFigures, target: Target) -> Verdict:
+    for_s = one.in_trouble_for_s or 0.0
+    events = f"{one.in_trouble:,} event{'' if one.in_trouble == 1 else 's'}"
+    fact = f"{one.listener} cannot handle {events}, for {for_s:,.0f} s: {one.trouble}"
+    fix = f"cauce waiting list {target.typed} --listener {one.listener} --state trouble"
+    return Verdict("in trouble", "weak" if for_s < _PASSES_S else "bad", fact, fix)
 
 
 def _never_called(one: ListenerFigures) -> bool:

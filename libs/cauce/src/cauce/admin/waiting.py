@@ -157,7 +157,7 @@ def _not_now(one: ChosenDelivery) -> str | None:
             head = brief(delivery.head_id or "")
             way = f"cauce dead show {head}" if delivery.head_dead else f"cauce waiting retry {head}"
             return f"an earlier event of its key is first: {way}"
-        case "failing" | "due" | "held" | "postponed":
+        case "failing" | "trouble" | "due" | "held" | "postponed":
             return None
 
 

@@ -33,6 +33,12 @@ class ListenerFigures(Struct, frozen=True, kw_only=True):
     paused_s: float | None = None
     """For how long an operator has paused it; None if it is not paused."""
     paused_because: str | None = None
+    in_trouble: int = 0
+    """Met trouble with the database, which costs no attempt, and will be tried again. None of them is `failing`."""
+    in_trouble_for_s: float | None = None
+    """For how long the one has been that has been in trouble longest."""
+    trouble: str | None = None
+    """What that one meets."""
 
 
 class OutboxFigures(Struct, frozen=True, kw_only=True):

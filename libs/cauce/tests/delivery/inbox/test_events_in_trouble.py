@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, on
-from cauce.delivery.inbox import transactions, troubles
+from cauce.delivery.inbox import transactions, troubles, workers
 from cauce.delivery.inbox.troubles import CHARGED_AFTER, Troubles
 from cauce.dev.servers import ScratchDatabases
 from cauce.events.envelope import Envelope
@@ -23,13 +23,9 @@ from cauce.transports.memory_streams import MemoryStreams
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from testsupport.databases import query
+from testsupport.long_form import PROVE
+from testsupport.shop_and_mail import TROUBLE
 from testsupport.waiting import until
-
-TROUBLE = {
-    "sqlite": "ATTACH DATABASE '/nowhere/at/all.sqlite' AS other",  # the disk does not open it
-    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'chosen' USING ERRCODE = '40001'; END $$",  # as if to end a conflict
-}
-"""Looks like trouble with the database, and is the listener's doing."""
 
 
 class Ordered(IntegrationEvent, name="trouble.ordered", version=1, source="trouble-ms", key="key"):
@@ -61,7 +57,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for the end of a long pause."""
-    monkeypatch.setattr(troubles, "_CAP_S", 1.0)
+    monkeypatch.setattr(troubles, "_FIRST_S", 0.02)
+    monkeypatch.setattr(troubles, "_CAP_S", 0.2)
+    monkeypatch.setattr(workers, "_NO_ROOM_S", 0.05)
 
 
 @dataclass
@@ -120,7 +118,11 @@ async def publish(service: Service, *events: Ordered | Noted) -> None:
 
 
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize("many", [9, 80])
+@pytest.mark.parametrize(
+    ("url", "many"),
+    [("postgresql", 9), ("sqlite", 80), *([("sqlite", 9), ("postgresql", 80)] if PROVE else [])],
+    indirect=["url"],
+)
 async def test_events_in_trouble_never_stop_the_others(url: str, many: int, caplog: pytest.LogCaptureFixture) -> None:
     stock = Stock(url)
     async with running(stock) as service:
@@ -143,6 +145,7 @@ async def test_events_in_trouble_never_stop_the_others(url: str, many: int, capl
     assert all("pack" in line and "trouble.ordered" in line and "no attempt is counted" in line for line in said)
 
 
+@pytest.mark.usefixtures("brief")
 async def test_what_follows_an_event_in_trouble_waits_behind_it_in_order(url: str) -> None:
     stock = Stock(url)
     async with running(stock) as service:
@@ -155,6 +158,7 @@ async def test_what_follows_an_event_in_trouble_waits_behind_it_in_order(url: st
     assert stock.handled == [("b", 0), *(("a", no) for no in range(6))]
 
 
+@pytest.mark.usefixtures("brief")
 async def test_durable_domain_events_in_trouble_wait_as_well(url: str) -> None:
     stock = Stock(url)
     async with running(stock) as service:
@@ -222,9 +226,9 @@ async def test_a_database_that_is_away_is_waited_for_and_then_everything_is_hand
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database ends a transaction that is idle for 0.2 s longer than its listener's limit."""
-    monkeypatch.setattr(transactions, "IDLE_BEYOND_S", 0.2)
-    monkeypatch.setattr(transactions, "_OUTLASTED_BY_S", 0.2)
+    """The database ends a transaction that is idle for 0.1 s longer than its listener's limit."""
+    monkeypatch.setattr(transactions, "IDLE_BEYOND_S", 0.1)
+    monkeypatch.setattr(transactions, "_OUTLASTED_BY_S", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -237,7 +241,7 @@ async def test_a_listener_that_blocks_its_process_is_a_crash_loop_in_the_end(pos
         calls.append(event.key)
         await session.execute(text("SELECT 1"))
         if event.bad:
-            time.sleep(0.7)  # noqa: ASYNC251  # as somebody may
+            time.sleep(0.45)  # noqa: ASYNC251  # as somebody may
 
     service = Service(
         "trouble-ms",

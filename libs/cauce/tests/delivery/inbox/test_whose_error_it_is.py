@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, RetryAfter, Service, on
@@ -14,9 +15,9 @@ from cauce.listeners.retry import Retry
 from cauce.ports.inbox import Dead
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory_streams import MemoryStreams
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 Listen = Callable[[AsyncSession], Awaitable[object]]
 
@@ -211,8 +212,26 @@ async def be_chosen_to_end_a_conflict(session: AsyncSession) -> None:
     await session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'chosen' USING ERRCODE = '40001'; END $$"))
 
 
+async def be_chosen_and_swallow_it(session: AsyncSession) -> None:
+    with suppress(DBAPIError):
+        await be_chosen_to_end_a_conflict(session)
+
+
+async def be_chosen_swallow_it_and_go_on(session: AsyncSession) -> None:
+    await be_chosen_and_swallow_it(session)
+    await session.execute(text("SELECT 1"))
+
+
 @pytest.mark.parametrize(
-    "trouble", [lose_the_connection, lose_it_and_say_so_in_other_words, lose_it_in_a_group, be_chosen_to_end_a_conflict]
+    "trouble",
+    [
+        lose_the_connection,
+        lose_it_and_say_so_in_other_words,
+        lose_it_in_a_group,
+        be_chosen_to_end_a_conflict,
+        be_chosen_and_swallow_it,
+        be_chosen_swallow_it_and_go_on,
+    ],
 )
 async def test_trouble_with_our_database_costs_no_attempt(postgres: ScratchDatabases, trouble: Listen) -> None:
     times = 0
@@ -228,6 +247,39 @@ async def test_trouble_with_our_database_costs_no_attempt(postgres: ScratchDatab
         assert not await run.dead()
     assert times == 4
     assert run.service.counters["infrastructure"] == 3
+
+
+async def test_a_real_deadlock_costs_no_attempt_whoever_catches_it(postgres: ScratchDatabases) -> None:
+    """Ours waits first, so it is ours that the database ends."""
+    url, chosen = postgres.database(), 0
+    other = create_engine(url)
+
+    async def listen(session: AsyncSession) -> None:
+        nonlocal chosen
+        if chosen:
+            return
+        async with other.connect() as connection, asyncio.TaskGroup() as tasks:
+            await session.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            await connection.execute(text("SELECT pg_advisory_xact_lock(2)"))
+            tasks.create_task(cross(connection))
+            try:
+                await session.execute(text("SELECT pg_advisory_xact_lock(2)"))
+            except DBAPIError as error:
+                chosen += getattr(error.orig, "sqlstate", None) == "40P01"
+
+    async def cross(connection: AsyncConnection) -> None:
+        async with other.connect() as watching:
+            waits = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            while not (await watching.execute(waits)).all():  # noqa: ASYNC110  # the database
+                await asyncio.sleep(0.005)
+        await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+
+    async with running(url, listen) as run:
+        await run.ends(handled=1)
+        assert not await run.dead()
+    await other.dispose()
+    assert (chosen, len(run.called)) == (1, 2)
+    assert (run.service.counters["infrastructure"], run.service.counters["retries"]) == (1, 0)
 
 
 async def test_what_a_listener_has_decided_stays_decided_whatever_the_reason(postgres: ScratchDatabases) -> None:
@@ -306,6 +358,40 @@ async def test_an_effect_during_which_our_own_database_is_lost(
     assert len(run.called) == times
     assert [one.reason for one in letters] == ["uncertain"] * (times == 1)
     assert all("process died" not in one.error for one in letters)
+
+
+@pytest.mark.parametrize(("effect", "times"), [(AtMostOnce(), 1), (AtLeastOnce(), 4)])
+async def test_an_effect_in_which_our_own_database_refuses_a_connection(
+    postgres: ScratchDatabases, effect: Effect, times: int
+) -> None:
+    """psycopg says it as an error of the database."""
+    refused = 0
+
+    async def do(service: Service) -> None:
+        nonlocal refused
+        assert isinstance(service.store, SqlAlchemyStore)
+        engine, before = service.store.engine, refused
+
+        def nobody_listens(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:
+            nonlocal refused
+            if refused == before < 3:
+                refused += 1
+                parameters |= {"host": "127.0.0.1", "port": 1}
+
+        event.listen(engine.sync_engine, "do_connect", nobody_listens)
+        try:
+            async with AsyncExitStack() as connections:
+                for _ in range(engine.pool.checkedin() + 1):  # type: ignore[attr-defined]  # of this pool it is known
+                    await connections.enter_async_context(engine.connect())
+        finally:
+            event.remove(engine.sync_engine, "do_connect", nobody_listens)
+
+    async with with_effect(postgres.database(), effect, do) as run:
+        await run.ends(**{"dead" if times == 1 else "handled": 1})
+        letters = await run.dead()
+    assert len(run.called) == times
+    assert [(one.reason, "OperationalError" in one.error) for one in letters] == [("uncertain", True)] * (times == 1)
+    assert run.service.counters["infrastructure"] == times - 1
 
 
 # Failover

@@ -144,6 +144,7 @@ def lanes_line(figures: "Figures") -> str:
 
 
 def _notes(figures: "Figures", typed: str) -> Iterator[tuple[str, str]]:
+    from cauce.cli.screen import red
     from cauce.cli.when import short
 
     if figures.outbox.set_aside:
@@ -154,6 +155,12 @@ def _notes(figures: "Figures", typed: str) -> Iterator[tuple[str, str]]:
         told = ", ".join(f"{one.parked_keys:,} for {one.listener}" for one in parked)
         yield "parked", f"keys whose later events wait for one that failed: {told}"
     for one in figures.listeners:
+        if one.in_trouble:
+            yield (
+                "in trouble",
+                red(f"{one.listener}, {one.in_trouble:,} for {short(one.in_trouble_for_s)}: {one.trouble}"),
+            )
+            yield "", f"cauce waiting list {typed} --listener {one.listener} --state trouble"
         if one.paused_s is not None:
             yield "paused", f"{one.listener} for {short(one.paused_s)}: {one.paused_because}"
     gone = [one.listener for one in figures.listeners if not one.in_code]

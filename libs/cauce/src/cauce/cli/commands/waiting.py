@@ -14,8 +14,8 @@ __all__ = ["register"]
 
 _LIST = """\
 What waits for the listeners of the project's services, those of the same cause together: deliveries that
-failed and will be tried again, those behind an earlier event of their key, those of a paused listener or of one
-that is not in the code any more. Dead letters are in `cauce dead list`.
+failed or met trouble with the database, and will be tried again, those behind an earlier event of their key,
+those of a paused listener or of one that is not in the code any more. Dead letters are in `cauce dead list`.
 
 exit code: 0, also when some wait; 2 no such listener; 3 if a database cannot be reached.
 """
@@ -27,8 +27,8 @@ secrets are not shown; --raw writes the bytes exactly as they came.
 exit code: 0; 1 if nothing waits with that id; 3 if a database cannot be reached.
 """
 _RETRY = """\
-Tries failing deliveries now instead of at their time. The attempts they have had count: after the last one that
-is allowed they are dead letters. By a filter, those that can be tried are chosen; by id, one that cannot is
+Tries failing deliveries, and those in trouble with the database, now instead of at their time. The attempts they
+have had count: after the last one that is allowed they are dead letters. By a filter, those that can be tried are chosen; by id, one that cannot is
 refused with the reason. Leaves an audit row. Doing it twice does no harm.
 
     cauce waiting retry 3f2a91c04b1e               one (any beginning of an id that is not ambiguous)
@@ -101,7 +101,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listener", metavar="NAME", help="only of this listener (the last word of it will do)")
     parser.add_argument("--name", metavar="NAME", help="only events of this name; * is one part of it, ** any number")
     parser.add_argument("--key", metavar="KEY", help="only events of this key")
-    states = "failing, due, behind, held, postponed, paused or gone"
+    states = "failing, trouble, due, behind, held, postponed, paused or gone"
     parser.add_argument("--state", metavar="STATE", help=f"only these: {states}")
 
 

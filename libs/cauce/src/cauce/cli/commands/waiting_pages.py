@@ -14,6 +14,10 @@ from cauce.stores.sql.waiting_deliveries import Waiting
 __all__ = ["as_json", "failing_lines", "list_lines", "show_lines"]
 
 
+_TRIED_AGAIN = {"failing": "failing", "trouble": "in trouble with the database"}
+"""The states of what its listener is given again at a time, in words."""
+
+
 def list_lines(service: str, deliveries: Sequence[ChosenDelivery]) -> Iterator[str]:
     """Those of one service, those of the same cause together."""
     total = deliveries[0].of
@@ -40,7 +44,7 @@ def _cause(one: ChosenDelivery) -> tuple[str, str, str | None]:
     return (
         delivery.consumer,
         delivery.state,
-        delivery.error if delivery.state in ("failing", "held", "postponed") else None,
+        delivery.error if delivery.state in ("failing", "trouble", "held", "postponed") else None,
     )
 
 
@@ -54,6 +58,8 @@ def _why(one: Waiting) -> str:
     match one.state:
         case "failing":
             return f"failing: {one.error or 'no error was kept'}{f' · {one.place}' if one.place else ''}"
+        case "trouble":
+            return f"in {one.error or 'trouble with the database'}"
         case "due":
             return "due: taken as soon as a process of the service has time for it"
         case "behind":
@@ -76,9 +82,9 @@ def _why(one: Waiting) -> str:
 
 def _about(one: Waiting) -> str:
     parts: list[str] = []
-    if one.attempts or one.state == "failing":
+    if one.attempts or one.state in _TRIED_AGAIN:
         parts.append(_attempt(one))
-    if one.state == "failing":
+    if one.state in _TRIED_AGAIN:
         parts.append(_next_try(one))
     if one.key is not None:
         parts.append(f"key {one.key}")
@@ -86,7 +92,7 @@ def _about(one: Waiting) -> str:
         parts.append(f"behind {brief(one.head_id)}")
     if one.behind and one.head_id is None:
         parts.append(f"{one.behind:,} behind it")
-    if not parts or one.state != "failing":
+    if not parts or one.state not in _TRIED_AGAIN:
         parts.append(f"since {stamp(one.created_at)}")
     return "".join(f" · {part}" for part in parts)
 
@@ -136,13 +142,15 @@ def _facts(one: Waiting) -> Iterator[tuple[str, str]]:
     yield "event", f"{one.name}{f', version {envelope.version}' if envelope else ''}"
     yield "event id", one.event_id
     yield "listener", one.listener
-    yield "waits", _why(one) if one.state != "failing" else "failing: it will be tried again"
+    yield "waits", _why(one) if one.state not in _TRIED_AGAIN else f"{_TRIED_AGAIN[one.state]}: it will be tried again"
     if one.error:
         yield "last error", red(one.error)
     if one.place:
         yield "place", one.place
     yield "attempts", f"{one.attempts} of {one.allowed}" if one.allowed is not None else str(one.attempts)
-    if one.state == "failing" and one.next_at is not None:
+    if one.in_trouble_since is not None:
+        yield "in trouble", f"since {stamp(one.in_trouble_since)}"
+    if one.state in _TRIED_AGAIN and one.next_at is not None:
         yield "next try", f"{stamp(one.next_at)}, {_next_try(one).removeprefix('next ')}"
     if one.key is not None:
         yield "key", f"{one.key} · {one.ahead:,} ahead of it, {one.behind:,} behind it"
@@ -164,7 +172,7 @@ def _commands(one: ChosenDelivery) -> Iterator[str]:
     if delivery.state == "dead":
         yield f"cauce dead show {one.short}"
         return
-    if delivery.state in ("failing", "held", "postponed"):
+    if delivery.state in ("failing", "trouble", "held", "postponed"):
         yield f"cauce waiting retry {one.short}"
     if delivery.state == "paused":
         yield f"cauce listener resume {delivery.listener}"
@@ -193,6 +201,7 @@ def as_json(one: Waiting) -> dict[str, Any]:
         "state": one.state,
         "error": one.error,
         "place": one.place,
+        "in_trouble_since": None if one.in_trouble_since is None else iso(one.in_trouble_since),
         "attempts": one.attempts,
         "allowed_attempts": one.allowed,
         "next_at": None if one.next_at is None else iso(one.next_at),

@@ -53,7 +53,7 @@ class Trouble(Struct):
     @property
     def said(self) -> str:
         """The cause, for whoever looks at the event while it waits."""
-        return f"trouble with the database, {self.tries} times, no attempt is counted: {self.cause}"
+        return f"trouble with the database, no attempt is counted: {self.cause}"
 
     def pause_s(self, random: Callable[[], float]) -> float:
         return min(_CAP_S, _FIRST_S * 2 ** min(self.tries - 1, 10)) * (0.8 + 0.4 * random())

@@ -34,12 +34,19 @@ _UNSETTLED = (
 """In the inbox and not handled: waiting, dead, discarded or moved to another listener by an operator."""
 _WAITING = (
     "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
-    "sum(CASE WHEN w.attempts > 0 AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
-    "min(CASE WHEN w.attempts > 0 THEN w.next_at END) AS next_at "
+    "sum(CASE WHEN w.attempts > 0 AND w.in_trouble_since IS NULL AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
+    "min(CASE WHEN w.attempts > 0 AND w.in_trouble_since IS NULL THEN w.next_at END) AS next_at, "
+    "count(w.in_trouble_since) AS in_trouble, min(w.in_trouble_since) AS in_trouble_since "
     "FROM cauce_waiting w LEFT JOIN cauce_dead_letter d "
     "ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
     "WHERE d.id IS NULL GROUP BY w.consumer"
 )
+_TROUBLE = (
+    "SELECT consumer, error FROM (SELECT consumer, error, "
+    "row_number() OVER (PARTITION BY consumer ORDER BY in_trouble_since, position) AS place_among "
+    "FROM cauce_waiting WHERE in_trouble_since IS NOT NULL) w WHERE place_among = 1"
+)
+"""Of every listener, what the event meets that has been in trouble longest."""
 _PARKED_KEYS = (
     "SELECT consumer, count(*) AS n FROM (SELECT DISTINCT consumer, source, key FROM cauce_waiting "
     "WHERE key IS NOT NULL AND (attempts > 0 OR next_at IS NULL)) k GROUP BY consumer"
@@ -113,6 +120,7 @@ class _Reading:
         received = await self._by_consumer(_RECEIVED)
         unsettled = await self._by_consumer(_UNSETTLED)
         waiting = {row.consumer: row for row in await self._ask(_WAITING)}
+        trouble = {row.consumer: row.error for row in await self._ask(_TROUBLE)}
         parked = await self._by_consumer(_PARKED_KEYS)
         dead = await self._by_consumer("SELECT consumer, count(*) AS n FROM cauce_dead_letter GROUP BY consumer")
         discarded = await self._by_consumer(
@@ -128,6 +136,9 @@ class _Reading:
                 next_try_in_s=_until(waiting[consumer].next_at, at) if consumer in waiting else None,
                 waiting=int(waiting[consumer].n) if consumer in waiting else 0,
                 oldest_waiting_s=_age(waiting[consumer].oldest, at) if consumer in waiting else None,
+                in_trouble=int(waiting[consumer].in_trouble) if consumer in waiting else 0,
+                in_trouble_for_s=_age(waiting[consumer].in_trouble_since, at) if consumer in waiting else None,
+                trouble=trouble.get(consumer),
                 parked_keys=parked.get(consumer, 0),
                 dead=dead.get(consumer, 0),
                 discarded=discarded.get(consumer, 0),

@@ -312,7 +312,7 @@ class SqlInbox:
             "scheduled_at, first_failed_at, error, reason, created_at) VALUES (:consumer, :source, :event_id, :name, "
             ":lane, :key, :channel, :message, :attempts, :NOW + :until, :NOW, :NOW, :error, :reason, :NOW) "
             "ON CONFLICT (consumer, source, event_id) DO UPDATE SET error = excluded.error, reason = excluded.reason, "
-            "scheduled_at = :NOW, place = NULL, "
+            "scheduled_at = :NOW, place = NULL, in_trouble_since = NULL, "
             "next_at = COALESCE(cauce_waiting.first_failed_at, :NOW) + :until, "
             "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW)".replace(
                 ":until", "CAST(:until AS double precision)"

@@ -47,8 +47,8 @@ __all__ = [
     "soonest_failing",
 ]
 
-WaitingState = Literal["failing", "due", "behind", "held", "postponed", "paused", "gone", "dead"]
-"""`failing`: will be tried again at a time. `due`: to be taken now. `behind`: an earlier event of its key is first.
+WaitingState = Literal["failing", "trouble", "due", "behind", "held", "postponed", "paused", "gone", "dead"]
+"""`failing`: will be tried again at a time. `trouble`: the same, after trouble with the database, which costs no attempt. `due`: to be taken now. `behind`: an earlier event of its key is first.
 `held`: first of its key, and nothing makes it due. `postponed`: of a newer version than the code that runs. `paused`: its listener is. `gone`: its listener, or its event's class,
 is not in the code. `dead`: a dead letter, whose key waits."""
 STATES: tuple[str, ...] = get_args(WaitingState)
@@ -77,6 +77,8 @@ class Waiting(Struct, frozen=True, kw_only=True):
     created_at: float
     error: str | None
     place: str | None
+    in_trouble_since: float | None
+    """Since when trouble with the database is why it waits; None if that is not why."""
     tried: tuple[RecordedAttempt, ...]
     paused_because: str | None
     head_id: str | None
@@ -114,7 +116,7 @@ _STATE = (
     "CASE WHEN d.id IS NOT NULL THEN 'dead' WHEN NOT ({known_consumer}) THEN 'gone' "
     "WHEN l.paused_at IS NOT NULL THEN 'paused' WHEN w.reason IS NOT NULL THEN 'postponed' "
     "WHEN NOT ({known_name}) THEN 'gone' WHEN h.position < w.position THEN 'behind' WHEN w.next_at IS NULL THEN 'held' "
-    "WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' ELSE 'due' END"
+    "WHEN w.in_trouble_since IS NOT NULL THEN 'trouble' WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' ELSE 'due' END"
 )
 _STATED = (
     "SELECT w.*, l.name AS shown, l.paused_because, h.event_id AS head_event, h.error AS head_error, hd.id AS head_letter, "
@@ -187,7 +189,7 @@ class _Search:
         return [self._waiting(row) for row in await ask(self._connection, statement, **self.values)]
 
     async def of_each_cause(self, *, each: int, limit: int) -> Sequence[Waiting]:
-        cause = "PARTITION BY consumer, state, CASE WHEN state IN ('failing', 'held', 'postponed') THEN error END"
+        cause = "PARTITION BY consumer, state, CASE WHEN state IN ('failing', 'trouble', 'held', 'postponed') THEN error END"
         statement = (
             "SELECT position, alike FROM (SELECT position, consumer, state, error, "  # constants
             f"count(*) OVER ({cause}) AS alike, row_number() OVER ({cause} ORDER BY next_at, position) AS place_among "
@@ -235,6 +237,7 @@ class _Search:
             created_at=float(row.created_at),
             error=row.error,
             place=row.place,
+            in_trouble_since=None if row.in_trouble_since is None else float(row.in_trouble_since),
             tried=recorded_attempts(row.tried),
             paused_because=row.paused_because,
             head_id=letter_id_of(consumer, source, str(row.head_event)) if waits else None,
@@ -379,7 +382,7 @@ async def move(engine: AsyncEngine, one: Waiting, *, to: str, why: str | None) -
         await change(
             connection,
             "UPDATE cauce_waiting SET consumer = :to, attempts = 0, first_failed_at = NULL, error = NULL, place = NULL, "
-            "tried = NULL, scheduled_at = :NOW, next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
+            "tried = NULL, troubles = NULL, in_trouble_since = NULL, scheduled_at = :NOW, next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
             to=to,
             position=one.position,
         )

@@ -84,10 +84,12 @@ class Watch:
         self._begun = state is not State.NONE
         self._failed = None
 
-    def failed(self, error: BaseException) -> None:
-        """A statement failed; whether that ends the transaction is for the database to say."""
-        if self._failed is None and not isinstance(error, CauceError):
-            self._failed = error
+    def failed(self, error: BaseException, original: BaseException) -> None:
+        """A statement failed; whether that ends the transaction is for the database to say. `original`: the driver's."""
+        if self._failed is None:
+            self._failed = None if isinstance(error, CauceError) else error
+        elif state_of(self._pooled) is State.ABORTED:  # it was refused because of the earlier one, which was caught
+            _first_cause(original).__cause__ = self._failed
 
     def committing(self) -> None:
         """Before a COMMIT, whoever asks for it."""
@@ -98,6 +100,12 @@ class Watch:
                 "leave the commit out."
             )
             raise self._refused
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _aborted(failed: BaseException | None) -> TransactionAbortedError:
@@ -140,4 +148,4 @@ def _failed(context: ExceptionContext) -> None:
     if connection is None or connection.closed or connection.invalidated:
         return
     if (watch := connection.info.get(_WATCH)) is not None:
-        watch.failed(context.sqlalchemy_exception or context.original_exception)
+        watch.failed(context.sqlalchemy_exception or context.original_exception, context.original_exception)
