@@ -290,11 +290,11 @@ class _Reading:
         return 1
 
 
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+_OPERATOR = re.compile(r"[&|;<>]+")
+
+
 def _shell_operator(text: str) -> str | None:
     """The first unquoted operator of a shell in `text`; None where each word is a plain one."""
-    lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;<>")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    # A quoted word keeps its quotes only when the reading is not POSIX: a quoted operator is an argument like any.
-    lexer.posix = False
-    return next((word for word in lexer if word and set(word) <= set("&|;<>")), None)
+    operator = _OPERATOR.search(_QUOTED.sub(" ", text))
+    return operator and operator.group()
