@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cauce import IntegrationEvent, RetryAfter, Service, on
+from cauce import IntegrationEvent, RetryAfter, Service, Transaction, on
 from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.effects import AtLeastOnce, AtMostOnce, Effect, EffectNotDoneError
 from cauce.listeners.retry import Retry
@@ -280,6 +280,59 @@ async def test_a_real_deadlock_costs_no_attempt_whoever_catches_it(postgres: Scr
     await other.dispose()
     assert (chosen, len(run.called)) == (1, 2)
     assert (run.service.counters["infrastructure"], run.service.counters["retries"]) == (1, 0)
+
+
+@pytest.mark.parametrize("trouble", [be_chosen_and_swallow_it, be_chosen_swallow_it_and_go_on])
+async def test_a_conflict_that_is_caught_costs_no_attempt_under_asyncpg_either(
+    postgres: ScratchDatabases, trouble: Listen
+) -> None:
+    times = 0
+
+    async def listen(session: AsyncSession) -> None:
+        nonlocal times
+        times += 1
+        if times <= 3:
+            await trouble(session)
+
+    async with running(postgres.database().replace("+psycopg", "+asyncpg"), listen) as run:
+        await run.ends(handled=1)
+        assert not await run.dead()
+    assert (times, run.service.counters["infrastructure"]) == (4, 3)
+
+
+class Audit:
+    """What a listener needs, and what ends with its transaction."""
+
+
+async def test_a_conflict_that_what_a_listener_needed_catches_costs_no_attempt(postgres: ScratchDatabases) -> None:
+    """It is found at the end of the transaction, when the listener is done."""
+    called: list[str] = []
+
+    @on(Ordered, name="pack", retry=Retry(attempts=2, base=0.001, cap=0.001))
+    async def pack(event: Ordered, audit: Audit) -> None:
+        assert isinstance(audit, Audit)
+        called.append(event.order)
+
+    async def audited(tx: Transaction) -> AsyncGenerator[Audit]:
+        yield Audit()
+        if len(called) <= 3:
+            await be_chosen_and_swallow_it(tx.session)
+
+    service = Service(
+        "whose-ms",
+        modules=[pack],
+        store=(store := SqlAlchemyStore(create_engine(postgres.database()))),
+        transport=MemoryStreams(),
+        publishes=[Ordered],
+        start="retained",
+        provide={Audit: audited},
+    )
+    async with service:
+        await service.publish(Ordered(order="first"), outside=True)
+        run = Run(service, store, called)
+        await run.ends(handled=1)
+        assert not await run.dead()
+    assert (len(called), service.counters["infrastructure"]) == (4, 3)
 
 
 async def test_what_a_listener_has_decided_stays_decided_whatever_the_reason(postgres: ScratchDatabases) -> None:

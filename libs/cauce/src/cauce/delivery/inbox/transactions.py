@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from cauce.errors import CommitUnknownError, TransactionAbortedError, TransportUnavailableError
+from cauce.errors import CommitUnknownError, TransportUnavailableError
 from cauce.events.envelope import Emission
 from cauce.listeners.effects import EffectNotDoneError
 from cauce.listeners.identities import Identities
@@ -116,8 +116,6 @@ class InboxTransactions:
                 return True  # no attempt was made: that would have been beside the one before
             decided = any(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error.error))
             return not decided and self._store.is_infrastructure(error.error, from_listener=True)
-        if isinstance(error, TransactionAbortedError):  # by a statement of the listener, which caught its error
-            return self._store.is_infrastructure(error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
         return self._store.is_infrastructure(error)
