@@ -282,24 +282,6 @@ async def test_a_real_deadlock_costs_no_attempt_whoever_catches_it(postgres: Scr
     assert (run.service.counters["infrastructure"], run.service.counters["retries"]) == (1, 0)
 
 
-@pytest.mark.parametrize("trouble", [be_chosen_and_swallow_it, be_chosen_swallow_it_and_go_on])
-async def test_a_conflict_that_is_caught_costs_no_attempt_under_asyncpg_either(
-    postgres: ScratchDatabases, trouble: Listen
-) -> None:
-    times = 0
-
-    async def listen(session: AsyncSession) -> None:
-        nonlocal times
-        times += 1
-        if times <= 3:
-            await trouble(session)
-
-    async with running(postgres.database().replace("+psycopg", "+asyncpg"), listen) as run:
-        await run.ends(handled=1)
-        assert not await run.dead()
-    assert (times, run.service.counters["infrastructure"]) == (4, 3)
-
-
 class Audit:
     """What a listener needs, and what ends with its transaction."""
 
