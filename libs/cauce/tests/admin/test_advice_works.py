@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
+from cauce.delivery.inbox import troubles
 from cauce.dev.servers import ValkeyServer
 from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -112,7 +113,9 @@ async def test_a_paused_listener(project: Project, broker: ValkeyServer, cauce: 
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
-async def test_events_in_trouble_with_the_database(project: Project, broker: ValkeyServer, cauce: Command) -> None:
+async def test_events_in_trouble_with_the_database(
+    project: Project, broker: ValkeyServer, cauce: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What readiness says about them sends to the doctor, who names the listener, how many, since when and the cause."""
     async with _running(project, broker, cauce) as system:
         system.world.in_trouble |= {"Ann", "Bea"}
@@ -125,8 +128,15 @@ async def test_events_in_trouble_with_the_database(project: Project, broker: Val
             of = (await cauce("status", "mail", "--json")).json["mail"]["listeners"]
             return any(one["in_trouble"] == 2 and one["in_trouble_for_s"] > 1 and not one["failing"] for one in of)
 
+        async def left_alone() -> bool:
+            listed = (await cauce("waiting", "list", "mail", "--state", "trouble", "--json")).json["mail"]
+            return len(listed) == 2 and all(one["due_in_s"] > 1e5 for one in listed)
+
         await until(not_ready)
         assert system.mail.readiness()["events"].endswith("→ cauce doctor")
+        monkeypatch.setattr(troubles, "_FIRST_S", 1e6)  # from now on only the command makes them move
+        monkeypatch.setattr(troubles, "_CAP_S", 1e6)
+        await until(left_alone)
         await until(both)
         advice = await system.stuck("in trouble")
         assert re.search(
@@ -147,6 +157,7 @@ async def test_events_in_trouble_with_the_database(project: Project, broker: Val
         assert one["in_trouble_since"]
         system.world.in_trouble.clear()
         await system.run(_printed(shown, "cauce waiting retry"))
+        await system.run("cauce waiting retry --listener welcome --state trouble")
         await system.healthy("in trouble")
 
         async def ready() -> bool:

@@ -48,7 +48,8 @@ class Attempts(Struct, frozen=True, kw_only=True):
             return done or "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
-                raise call.judged(error) from error
+                call.judge(error)
+                raise
             return await self._failed_first(listener, envelope, channel, origin_of(error), repeated_s=repeated_s)
 
     async def together(
@@ -97,7 +98,8 @@ class Attempts(Struct, frozen=True, kw_only=True):
             return "handled"
         except Exception as error:
             if self.transactions.is_infrastructure(error):
-                raise call.judged(error) from error
+                call.judge(error)
+                raise
             return await self.failures.record_again(listener, emission.envelope, waiting, origin_of(error))
 
     async def crash_loop(

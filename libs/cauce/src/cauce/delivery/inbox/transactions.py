@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from cauce.errors import CommitUnknownError, TransportUnavailableError
+from cauce.errors import CommitUnknownError, TransactionAbortedError, TransportUnavailableError
 from cauce.events.envelope import Emission
 from cauce.listeners.effects import EffectNotDoneError
 from cauce.listeners.identities import Identities
@@ -79,15 +79,14 @@ class ListenerCall:
         if isinstance(error, Exception):
             raise OutOfListenerError(error) from error
 
-    def judged(self, error: Exception) -> Exception:
-        """Trouble with the database that ended the transaction; OutlastedError if the call itself made it so.
+    def judge(self, error: Exception) -> None:
+        """Raise OutlastedError if the call itself brought about the trouble with the database that ended the transaction.
 
         A listener that waits is stopped at its limit. So one that took longer did not let anything else run meanwhile;
         the database did not hear of the transaction, and ended it.
         """
         if isinstance(error, CommitUnknownError) and self._took_s > self._limit_s + _OUTLASTED_BY_S:
-            return OutlastedError(error, self._took_s)
-        return error
+            raise OutlastedError(error, self._took_s) from error
 
 
 class InboxTransactions:
@@ -116,6 +115,10 @@ class InboxTransactions:
                 return True  # no attempt was made: that would have been beside the one before
             decided = any(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error.error))
             return not decided and self._store.is_infrastructure(error.error, from_listener=True)
+        if isinstance(
+            error, TransactionAbortedError
+        ):  # out of the listener, which caught it; asyncpg tells at the COMMIT
+            return self._store.is_infrastructure(error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True
         return self._store.is_infrastructure(error)

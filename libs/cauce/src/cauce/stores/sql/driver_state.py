@@ -12,7 +12,7 @@ from sqlalchemy import Dialect
 
 from cauce.errors import TransactionAbortedError
 
-__all__ = ["State", "connection_class_of_asyncpg", "read_outcome_of_commits", "state_of"]
+__all__ = ["IN_FAILED_TRANSACTION", "State", "connection_class_of_asyncpg", "read_outcome_of_commits", "state_of"]
 
 
 class State(Enum):
@@ -29,7 +29,7 @@ class State(Enum):
 _OF_LIBPQ = {0: State.NONE, 1: State.OPEN, 2: State.OPEN, 3: State.ABORTED}
 """By the number of PQtransactionStatus; psycopg and psycopg2 have the same."""
 
-_IN_FAILED_TRANSACTION = "25P02"
+IN_FAILED_TRANSACTION = "25P02"
 
 
 def state_of(pooled: Any) -> State:
@@ -85,7 +85,7 @@ async def _fails_if_aborted(driver: Any) -> str:
         try:
             await driver.execute("SELECT 1")
         except Exception as error:
-            if getattr(error, "sqlstate", None) != _IN_FAILED_TRANSACTION:
+            if getattr(error, "sqlstate", None) != IN_FAILED_TRANSACTION:
                 raise
             return "ROLLBACK"
     return "COMMIT"

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from cauce.errors import CauceError, ConfigurationError, TransactionAbortedError, TransactionEndedError
-from cauce.stores.sql.driver_state import State, state_of
+from cauce.stores.sql.driver_state import IN_FAILED_TRANSACTION, State, state_of
 
 __all__ = ["Watch", "watch_statements"]
 
@@ -88,8 +88,11 @@ class Watch:
         """A statement failed; whether that ends the transaction is for the database to say. `original`: the driver's."""
         if self._failed is None:
             self._failed = None if isinstance(error, CauceError) else error
-        elif state_of(self._pooled) is State.ABORTED:  # it was refused because of the earlier one, which was caught
-            _first_cause(original).__cause__ = self._failed
+        elif (
+            isinstance(original, TransactionAbortedError)
+            or getattr(original, "sqlstate", None) == IN_FAILED_TRANSACTION
+        ):
+            _first_cause(original).__cause__ = self._failed  # which was caught: because of it, this one was refused
 
     def committing(self) -> None:
         """Before a COMMIT, whoever asks for it."""
