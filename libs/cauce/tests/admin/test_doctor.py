@@ -11,6 +11,7 @@ from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.connection import RedisServer
 from cauce.transports.redis_pubsub import RedisPubSub
+from testsupport.redis_under_test import OtherServer
 from testsupport.shop_and_mail import Command, Project, Said, Ticked, World, figures_of, publish, until
 
 
@@ -165,6 +166,23 @@ async def test_what_cannot_be_reached_is_a_verdict_not_a_traceback(
     assert "  ✗ broker  no Redis at 127.0.0.1:1 (refused)" in said.out
     assert "Not everything could be looked at" in said.out
     assert "sesame" not in said.out
+
+
+async def test_f5_a_broker_of_a_cluster_is_bad_and_the_way_out_is_said(
+    project: Project, servers_folder: Path, cauce: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = OtherServer(servers_folder / f"of-a-cluster-{project.dialect}", settings=["cluster-enabled yes"])
+    await asyncio.to_thread(server.start)
+    try:
+        monkeypatch.setenv("REDIS_URL", server.url)
+        said = await cauce("doctor", "mail")
+    finally:
+        await asyncio.to_thread(server.kill)
+
+    assert said.code == 1
+    words = " ".join(said.out.split())
+    assert "✗ mode the server is part of a cluster" in words
+    assert "→ a single server, or a primary with replicas, behind one address" in words
 
 
 async def test_a_service_without_our_tables_loses_events_and_is_told_so(

@@ -145,6 +145,10 @@ class Proxy:
     def __init__(self, server: ValkeyServer) -> None:
         self._server = server
         self.reply_delay_s = 0.0
+        self.replies_per_s: float | None = None
+        """How many bytes of the server's replies go through in a second; None: as many as come."""
+        self.replied = 0
+        """Bytes of the server's replies that went through."""
         self.connections = 0
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -173,6 +177,10 @@ class Proxy:
                     await asyncio.sleep(self.reply_delay_s)
                 writer.write(data)
                 await writer.drain()
+                if delayed:
+                    self.replied += len(data)
+                    if self.replies_per_s:
+                        await asyncio.sleep(len(data) / self.replies_per_s)
         except OSError:
             pass
         finally:

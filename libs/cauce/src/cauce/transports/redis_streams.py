@@ -50,7 +50,7 @@ class _End:
 class RedisStreams:
     """The durable transport. `url` as in RedisServer; `prefix` separates systems on one server.
 
-    Every command has `answer_limit_s`; a blocked read is given up when the server has not answered that long after its
+    Every command has `answer_limit_s`, anew whenever bytes come; a blocked read is given up when nothing came that long after its
     own limit of half a second, so a frozen server is noticed within their sum. Nothing that was not confirmed is sent
     again by itself. Connects only when used.
     """

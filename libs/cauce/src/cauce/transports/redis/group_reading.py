@@ -27,6 +27,7 @@ from cauce.transports.redis.acks import RETRY_CAP_S, Acks, HeldEntry, LaneStream
 from cauce.transports.redis.connection import RedisTroubleError
 from cauce.transports.redis.health import CLUSTER_CODES, NO_CLUSTERS
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
+from cauce.transports.redis.portion import Portion
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 
@@ -45,7 +46,8 @@ _LEAVE_TO_PUBLISHER_S = 3.0
 """A stream that vanished is left to its publisher for so long: one who finds it missing, rather than empty, knows at
 once that he has to send again what was in it."""
 _AT_ONCE = 512
-"""Entries asked for in one read, over all streams: the bound of what is in memory beside the service's own queue."""
+"""Entries asked for in one read, over all streams, at most: the bound of what is in memory beside the service's own
+queue. Fewer where so many do not come in time, see `Portion`."""
 _RETRY_FIRST_S = 0.1
 _STEADY_S = 5.0
 _LIVELY_S = 1.0
@@ -80,6 +82,7 @@ class GroupReading:
         self._since = since
         self._label = label
         self._acks = Acks(commands, group)
+        self.portion = Portion(_AT_ONCE)
         self._streams: dict[tuple[str, Lane], LaneStream] = {}
 
     async def run(self) -> None:
@@ -315,7 +318,7 @@ class _Connected:
         after = dict.fromkeys(streams, b"0-0")
         now_s = 0.0
         while after:
-            answer, _ = await self._read(list(after), list(after.values()), max(1, _AT_ONCE // len(after)))
+            answer, _ = await self._read(list(after), list(after.values()), self._count(len(after)))
             if answer is None:
                 return
             by_key = {stream.key.encode(): stream for stream in after}
@@ -364,7 +367,7 @@ class _Connected:
 
     async def _read_portions(self, streams: Sequence[LaneStream], patience_s: float | None) -> Sequence[LaneStream]:
         """Deliver one portion of each; which of them were full."""
-        count = max(1, _AT_ONCE // len(streams))
+        count = self._count(len(streams))
         began = time.monotonic()
         expected = [one for one in streams if began < one.lively_until and len(one.held) <= _FEW]
         answer, told = await self._read(
@@ -403,6 +406,10 @@ class _Connected:
         after, count = b"(" + self._recovered[stream], str(len(stream.held) + 1)
         return ("XPENDING", stream.key, self._reading.group, after, to, count)
 
+    def _count(self, streams: int) -> int:
+        """How many entries each of so many streams may give."""
+        return max(1, self._reading.portion.entries // streams)
+
     async def _read(
         self,
         streams: Sequence[LaneStream],
@@ -415,11 +422,19 @@ class _Connected:
         `and_then`, which the server does as soon as it has read."""
         block = ("BLOCK", str(max(1, int(patience_s * 1000)))) if patience_s else ()
         command = ("XREADGROUP", "GROUP", self._reading.group, _CONSUMER, "COUNT", str(count), *block, "STREAMS")
-        answer, *others = await self._pipeline.ask(
-            (*command, *(stream.key for stream in streams), *after), *and_then, patience_s=patience_s or 0.0
-        )
+        began = time.monotonic()
+        try:
+            answer, *others = await self._pipeline.ask(
+                (*command, *(stream.key for stream in streams), *after), *and_then, patience_s=patience_s or 0.0
+            )
+        except RedisTroubleError:
+            self._reading.portion.failed()
+            raise
         if not isinstance(answer, RedisRefusal):
-            return entries_by_stream(answer), others
+            read = entries_by_stream(answer)
+            if any(entries for _, entries in read):
+                self._reading.portion.came(took_s=time.monotonic() - began)
+            return read, others
         if answer.code in ("NOGROUP", "UNBLOCKED"):
             self._prepare_again()
             return None, ()

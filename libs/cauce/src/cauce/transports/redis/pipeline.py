@@ -33,13 +33,20 @@ class RedisRefusal(Exception):  # noqa: N818  # an answer, not raised by itself
 
 
 class _Question:
-    __slots__ = ("answers", "count", "future", "size")
+    __slots__ = ("answers", "clock", "count", "future", "limit_s", "size")
 
     def __init__(self, count: int, size: int, future: "asyncio.Future[list[Any]]") -> None:
         self.count = count
         self.size = size
         self.future = future
         self.answers: list[Any] = []
+        self.limit_s = 0.0
+        self.clock: asyncio.TimerHandle | None = None
+        """Looks whether the server has been silent for so long."""
+
+    def over(self) -> None:
+        if self.clock is not None:
+            self.clock.cancel()
 
 
 class RedisPipeline(asyncio.Protocol):
@@ -54,6 +61,8 @@ class RedisPipeline(asyncio.Protocol):
         self._open: deque[_Question] = deque()
         self._unsent: list[bytes] = []
         self._unanswered_bytes = 0
+        self._heard_at = self._loop.time()
+        """When bytes came last. A long answer over a slow link is no silence."""
         self._retired = False
         self._trouble: str | None = None
         self._writer = connection.take_over(self)
@@ -71,23 +80,30 @@ class RedisPipeline(asyncio.Protocol):
     async def ask(self, *commands: Command, patience_s: float = 0.0) -> list[Any]:
         """One answer for each command, refusals among them (`RedisRefusal`, not raised).
 
-        Raises RedisTroubleError when the connection failed or did not answer within the answer limit and
-        `patience_s`: the outcome is then unknown. After that, and when the caller is cancelled, the connection takes
-        no more questions.
+        Raises RedisTroubleError when the connection failed, or nothing came for the answer limit and `patience_s`: the
+        outcome is then unknown. After that, and when the caller is cancelled, the connection takes no more questions.
         """
         if not commands:
             return []
         question = self._ask(commands)
-        limit_s = self._limit_s + patience_s + self._unanswered_bytes / _BYTES_PER_SECOND
+        question.limit_s = self._limit_s + patience_s + self._unanswered_bytes / _BYTES_PER_SECOND
+        question.clock = self._loop.call_later(question.limit_s, self._look_at_clock, question)
         try:
-            async with asyncio.timeout(limit_s):
-                return await question.future
-        except TimeoutError:
-            self.fail(f"no answer from Redis at {self._server.label} within {limit_s:.3g} s → is it frozen?")
-            raise RedisTroubleError(self._trouble or "") from None
+            return await question.future
         except asyncio.CancelledError:
             self._retire()
             raise
+        finally:
+            question.over()
+
+    def _look_at_clock(self, question: _Question) -> None:
+        """The limit of a question is over, or begins anew where bytes have come since."""
+        silent_until = self._heard_at + question.limit_s
+        if self._loop.time() < silent_until:
+            question.clock = self._loop.call_at(silent_until, self._look_at_clock, question)
+        else:
+            limit_s = question.limit_s
+            self.fail(f"no answer from Redis at {self._server.label} within {limit_s:.3g} s → is it frozen?")
 
     def _ask(self, commands: Sequence[Command]) -> _Question:
         self.check()
@@ -106,6 +122,7 @@ class RedisPipeline(asyncio.Protocol):
             self._writer.transport.write(b"".join(unsent))
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
         try:
             self._reader.feed(data)
             while (answer := self._reader.gets()) is not _INCOMPLETE:
