@@ -232,6 +232,16 @@ def test_the_two_services_are_at_most_forty_five_lines() -> None:
     assert sum(len(path.read_text().splitlines()) for path in files) <= 45
 
 
+@pytest.mark.parametrize(
+    ("picture", "at_most_once"), [("system.svg", "at most once"), ("system.es.svg", "máximo una vez")]
+)
+def test_the_picture_of_the_system_shows_the_default_transport(picture: str, at_most_once: str) -> None:
+    drawn = (ROOT / "docs" / picture).read_text(encoding="utf-8")
+
+    assert at_most_once not in drawn
+    assert [word for word in (">Streams<", "outbox<", "inbox<") if word not in drawn] == []
+
+
 # --- running ------------------------------------------------------------------------------------------------
 
 

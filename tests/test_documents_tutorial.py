@@ -224,20 +224,25 @@ def test_the_two_services_of_the_readme_start_with_one_command_and_hear_each_oth
     curl = next(block.text for block in readme if ":8000/" in block.text and block.language == "bash")
     shown = next(block.text for block in readme if "Welcome, ana" in block.text and block.language == "text")
 
-    terminal = Terminal(f"{BIN}/cauce dev", folder, os.environ)
-    try:
-        terminal.shows("Ready after …")
-        answer = subprocess.run(
+    def sign_up() -> str:
+        return subprocess.run(
             ["bash", "-c", "curl -s -w '%{http_code}' " + curl.replace(":8000", f":{http}").removeprefix("curl ")],
             capture_output=True,
             text=True,
             check=True,
             timeout=LIMIT_S,
-        )
+        ).stdout
+
+    terminal = Terminal(f"{BIN}/cauce dev", folder, os.environ)
+    try:
+        terminal.shows("Ready after …")
+        answer, repeated = sign_up(), sign_up()
         terminal.shows(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", shown))
     finally:
         terminal.interrupt()
         code = terminal.ends()
 
-    assert answer.stdout.endswith("201")
+    assert answer.endswith("201")
+    assert repeated.endswith("409")
+    assert "Traceback" not in terminal.text
     assert code == 0

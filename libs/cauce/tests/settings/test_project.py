@@ -203,7 +203,9 @@ def test_the_operator_of_a_shell_is_refused_with_the_way_out(command: str, opera
     assert "sh -c 'first && exec second'" in said
 
 
-@pytest.mark.parametrize("command", ["sh -c 'a && b'", "curl 'http://h/?a=1&b=2'", "python -c 'import a; a.b()'"])
+@pytest.mark.parametrize(
+    "command", ["sh -c 'a && b'", "a --then='b && c'", "curl http://h/?a=1&b=2", "python -c 'import a; a.b()'"]
+)
 def test_a_quoted_operator_is_an_argument(command: str, tmp_path: Path) -> None:
     project = Project.read(project_file(tmp_path, f'[tool.cauce.dev.services.a]\ncommand = "{command}"\n'))
 

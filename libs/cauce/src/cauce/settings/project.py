@@ -290,11 +290,13 @@ class _Reading:
         return 1
 
 
-_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
-_OPERATOR = re.compile(r"[&|;<>]+")
+# Quoted and escaped pieces of a command; an operator inside them is an argument like any.
+_QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+# At an edge of a word, so that the & of an address is none; && and || anywhere.
+_OPERATOR = re.compile(r"(?:^|(?<=\s))\d*([&|;<>]+)|([&|;<>]+)(?=\s|$)|(&&|\|\|)")
 
 
 def _shell_operator(text: str) -> str | None:
-    """The first unquoted operator of a shell in `text`; None where each word is a plain one."""
-    operator = _OPERATOR.search(_QUOTED.sub(" ", text))
-    return operator and operator.group()
+    """The first unquoted operator of a shell in `text`; None without one."""
+    found = _OPERATOR.search(_QUOTED.sub("x", text))
+    return next(filter(None, found.groups())) if found else None
