@@ -133,6 +133,14 @@ def test_what_does_not_end_is_named_and_left_when_the_grace_period_is_over(
     assert line.partition("still running: ")[2].startswith(where)
 
 
+def test_when_half_of_the_threads_are_stuck_the_process_ends_and_exits_1(host: Callable[..., Hosted]) -> None:
+    hosted = host("jammed", GRACE_S="1")
+    hosted.ready()
+    assert httpx.post(f"{hosted.http}/jam", timeout=20).status_code == 202
+    assert hosted.ended() == 1
+    assert [one for one in hosted.err if "16 of 32 threads of blocking listeners do not end: " in one]
+
+
 def test_a_connection_that_does_not_close_is_left_behind(host: Callable[..., Hosted]) -> None:
     hosted = host("clinging-alone", GRACE_S="2")
     hosted.ready()

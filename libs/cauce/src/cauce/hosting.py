@@ -21,6 +21,7 @@ from cauce.concurrency.process_end import ProcessEnd
 from cauce.errors import ConfigurationError
 from cauce.events.event import describe
 from cauce.health import health_app
+from cauce.listeners.threads import too_few_threads
 from cauce.ports.transport import DurableTransport
 from cauce.service.service import Service
 
@@ -30,6 +31,7 @@ log = logging.getLogger("cauce.hosting")
 
 _OF_GRACE = 0.9
 """So much of it for an end in good order; then what runs is cancelled, and has the rest."""
+_LOOK_AT_THREADS_S = 1.0
 
 EXIT_OK = 0
 EXIT_CRASHED = 1
@@ -54,6 +56,7 @@ def run(
     `grace_s` bounds the whole end, from the signal to the last thread of the process: a listener that swallows its
     cancellation, a thread that never returns, a connection that does not close. What has not ended by then is named in
     one line, and the process exits 1 at once (`os._exit`). What was not committed did not happen, and is redelivered.
+    The process ends by itself, and exits 1, when half of the threads for blocking listeners have outlived their calls.
 
     The process is taken to be the service's: what is loaded when this is called is exempted from garbage collection
     (`gc.freeze`), which would cost pauses meanwhile, and half a second of processor at the end.
@@ -196,7 +199,8 @@ async def _serve(
             async with _running(service, app, http, grace_s, tasks) as serving:
                 started = True
                 _announce(service, http, health)
-                await _first_of(stopping.wait(), service.stopped(), *(asyncio.wait({one}) for one in serving))
+                ends = (stopping.wait(), service.stopped(), _threads_run_out(service.name))
+                await _first_of(*ends, *(asyncio.wait({one}) for one in serving))
                 if stopping.is_set():
                     log.info("%s: stopping", service.name)
                 end.begin()
@@ -257,6 +261,13 @@ def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = cast("tuple[BaseException, ...]", error.exceptions)[0]
     return error
+
+
+async def _threads_run_out(name: str) -> None:
+    """Wait until half of the threads for blocking listeners are stuck: another process has new ones."""
+    while (problem := too_few_threads()) is None:
+        await asyncio.sleep(_LOOK_AT_THREADS_S)
+    log.critical("%s: %s; the process ends", name, problem)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cauce.errors import CauceError
 
-__all__ = ["SIZE", "ThreadStillRunsError", "in_thread", "stuck_threads"]
+__all__ = ["SIZE", "ThreadStillRunsError", "in_thread", "stuck_threads", "too_few_threads"]
 
 log = logging.getLogger("cauce.durable")
 
@@ -23,7 +23,7 @@ SIZE = 32
 
 
 class ThreadStillRunsError(CauceError):
-    """The thread of an earlier attempt still runs. Costs no attempt: the event waits."""
+    """The thread of an earlier attempt still runs, and the listener was not called. Costs no attempt: the event waits."""
 
 
 @dataclass(slots=True)
@@ -72,3 +72,11 @@ async def in_thread(call: Callable[[], object], who: str, *, purpose: Hashable =
 def stuck_threads() -> list[str]:
     """Name the listeners whose threads outlived their calls, once for each thread."""
     return sorted(one.who for one in list(_calls.values()) if one.abandoned)
+
+
+def too_few_threads() -> str | None:
+    """Say so once half of the threads outlived their calls: only another process has new ones."""
+    stuck = stuck_threads()
+    if len(stuck) < SIZE // 2:
+        return None
+    return f"{len(stuck)} of {SIZE} threads of blocking listeners do not end: {', '.join(dict.fromkeys(stuck))}"

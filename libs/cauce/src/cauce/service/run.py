@@ -18,7 +18,7 @@ from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import CauceError, ConfigurationError
 from cauce.events.envelope import Envelope
-from cauce.listeners.threads import SIZE, stuck_threads
+from cauce.listeners.threads import too_few_threads
 from cauce.ports.lanes import Lane
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import Status, Transport
@@ -151,11 +151,10 @@ class Run:
             return {transport.name: self.broker.reason}
         if self._durable is not None and (problem := self._durable.ownership.problem()):
             return {"lanes": problem}
+        if (problem := too_few_threads()) is not None:
+            return {"threads": f"{problem} → restart the process"}
         if self._durable is not None and (problem := self._durable.problem()):
             return {"events": problem}
-        if len(stuck := stuck_threads()) >= SIZE // 2:
-            names = ", ".join(dict.fromkeys(stuck))
-            return {"threads": f"{len(stuck)} of {SIZE} threads of blocking listeners do not end: {names} → restart it"}
         return {}
 
     def lanes(self) -> Collection[Lane]:

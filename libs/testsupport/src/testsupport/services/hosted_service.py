@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from cauce import ConfigurationError, DomainEvent, IntegrationEvent, Service, on
+from cauce import ConfigurationError, DomainEvent, IntegrationEvent, Retry, Service, on
 from cauce.fastapi import Tx
 from cauce.hosting import run
+from cauce.listeners import threads
 from cauce.ports.transport import Deliver, Status, Subscription
+from cauce.stores.memory import MemoryStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory import MemoryTransport
 from fastapi import FastAPI
@@ -54,6 +56,15 @@ def never_return(event: Endless) -> None:
         time.sleep(60)
 
 
+class Jammed(DomainEvent, name="hosted.jammed", version=1):
+    no: int
+
+
+@on(Jammed, when="durable", blocking=True, limit_s=0.1, retry=Retry(attempts=1))
+def jam(event: Jammed) -> None:
+    time.sleep(60)
+
+
 @on(Told)
 async def hear(event: Told) -> None: ...
 
@@ -81,10 +92,10 @@ scenario, http_port, health_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3
 transports = {"clinging": ClingingTransport, "crash": CrashingTransport, "misconfigured": MisconfiguredTransport}
 service = Service(
     "hosted-ms",
-    modules=[take_your_time, never_end, never_return, hear],
-    transport=transports.get(scenario.removesuffix("-alone"), MemoryTransport)(),
-    publishes=[Told],
-    store=SqlAlchemyStore(create_engine("sqlite+aiosqlite://")),
+    modules=[jam] if scenario == "jammed" else [take_your_time, never_end, never_return, hear],
+    transport=None if scenario == "jammed" else transports.get(scenario.removesuffix("-alone"), MemoryTransport)(),
+    publishes=[] if scenario == "jammed" else [Told],
+    store=MemoryStore() if scenario == "jammed" else SqlAlchemyStore(create_engine("sqlite+aiosqlite://")),
 )
 
 
@@ -110,6 +121,12 @@ async def slow(tx: Tx) -> dict[str, int]:
 @app.post("/endless/{how}", status_code=202)
 async def endless(tx: Tx, how: str) -> None:
     await tx.publish(Endless(how=how))
+
+
+@app.post("/jam", status_code=202)
+async def jam_threads(tx: Tx) -> None:
+    for no in range(threads.SIZE // 2):
+        await tx.publish(Jammed(no=no))
 
 
 @app.post("/crash")

@@ -14,7 +14,7 @@ from cauce.stores.sql.waiting_deliveries import Waiting
 __all__ = ["as_json", "failing_lines", "list_lines", "show_lines"]
 
 
-_TRIED_AGAIN = {"failing": "failing", "trouble": "in trouble with the database"}
+_TRIED_AGAIN = {"failing": "failing", "trouble": "in trouble"}
 """The states of what its listener is given again at a time, in words."""
 
 

@@ -24,6 +24,7 @@ from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
 from cauce.listeners.retry import Reject, RetryAfter, decisive_error
+from cauce.listeners.threads import ThreadStillRunsError
 from cauce.ports.inbox import Inbox, WaitingDelivery
 from cauce.telemetry.causes import leaves
 from cauce.telemetry.storable import describe_error, stack_of
@@ -197,7 +198,8 @@ def _at_most_once(listener: Listener) -> bool:
 
 def _surely_not_done(error: Exception) -> bool:
     """Whether every error says so: one of a group that does not leaves the effect in doubt."""
-    return all(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error))
+    known = (EffectNotDoneError, Reject, RetryAfter, ThreadStillRunsError)
+    return all(isinstance(one, known) for one in leaves(error))
 
 
 def _event_of(delivery: WaitingDelivery) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ from cauce.delivery.inbox.troubles import Trouble, Troubles
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
+from cauce.listeners.threads import ThreadStillRunsError
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import Delivery
 from cauce.telemetry.connectivity import DatabaseStatus
@@ -36,6 +37,8 @@ _AT_ONCE = 8
 _TROUBLED_AT_ONCE = 4
 """How many workers may be busy with events that have met trouble before: the others are for those that have not."""
 _NO_ROOM_S = 0.5
+_THREAD_AGAIN_S = 1.0
+"""How soon a thread that outlived its call is looked at again."""
 _MARKS = 3
 """How often a suspect delivery may be started without an outcome."""
 
@@ -273,6 +276,8 @@ class Workers:
             job.unsettled = error.outcome
             return await self._in_trouble(job, listener, error.error)
         except Exception as error:
+            if isinstance(origin_of(error), ThreadStillRunsError):
+                return await self._wait_for_thread(job, listener, str(origin_of(error)))
             if not self._transactions.is_infrastructure(error):
                 raise
             return await self._in_trouble(job, listener, error)
@@ -287,6 +292,14 @@ class Workers:
         if waiting is not None:
             return await by.again(listener, emission, waiting)
         return await by.first(listener, emission, job.channel, repeated_s=_repeated_s(job.delivery))
+
+    async def _wait_for_thread(self, job: Job, listener: Listener, why: str) -> Outcome:
+        """Let the event wait, its attempts as they were, until the thread of the earlier one has ended."""
+        envelope, by = job.emission.envelope, self._by(listener)
+        delivery = job.waiting or delivery_of(self._transactions.consumer_name(listener), envelope, job.channel)
+        return await self._commit(
+            job, lambda: by.give_back(listener, envelope, delivery, _THREAD_AGAIN_S, f"trouble: {why}")
+        )
 
     async def _in_trouble(self, job: Job, listener: Listener, error: Exception) -> Outcome:
         """Give the event back to the database: it waits there, and no attempt is counted. Or, if the database serves
