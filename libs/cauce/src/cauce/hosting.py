@@ -265,7 +265,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 async def _threads_run_out(name: str) -> None:
     """Wait until half of the threads for blocking listeners are stuck: another process has new ones."""
-    while (problem := too_few_threads()) is None:
+    while (problem := too_few_threads()) is None:  # noqa: ASYNC110  # a thread that does not end tells nobody
         await asyncio.sleep(_LOOK_AT_THREADS_S)
     log.critical("%s: %s; the process ends", name, problem)
 
