@@ -24,7 +24,7 @@ import psutil
 import pytest
 from cauce.dev.servers import MailSinkServer, PostgresServer, ScratchDatabases, ValkeyServer
 
-pytest.register_assert_rewrite("cauce.testing.store_contract")  # before any test imports it
+pytest.register_assert_rewrite("cauce.testing.store_contract", "cauce.testing.transport_contract")  # before any import
 
 
 def _write_into_memory() -> None:

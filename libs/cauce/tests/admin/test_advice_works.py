@@ -128,9 +128,15 @@ async def test_events_in_trouble_with_the_database(
             of = (await cauce("status", "mail", "--json")).json["mail"]["listeners"]
             return any(one["in_trouble"] == 2 and one["in_trouble_for_s"] > 1 and not one["failing"] for one in of)
 
+        async def in_trouble() -> list[Any]:
+            return (await cauce("waiting", "list", "mail", "--state", "trouble", "--json")).json["mail"]
+
         async def left_alone() -> bool:
-            listed = (await cauce("waiting", "list", "mail", "--state", "trouble", "--json")).json["mail"]
+            listed = await in_trouble()
             return len(listed) == 2 and all(one["due_in_s"] > 1e5 for one in listed)
+
+        async def one_left() -> bool:
+            return len(await in_trouble()) == 1
 
         await until(not_ready)
         assert system.mail.readiness()["events"].endswith("→ cauce doctor")
@@ -157,6 +163,7 @@ async def test_events_in_trouble_with_the_database(
         assert one["in_trouble_since"]
         system.world.in_trouble.clear()
         await system.run(_printed(shown, "cauce waiting retry"))
+        await until(one_left)
         await system.run("cauce waiting retry --listener welcome --state trouble")
         await system.healthy("in trouble")
 

@@ -110,9 +110,10 @@ def test_what_no_service_could_read_is_not_published() -> None:
 
 def test_a_topic_is_for_one_service() -> None:
     raw = to_json(envelope())
-    assert read_of_topic(raw, "accounts-ms")[0] is not None
-    assert read_of_topic(raw, "music-ms")[0] is None
-    assert "accounts-ms" in (read_of_topic(raw, "music-ms")[1] or "")
+    assert read_of_topic(raw, "accounts-ms").envelope is not None
+    elsewhere = read_of_topic(raw, "music-ms")
+    assert (elsewhere.envelope, elsewhere.foreign) == (None, True)
+    assert "accounts-ms" in (elsewhere.problem or "")
 
 
 # --- what is not ------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ async def test_hostile_stream_entries_are_put_aside_and_a_good_one_after_them_is
     await redis.aclose()
 
     assert len(dead) > 500
-    assert {one.reason for one in dead} <= {"undecodable", "late"}
+    assert {one.reason for one in dead} <= {"undecodable", "late", "wrong source"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 from cauce.dev.servers import ValkeyServer
-
-pytest.register_assert_rewrite("cauce.testing.transport_contract")
-
-from testsupport.redis_under_test import OtherServer, RedisUnderTest  # noqa: E402  # it imports what is to be rewritten
+from testsupport.redis_under_test import OtherServer, RedisUnderTest
 
 
 @pytest.fixture(scope="session")

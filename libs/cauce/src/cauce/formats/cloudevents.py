@@ -208,15 +208,27 @@ def _read(raw: bytes, *, names_once: bool = False) -> _CloudEvent:
     return event
 
 
-def read_of_topic(raw: bytes, topic: str) -> tuple[Envelope | None, str | None]:
-    """The event, or why the bytes are none of this topic: whoever may write to a topic speaks for its service only."""
+class OfTopic(msgspec.Struct, frozen=True):
+    """What the bytes of an entry are: an event of the topic it stands in, or the problem with it."""
+
+    envelope: Envelope | None = None
+    problem: str | None = None
+    foreign: bool = False
+    """An event, and of another service: whoever may write to a topic speaks for its service only."""
+
+
+def read_of_topic(raw: bytes | None, topic: str) -> OfTopic:
+    """What an entry of the topic is. `raw` is None where the broker has only its id left. Never raises."""
+    if raw is None:
+        return OfTopic(problem=CONTENT_GONE)
     try:
         envelope = from_json(raw)
     except DecodeError as error:
-        return None, f"{error.path}: {error.expectation}"
+        return OfTopic(problem=f"{error.path}: {error.expectation}")
     if envelope.source != topic:
-        return None, f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
-    return envelope, None
+        problem = f"it says it comes from {envelope.source!r} and stands in the topic of {topic!r}"
+        return OfTopic(problem=problem, foreign=True)
+    return OfTopic(envelope)
 
 
 def key_problem(key: str) -> str | None:

@@ -73,6 +73,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     tenure: int | None = None
     """Of a durable transport: what `LanesOwned` said of the lane when its reading began. If it says something else now,
     the lane was lost meanwhile, and this delivery is void: it comes again, and what was read before it comes first."""
+    foreign: bool = False
+    """It is the event of another service than the one whose topic it came by: `envelope` is None, `problem` says whose."""
     lost: bool = False
     """The broker has the entry's id and no longer its content. `raw` is empty; to be counted, and acknowledged."""
 

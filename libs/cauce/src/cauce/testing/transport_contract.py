@@ -284,6 +284,7 @@ class DurableTransportContract:
         assert [one.envelope is None for one in heard.deliveries] == [True, True, True, False]
         assert heard.deliveries[0].raw == b"\x80\x04pickle"
         assert "mallory-ms" in (heard.deliveries[2].problem or "")
+        assert [one.foreign for one in heard.deliveries] == [False, False, True, False]
         assert not any(one.lost for one in heard.deliveries)
 
     # Acknowledging

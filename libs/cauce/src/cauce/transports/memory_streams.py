@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailableError
-from cauce.formats.cloudevents import CONTENT_GONE, MAX_MESSAGE_BYTES, read_of_topic
+from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, read_of_topic
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status, Subscription, Tail
 
@@ -266,13 +266,14 @@ class _Reading:
             self._recovered.pop(place, None)
 
         appended_at, raw = log.entries.get(number, (0.0, None))
-        envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
+        found = read_of_topic(raw, topic)
         await self._deliver(
             Delivery(
                 channel=f"{topic}:{lane}",
                 raw=raw or b"",
-                envelope=envelope,
-                problem=problem,
+                envelope=found.envelope,
+                problem=found.problem,
+                foreign=found.foreign,
                 redelivered=redelivered,
                 age_s=self._broker.clock() - appended_at if redelivered else 0.0,
                 ack=ack,

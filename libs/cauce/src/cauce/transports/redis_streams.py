@@ -245,10 +245,17 @@ class RedisStreams:
         with _unavailable():
             return await redis_health.look(self._commands)
 
-    def rights(self, *, publishes: str | None = None, hears: Collection[str] = ()) -> Sequence[str]:
-        """What a service's user needs, as the words after `ACL SETUSER name on >password resetchannels`."""
-        topics: list[str] = sorted(set(hears) | ({publishes} if publishes else set()))
-        commands = set(_PUBLISHING.split() if publishes else ()) | set(_HEARING.split() if hears else ())
+    def rights(
+        self, *, publishes: str | None = None, hears: Collection[str] = (), adopts: Collection[str] = ()
+    ) -> Sequence[str]:
+        """What a service's user needs, as the words after `ACL SETUSER name on >password resetchannels`.
+
+        `adopts`: the topics of others into which its NestBridge puts what NestJS said. Whoever may write to a topic speaks
+        for the service that it belongs to.
+        """
+        appends_to = {*adopts, *([publishes] if publishes else ())}
+        topics = sorted({*hears, *appends_to})
+        commands = set(_PUBLISHING.split() if appends_to else ()) | set(_HEARING.split() if hears else ())
         return ["-@all", *(f"~{self.keys.all_of(topic)}" for topic in topics), *sorted(commands)]
 
     async def close(self) -> None:

@@ -456,6 +456,19 @@ async def test_an_event_in_the_topic_of_a_service_that_does_not_own_it_reaches_n
     assert sorted(module.heard) == ["ana", "ours ana"]
 
 
+async def test_an_event_in_the_topic_of_another_service_is_refused_and_counted(store: Store) -> None:
+    module = Pick()
+    async with hearing(store, module) as (service, broker):
+        elsewhere = said("ana", '{"who":"ana"}', number=7, source="accounts-ms")
+        await say(broker, elsewhere, good("ana", 1))
+        await until(has(service, handled=1, dead=1, wrong_source=1))
+
+    (letter,) = await dead(store)
+    assert (letter.reason, letter.key, letter.consumer) == ("wrong source", None, "ledger-ms")
+    assert letter.error == "it says it comes from 'accounts-ms' and stands in the topic of 'shop-ms'"
+    assert module.heard == ["ana"]
+
+
 async def test_an_event_that_moved_is_heard_from_both_services(store: Store) -> None:
     class Moved(
         IntegrationEvent, name="door.moved", version=1, source="new-ms", earlier_sources=("shop-ms",), key="who"

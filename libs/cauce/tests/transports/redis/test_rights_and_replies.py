@@ -106,6 +106,18 @@ async def test_the_rights_hold_nothing_dangerous_and_reach_no_other_topic(broker
                 await transport.append("mailing-ms", LANE, [message(1, source="mailing-ms")])
 
 
+async def test_a_bridge_needs_rights_in_the_topics_that_it_adopts_events_for(broker: RedisUnderTest) -> None:
+    rules = broker.connect()
+    hears_only = rules.rights(publishes="mailing-ms", hears=["music-ms"])
+    adopts = rules.rights(publishes="mailing-ms", hears=["music-ms"], adopts=[TOPIC])
+    async with user(broker, "mailing", hears_only) as mailing, publishing(mailing) as transport:
+        with pytest.raises(TransportUnavailableError, match="ACL SETUSER"):
+            await transport.append(TOPIC, LANE, [message(1)])
+    async with user(broker, "mailing", adopts) as mailing, publishing(mailing) as transport:
+        ids = await transport.append(TOPIC, LANE, [message(1)])
+        assert (await transport.tail(TOPIC, LANE, ids)).lost_from is None
+
+
 async def test_a_reader_without_rights_says_so_and_reads_as_soon_as_it_has_them(broker: RedisUnderTest) -> None:
     rules = broker.connect().rights(hears=[TOPIC])
     async with (

@@ -136,11 +136,15 @@ class DurableConsumer:
     async def _no_event(self, delivery: Delivery) -> None:
         """An entry that may be of any size: from here on only as much of it is held as its dead letter keeps."""
         lane = delivery.lane if delivery.lane is not None else Lane(0)
+        if delivery.foreign:
+            self._count("wrong_source", 1)
         kept = delivery_of_bytes(self._listening.service, delivery.channel, lane, delivery.raw)
         await self._workers.submit(
             RefusedJob(
                 envelope=None,
-                refusal=Refusal("undecodable", delivery.problem or "not an event"),
+                refusal=Refusal(
+                    "wrong source" if delivery.foreign else "undecodable", delivery.problem or "not an event"
+                ),
                 consumers=[self._listening.service],
                 queue=kept.event_id,
                 lane=lane,

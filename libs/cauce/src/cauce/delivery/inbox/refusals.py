@@ -67,14 +67,16 @@ class Refusals(Struct, frozen=True, kw_only=True):
                 return "not_due"  # another process finished it meanwhile
             return await self._record(inbox, replace(waiting, attempts=waiting.attempts + 1), envelope, refusal)
 
-    async def no_event(self, kept: WaitingDelivery, why: str) -> Outcome:
-        """Keep the bytes of an entry that is no event. Raises only infrastructure errors."""
+    async def no_event(self, kept: WaitingDelivery, refusal: Refusal) -> Outcome:
+        """Keep the bytes of an entry that is no event of its topic. Raises only infrastructure errors."""
         async with self.transactions.begin() as (_, inbox):
             if not await inbox.first_time(kept.consumer, kept.source, kept.event_id):
                 return "duplicate"
-            await self.failures.write_dead_letter(inbox, kept, "?", "undecodable", why)
+            await self.failures.write_dead_letter(inbox, kept, "?", refusal.reason, refusal.why)
         size = len(kept.message) if kept.whole is None else kept.whole.size
-        log.error("%s", one_line(f"dead: {kept.channel} · {why} · raw bytes kept ({len(kept.message)} of {size})"))
+        log.error(
+            "%s", one_line(f"dead: {kept.channel} · {refusal.why} · raw bytes kept ({len(kept.message)} of {size})")
+        )
         return "dead"
 
     async def plainly(self, consumer: str, message: bytes, trouble: Exception) -> Outcome:
@@ -83,7 +85,7 @@ class Refusals(Struct, frozen=True, kw_only=True):
 
     async def again_plainly(self, waiting: WaitingDelivery, trouble: Exception) -> Outcome:
         """The same for a delivery from the waiting room, which holds its key all the same."""
-        return await self.again(waiting, None, Refusal("undecodable", _plain(trouble)))
+        return await self.again(waiting, None, _plain(trouble))
 
     async def _without_a_place(
         self, inbox: Inbox, delivery: WaitingDelivery, envelope: Envelope, refusal: Refusal
@@ -131,5 +133,5 @@ def _line(what: str, delivery: WaitingDelivery, envelope: Envelope | None, refus
     )
 
 
-def _plain(trouble: Exception) -> str:
-    return f"its refusal could not be recorded ({ascii(type(trouble).__name__)[1:-1]})"
+def _plain(trouble: Exception) -> Refusal:
+    return Refusal("undecodable", f"its refusal could not be recorded ({ascii(type(trouble).__name__)[1:-1]})")

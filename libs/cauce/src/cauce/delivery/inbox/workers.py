@@ -213,7 +213,7 @@ class Workers:
             return await self._refusals.again(job.waiting, job.envelope, job.refusal)
         if job.envelope is None or job.delivery is None:
             assert job.kept is not None  # noqa: S101  # made so by the consumer
-            return await self._refusals.no_event(replace(job.kept, consumer=consumer), job.refusal.why)
+            return await self._refusals.no_event(replace(job.kept, consumer=consumer), job.refusal)
         return await self._refusals.first(
             consumer,
             job.envelope,

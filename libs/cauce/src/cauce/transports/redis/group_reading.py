@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cauce.concurrency.backoff import HALF, Backoff
-from cauce.formats.cloudevents import CONTENT_GONE, read_of_topic
+from cauce.formats.cloudevents import read_of_topic
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status
 from cauce.transports.redis.acks import RETRY_CAP_S, Acks, HeldEntry, LaneStream
@@ -174,14 +174,15 @@ class GroupReading:
             if owned.get(lane) != tenure:
                 return False
             raw = field_of(fields, FIELD)
-            envelope, problem = (None, CONTENT_GONE) if raw is None else read_of_topic(raw, topic)
+            found = read_of_topic(raw, topic)
             entry = held[entry_id] = HeldEntry(acks, stream, entry_id)
             await deliver(
                 Delivery(
                     channel=key,
                     raw=raw or b"",
-                    envelope=envelope,
-                    problem=problem,
+                    envelope=found.envelope,
+                    problem=found.problem,
+                    foreign=found.foreign,
                     redelivered=redelivered_at_s is not None,
                     age_s=0.0 if redelivered_at_s is None else redelivered_at_s - _appended_at_s(entry_id),
                     ack=entry.ack,
