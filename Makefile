@@ -50,6 +50,7 @@ discovery: music-discovery
 LONGER := apps/accounts/tests/test_accounts_process.py
 
 test: $(READY) ## All tests, on real servers which the tests start themselves
+	@$(BIN)/python -m cauce.dev.private_folder .cauce
 	@scripts/redis7.sh .cauce/redis7
 	@$(BIN)/python -m pytest --numprocesses 5 --dist loadfile
 

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from cauce.dev.private_folder import make_folder
 from cauce.settings.project import Project
 
 from demo.playing import play
@@ -20,7 +21,7 @@ def an_empty_system() -> Project:
     here = Path(__file__).resolve().parent.parent
     folder = here / ".cauce" / "demo"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     return replace(Project.read(here / "pyproject.toml"), root=folder)
 
 

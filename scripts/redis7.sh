@@ -17,6 +17,7 @@ if ! fetch && ! { [ "$(id -u)" = 0 ] && apt-get update >/dev/null 2>&1 && fetch;
     exit 0
 fi
 for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work/unpacked"; done
+umask 077
 rm -rf "$folder"
 mkdir -p "$folder"
 cp "$work"/unpacked/usr/bin/redis-check-rdb "$folder/program"  # the server is a link to it

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from cauce.dev.ports import choose_port
+from cauce.dev.private_folder import make_folder, restrict
 from cauce.settings.project import Project
 
 from demo.crash.story import Story
@@ -21,8 +22,9 @@ PORTS = ("SHOP_PORT", "SHOP_HEALTH_PORT", "MAIL_HEALTH_PORT")
 def an_empty_system() -> Project:
     folder = ROOT / ".cauce" / "crash"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     shutil.copy(Path(__file__).with_name("pyproject.toml"), folder)
+    restrict(folder / "pyproject.toml")
     return Project.read(folder / "pyproject.toml")
 
 

@@ -11,6 +11,7 @@ from zlib import crc32
 
 import alembic.command
 import alembic.config
+from cauce.dev.private_folder import make_file
 from cauce.errors import CauceError
 from cauce.stores import sqlalchemy as store
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -82,11 +83,11 @@ def _escaped(path: Path) -> str:
 def _make_folder(url: URL) -> None:
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return
-    folder = Path(str(url.database)).parent
+    file = Path(str(url.database))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_file(file)
     except OSError as error:
-        raise DatabaseUnavailableError(f"the folder {folder} cannot be created: {error.strerror}") from None
+        raise DatabaseUnavailableError(f"the folder {file.parent} cannot be created: {error.strerror}") from None
 
 
 def _blocking_engine(url: URL) -> Engine:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from cauce.admin.targets import Target
+from cauce.dev.private_folder import make_file
 from cauce.errors import CauceError
 from cauce.ports.figures import NoTablesError
 from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, is_about_tables
@@ -33,7 +34,7 @@ async def open_engine(target: Target, *, create_file: bool = False) -> AsyncGene
     if not create_file:
         _require_file(target)
     elif target.database.get_backend_name() == "sqlite":
-        Path(str(target.database.database)).parent.mkdir(parents=True, exist_ok=True)
+        make_file(Path(str(target.database.database)))
     engine = create_engine(target.database.render_as_string(hide_password=False))
     try:
         async with _translated(target):

@@ -28,8 +28,8 @@ class Process:
     """A running child in a session of its own, which does not outlive this process.
 
     It never inherits our standard streams: input is empty and both outputs go to `output`, a descriptor
-    the caller owns. `keep_open` are further descriptors the child inherits (a lock it holds until its end).
-    Methods may be called from any thread.
+    the caller owns. `keep_open` are further descriptors the child inherits (a lock it holds until its end);
+    `umask` is ours unless said otherwise. Methods may be called from any thread.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Process:
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_open: Sequence[int] = (),
+        umask: int | None = None,
     ) -> None:
         """Raises OSError when the command cannot be executed; nothing runs then."""
         self._stop_signal = stop_signal
@@ -57,6 +58,7 @@ class Process:
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
+            umask=-1 if umask is None else umask,
         )
         self._guard: subprocess.Popen[bytes] | None = subprocess.Popen(  # noqa: S603 — a constant text
             [

@@ -12,6 +12,7 @@ from typing import Protocol, Self, cast
 from cauce.dev.errors import DevError, ProcessDiedError
 from cauce.dev.lock import FileLock
 from cauce.dev.plan import Plan, make_plan, require_free_ports
+from cauce.dev.private_folder import make_file, make_folder, tighten
 from cauce.dev.process import describe_exit
 from cauce.dev.servers import EmbeddedServer, MailSinkServer, PostgresServer, ValkeyServer
 from cauce.dev.service import DevService
@@ -46,7 +47,7 @@ class Silence:
 class DevSystem:
     """`async with DevSystem(Project.find(Path.cwd())) as system:` — everything is ready inside, gone after.
 
-    Data, passwords and ports are kept in the project's `.cauce` folder. When a server or a service ends unasked,
+    Data, passwords and ports are kept in the project's `.cauce` folder, which others can neither read nor write. When a server or a service ends unasked,
     the body is cancelled, everything stops, and the `async with` raises ProcessDiedError. What `stop` and `kill`
     ended was asked for. One system a folder: a second one raises AlreadyRunningError.
     """
@@ -166,11 +167,12 @@ class DevSystem:
     # Starting
 
     async def _start_all(self) -> None:
-        self.project.folder.mkdir(exist_ok=True)
+        make_folder(self.project.folder)
         self._lock.acquire(
             f"cauce dev is running for {self.project.root} already (pid {{pid}}). "
             "Use that one, or stop it first (Ctrl-C in its terminal)."
         )
+        tighten(self.project.folder)
         plan = make_plan(self.project, self._given)
         self.elsewhere = plan.elsewhere
         if not self._only_servers:
@@ -234,9 +236,9 @@ class DevSystem:
             for variable, name in plan.databases.items():
                 found[variable] = await asyncio.to_thread(postgres.create_database, name)
         for variable, name in plan.files.items():
-            files = self.project.folder / "data" / "sqlite"
-            files.mkdir(parents=True, exist_ok=True)
-            found[variable] = f"sqlite+aiosqlite:///{files / name}.sqlite"
+            file = self.project.folder / "data" / "sqlite" / f"{name}.sqlite"
+            make_file(file)
+            found[variable] = f"sqlite+aiosqlite:///{file}"
         return found
 
     # Keeping and stopping

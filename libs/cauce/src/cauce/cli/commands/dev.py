@@ -10,8 +10,9 @@ sink) on free ports with passwords, then the services; waits until all are ready
 services finish what they do, then stops the servers; a second Ctrl-C kills. Nothing is restarted silently:
 if one ends unasked, everything stops.
 
-Data, logs and ports are kept in .cauce beside pyproject.toml. While the servers run, .cauce/dev.env holds
-their addresses and passwords, and services started by hand read it.
+Data, logs and ports are kept in .cauce beside pyproject.toml, which is private: nobody else can read it, and
+git ignores it. While the servers run, .cauce/dev.env holds their addresses and passwords, and services
+started by hand read it.
 
 environment:
   STORE=sqlite                a SQLite file for each service instead of PostgreSQL

@@ -13,6 +13,7 @@ from cauce.dev.account import Account
 from cauce.dev.errors import DevError, PortInUseError, ProcessDiedError
 from cauce.dev.lock import FileLock
 from cauce.dev.ports import choose_port, holder_of, is_free
+from cauce.dev.private_folder import make_folder, restrict
 from cauce.dev.process import Process, describe_exit
 from cauce.dev.servers.kept import Kept
 
@@ -137,7 +138,8 @@ class EmbeddedServer(ABC):
 
     def _start(self) -> None:
         self._discard()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        restrict(self.folder)
         self._lock.acquire(
             f"The data of {self.name} in {self.folder} are in use by another server "
             "(started by pid {pid}). Stop that one first.",
@@ -204,6 +206,7 @@ class EmbeddedServer(ABC):
                 account=self.account(),
                 stop_signal=self.stop_signal,
                 keep_open=[self._lock.descriptor],
+                umask=0o077,
             )
         except OSError as error:
             raise DevError(f"{self.name} could not be executed: {error}.") from error

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cauce.dev.account import Account, unprivileged_account
 from cauce.dev.errors import DevError
+from cauce.dev.private_file import write_private
+from cauce.dev.private_folder import let_through, outermost
 from cauce.dev.servers.embedded import EmbeddedServer
 from cauce.dev.servers.programs import find_postgres
 
@@ -81,9 +83,12 @@ class PostgresServer(EmbeddedServer):
     @cached_property
     def _place(self) -> Path:
         """The folder that holds the data folder, in reach of the account."""
-        if self._account is None or self._account.can_enter(self.folder):
+        account = self._account
+        if account is None:
             return self.folder
-        return _place_for_all(self.folder)
+        if account.can_enter((outermost(self.folder) or self.folder).parent):
+            let_through(self.folder)
+        return self.folder if account.can_enter(self.folder) else _place_for_all(self.folder)
 
     @property
     def _data(self) -> Path:
@@ -276,8 +281,8 @@ def _place_for_all(folder: Path) -> Path:
         return Path(owner.read_text(encoding="utf-8"))
     place = Path(tempfile.mkdtemp(dir=_DATA_FOR_ALL, prefix="postgres-"))
     place.chmod(0o711)
-    owner.write_text(str(place), encoding="utf-8")
-    (place / "belongs-to").write_text(str(owner), encoding="utf-8")
+    write_private(owner, str(place))
+    write_private(place / "belongs-to", str(owner))
     return place
 
 

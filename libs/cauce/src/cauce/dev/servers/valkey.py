@@ -68,7 +68,7 @@ class ValkeyServer(EmbeddedServer):
 
     def prepare(self) -> None:
         data = self.folder / "data"
-        data.mkdir(exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
         write_private(
             self.folder / "valkey.conf",
             _CONFIGURATION.format(
