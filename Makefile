@@ -52,10 +52,10 @@ LONGER := apps/accounts/tests/test_accounts_process.py
 test: $(READY) ## All tests, on real servers which the tests start themselves
 	@$(BIN)/python -m cauce.dev.private_folder .cauce
 	@scripts/redis7.sh .cauce/redis7
-	@$(BIN)/python -m pytest --numprocesses 5 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 5 --dist loadfile --max-worker-restart 2
 
 prove: $(READY) ## What the tests repeat, in its long form: as many kills as their hazards name, on every database
-	@PROVE=1 $(BIN)/python -m pytest tests $(LONGER) --numprocesses 3 --dist loadfile
+	@PROVE=1 $(BIN)/python -m pytest tests $(LONGER) --numprocesses 3 --dist loadfile --max-worker-restart 2
 
 check: $(READY) ## Format, lint, types, layers
 	@echo '· format'; $(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }

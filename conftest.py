@@ -11,12 +11,14 @@
 None survives this process, not even if it is killed. What they write goes into memory where there is enough of it.
 """
 
+import faulthandler
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +27,31 @@ import pytest
 from cauce.dev.servers import MailSinkServer, PostgresServer, ScratchDatabases, ValkeyServer
 
 pytest.register_assert_rewrite("cauce.testing.store_contract", "cauce.testing.transport_contract")  # before any import
+
+_HARD_S = 90
+"""After its time limit, which raises in the test: a listener that swallows everything, or a thread, may stay all the same."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that outlives its failure by far ends its process with the stacks of all threads: the run does not hang."""
+    marker = item.get_closest_marker("timeout")
+    limit_s = float(marker.args[0] if marker is not None and marker.args else item.config.getini("timeout"))
+    _end_in(limit_s + _HARD_S)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The same for what a worker of xdist may wait for when its tests are over."""
+    if hasattr(session.config, "workerinput"):
+        _end_in(_HARD_S)
+
+
+def _end_in(limit_s: float) -> None:
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__ or sys.stderr)
 
 
 def _write_into_memory() -> None:
