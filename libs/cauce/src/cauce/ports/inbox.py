@@ -36,6 +36,10 @@ class Position(Struct, frozen=True):
 
     last_seq: int
     incarnation: str
+    occurred_at: float | None = None
+    """Its `occurred_on` in seconds since 1970, by its publisher's clock. None where a version that handled it kept none."""
+    since_s: float = 0.0
+    """How long ago it was handled, by the store's clock."""
 
 
 FURTHEST = 1_000_000

@@ -22,6 +22,7 @@ from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from msgspec.structs import replace
+from sqlalchemy import text
 
 LONG_AGO = timedelta(days=8)
 """Longer than an inbox remembers (`Keep.inbox_s`: 7 days)."""
@@ -161,6 +162,29 @@ async def test_a_number_that_was_passed_longer_ago_than_ids_are_remembered_is_ac
     async with hearing(url, valkey) as heard:
         assert await heard.becomes(moved(5), moved(4, age=LONG_AGO)) == {"handled": 1, "duplicate": 1}
         assert await heard.dead() == []
+    assert heard.called == [5]
+
+
+@pytest.mark.parametrize("days", [-8, 8])
+async def test_f3_how_old_it_is_is_told_without_the_clock_of_its_publisher(
+    url: str, valkey: ValkeyServer, days: int
+) -> None:
+    """Eight days behind, every event looked older than the inbox remembers, and one out of order was dropped for it;
+    eight days ahead, what comes again after a long time was a dead letter."""
+    off = timedelta(days=days)
+    async with hearing(url, valkey) as heard:
+        assert await heard.becomes(moved(5, age=off), moved(4, age=off)) == {"handled": 1, "dead": 1}
+        assert await heard.becomes(moved(3, age=off + LONG_AGO)) == {"handled": 1, "dead": 1, "duplicate": 1}
+        assert await heard.dead() == ["late"]
+        async with heard.store.engine.begin() as connection:
+            await connection.execute(
+                text(f"UPDATE cauce_position SET moved_at = moved_at - {LONG_AGO.total_seconds()}")
+            )
+        assert await heard.becomes(moved(2, age=off)) == {"handled": 1, "dead": 1, "duplicate": 2}
+        async with heard.store.engine.begin() as connection:
+            await connection.execute(text("UPDATE cauce_position SET moved_at = NULL, occurred_at = NULL"))
+        await heard.becomes(moved(1, age=LONG_AGO))
+        assert heard.outcomes()["duplicate"] == 3, "where an earlier version kept no times, its age is by its own clock"
     assert heard.called == [5]
 
 

@@ -45,7 +45,7 @@ def decide(
     elsewhere: int = 0,
 ) -> Decision:
     """Apply the table. `elsewhere`: the last number of its key and incarnation that another listener of the service has
-    handled. `age_s`: of the event, by its publisher's clock; `retention_s`: how long the inbox remembers ids;
+    handled. `age_s`: of the event, at least; `retention_s`: how long the inbox remembers ids;
     `repeated_s`: the event was delivered to a process of this service before, and this is how long the broker has had it,
     by the broker's own clock: it may have been handled that long ago, and no longer."""
     if id_known:

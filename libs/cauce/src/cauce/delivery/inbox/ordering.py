@@ -1,15 +1,15 @@
 """Whether it is an event's turn among those of its key: the decision table, applied."""
 
 import logging
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from msgspec import Struct, field
 
 from cauce.delivery.inbox.decision_table import Decision, decide
 from cauce.delivery.inbox.failures import Failures, Outcome, delivery_of
 from cauce.events.envelope import Envelope
-from cauce.ports.inbox import Arrival, Inbox, Reason
+from cauce.ports.inbox import Arrival, Inbox, Position, Reason
 
 __all__ = ["Ordering"]
 
@@ -44,7 +44,7 @@ class Ordering(Struct, frozen=True, kw_only=True):
             key_seq=envelope.key_seq,
             incarnation=envelope.incarnation,
             position=found.position,
-            age_s=(datetime.now(UTC) - envelope.occurred_on).total_seconds(),
+            age_s=_age_s(envelope, found.position),
             retention_s=self.retention_s,
             repeated_s=repeated_s,
             elsewhere=found.elsewhere,
@@ -79,6 +79,15 @@ class Ordering(Struct, frozen=True, kw_only=True):
                 "%s: the database of %s was made anew or restored; the numbers of its keys start again",
                 consumer, envelope.source,
             )  # fmt: skip
+
+
+def _age_s(envelope: Envelope, last: Position | None) -> float:
+    """How old it is at least, if it is an earlier event of its key: it was published before the last one, by so much on
+    their publisher's clock, and that one was handled so long ago on ours. Whether the two clocks agree does not matter."""
+    published_at = envelope.occurred_on.timestamp()
+    if last is None or last.occurred_at is None:
+        return time.time() - published_at
+    return max(0.0, last.occurred_at - published_at) + last.since_s
 
 
 def _why(decision: Decision, envelope: Envelope, found: Arrival) -> tuple[Reason, str]:

@@ -46,23 +46,29 @@ class MemoryInbox:
         if envelope.key is None:
             return Arrival(known=False)
         place = (consumer, envelope.source, envelope.key)
-        position = rows.positions.get(place)
+        position = self._position(rows, place)
         seq, incarnation = sequence_of(envelope), envelope.incarnation
         last = position if position is not None and position.incarnation == incarnation else None
         elsewhere = 0
         if seq is not None and seq > FURTHEST + (0 if last is None else last.last_seq):
-            others = (one for (_, *key), one in rows.positions.items() if tuple(key) == place[1:])
+            others = (one for (_, *key), (one, _) in rows.positions.items() if tuple(key) == place[1:])
             elsewhere = max((one.last_seq for one in others if one.incarnation == incarnation), default=0)
         if seq is not None and seq <= FURTHEST + max(elsewhere, 0 if last is None else last.last_seq):
             self._move(rows, place, envelope)
         return Arrival(known=False, position=position, parked=bool(rows.waiting_at(*place)), elsewhere=elsewhere)
 
     def _move(self, rows: Tables, place: tuple[str, str, str], envelope: Envelope) -> None:
-        seq, incarnation, before = sequence_of(envelope), envelope.incarnation, rows.positions.get(place)
+        seq, incarnation, before = sequence_of(envelope), envelope.incarnation, self._position(rows, place)
         if seq is None or incarnation is None:
             return
         if before is None or before.incarnation != incarnation or before.last_seq < seq:
-            rows.positions[place] = Position(seq, incarnation)
+            rows.positions[place] = (Position(seq, incarnation, envelope.occurred_on.timestamp()), self._clock())
+
+    def _position(self, rows: Tables, place: tuple[str, str, str]) -> Position | None:
+        if (found := rows.positions.get(place)) is None:
+            return None
+        last, moved_at = found
+        return replace(last, since_s=self._clock() - moved_at)
 
     async def move(self, consumer: str, envelope: Envelope) -> None:
         if envelope.key is not None:

@@ -94,7 +94,9 @@ class Tables:
         default_factory=dict[Event, tuple[float, Literal["done", "sending"]]]
     )
     started: MutableMapping[Event, tuple[int, float]] = field(default_factory=dict[Event, tuple[int, float]])
-    positions: MutableMapping[Event, Position] = field(default_factory=dict[Event, Position])
+    positions: MutableMapping[Event, tuple[Position, float]] = field(
+        default_factory=dict[Event, tuple[Position, float]]
+    )
     waiting: MutableMapping[int, Due] = field(default_factory=dict[int, Due])
     dead: MutableMapping[Event, Dead] = field(default_factory=dict[Event, Dead])
     members: MutableMapping[MemberId, float] = field(default_factory=dict[MemberId, float])

@@ -28,7 +28,8 @@ _LIMITED = (
 it must not keep the event locked from the lane's next owner. As conditions, they cost no round trip."""
 PAUSED = "EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = :consumer AND l.paused_at IS NOT NULL)"
 _MOVE = (
-    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation "
+    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation, "
+    "occurred_at = excluded.occurred_at, moved_at = excluded.moved_at "
     "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
 )
 _LAST_HERE = (
@@ -45,20 +46,20 @@ _ARRIVE = f"""
     WITH arrived AS (
         SELECT * FROM unnest(
             CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:seqs AS bigint[]),
-            CAST(:incarnations AS text[])
-        ) AS a (source, event_id, key, seq, incarnation)
+            CAST(:incarnations AS text[]), CAST(:ats AS double precision[])
+        ) AS a (source, event_id, key, seq, incarnation, occurred_at)
     ), first AS (
         INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
         SELECT :consumer, source, event_id, :NOW FROM arrived WHERE {_LIMITED} ORDER BY source, event_id
         ON CONFLICT DO NOTHING RETURNING source, event_id
     ), moved AS (
-        INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation)
-        SELECT :consumer, source, key, seq, incarnation FROM arrived JOIN first USING (source, event_id)
+        INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at)
+        SELECT :consumer, source, key, seq, incarnation, occurred_at, :NOW FROM arrived JOIN first USING (source, event_id)
         WHERE seq IS NOT NULL AND {_POSSIBLE} ORDER BY source, key
         {_MOVE} RETURNING source, key
     )
     SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
-        p.last_seq, p.incarnation,
+        p.last_seq, p.incarnation, p.occurred_at, :NOW - p.moved_at AS since_s,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
         AS parked, {PAUSED} AS paused,
         CASE WHEN a.seq > {FURTHEST} THEN COALESCE({_LAST_HERE.format(row="a")}, 0) ELSE 0 END AS elsewhere
@@ -130,6 +131,7 @@ class SqlInbox:
             keys=[one.key for one in envelopes],
             seqs=[sequence_of(one) for one in envelopes],
             incarnations=[one.incarnation for one in envelopes],
+            ats=[one.occurred_on.timestamp() for one in envelopes],
         )
         found = {(row.source, row.event_id): row for row in rows}
         return [await self._arrival(consumer, one, found[one.source, one.id]) for one in envelopes]
@@ -137,7 +139,7 @@ class SqlInbox:
     async def _arrival(self, consumer: str, envelope: Envelope, row: Any) -> Arrival:
         if not row.first:
             return Arrival(known=True)
-        position = None if row.last_seq is None else Position(int(row.last_seq), str(row.incarnation))
+        position = None if row.last_seq is None else _position_in(row)
         if position is not None and sequence_of(envelope) is not None:
             self._locked.add((consumer, envelope.source, envelope.key))
         if sequence_of(envelope) is not None and not row.moved:
@@ -184,13 +186,14 @@ class SqlInbox:
         if sequence_of(envelope) is None:
             return
         await self._run(
-            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation) "
-            f"VALUES (:consumer, :source, :key, :seq, :incarnation) {_MOVE}",
+            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "
+            f"VALUES (:consumer, :source, :key, :seq, :incarnation, :at, :NOW) {_MOVE}",
             consumer=consumer,
             source=envelope.source,
             key=envelope.key,
             seq=envelope.key_seq,
             incarnation=envelope.incarnation,
+            at=envelope.occurred_on.timestamp(),
         )
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
@@ -254,14 +257,14 @@ class SqlInbox:
     async def _position(self, consumer: str, source: str, key: str | None) -> Position | None:
         row = (
             await self._run(
-                "SELECT last_seq, incarnation FROM cauce_position "
+                "SELECT last_seq, incarnation, occurred_at, :NOW - moved_at AS since_s FROM cauce_position "
                 "WHERE consumer = :consumer AND source = :source AND key = :key",
                 consumer=consumer,
                 source=source,
                 key=key,
             )
         ).one_or_none()
-        return None if row is None else Position(int(row.last_seq), str(row.incarnation))
+        return None if row is None else _position_in(row)
 
     async def keep(
         self, delivery: WaitingDelivery, *, delay_s: float | None, error: str | None, place: str | None = None
@@ -446,6 +449,10 @@ class SqlInbox:
 
 def _as_read(delivery: WaitingDelivery) -> Mapping[str, Any]:
     return {"position": delivery.position, "consumer": delivery.consumer, "attempts": delivery.attempts}
+
+
+def _position_in(row: Any) -> Position:
+    return Position(int(row.last_seq), str(row.incarnation), row.occurred_at, max(0.0, row.since_s or 0.0))
 
 
 def _milliseconds(seconds: float) -> str:

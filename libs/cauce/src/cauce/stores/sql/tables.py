@@ -145,6 +145,8 @@ position = Table(
     Column("key", Text, primary_key=True),
     Column("last_seq", BigInteger, nullable=False),
     Column("incarnation", Text, nullable=False),
+    Column("occurred_at", Float),  # by the publisher's clock; what was handled before there were these two has none
+    Column("moved_at", Float),
     postgresql_with=_CHANGED_IN_PLACE,
 )
 
