@@ -115,3 +115,20 @@ def test_an_address_of_another_kind_is_no_redis_url() -> None:
 
     assert "redis://" in said
     assert "hunter2" not in said
+
+
+def test_files_that_the_urls_name_are_looked_at_and_told_together_with_the_rest() -> None:
+    said = refused(
+        REDIS_URL="rediss://:hunter2@broker:6390?ssl_ca_certs=/gone/ca.pem&ssl_certfile=/gone/me.pem",
+        SHOP_DATABASE_URL="postgresql+psycopg://shop:hunter2@db/shop?sslmode=verify-full&sslrootcert=/gone/pg.pem",
+        LOG_FORMAT="xml",
+    )
+
+    assert "ssl_ca_certs=/gone/ca.pem: no such file; ssl_certfile=/gone/me.pem: no such file" in said
+    assert "sslrootcert=/gone/pg.pem: no such file" in said
+    assert [line.split("=")[0] for line in said.splitlines()[1:]] == [
+        "  · LOG_FORMAT",
+        "  · REDIS_URL",
+        "  · SHOP_DATABASE_URL",
+    ]
+    assert "hunter2" not in said

@@ -574,6 +574,32 @@ async def test_tls_is_spoken_and_its_certificate_checked(valkey: ValkeyServer, t
         assert "is not trusted" in await reason_of(url)
 
 
+async def test_a_certificate_that_is_gone_when_it_reconnects_is_an_outage_that_names_it(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Certificates are renewed while services run; for a moment there is none, or half of one."""
+    authority, file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    cast("Any", authority.issue_cert("127.0.0.1")).configure_cert(context)
+
+    async def at_once(data: bytes) -> bytes:
+        return data
+
+    async with proxied(valkey, at_once, tls=context) as port:
+        transport = quick(f"rediss://:{valkey.password}@127.0.0.1:{port}?ssl_ca_certs={file}")
+        file.rename(tmp_path / "kept.pem")
+        with pytest.raises(
+            TransportUnavailableError, match=f"no TLS with Redis at .*: ssl_ca_certs={file}: no such file"
+        ):
+            await transport.publish(LANE, [envelope(1)])
+        async with listening(transport, names("users.user-created"), subscribed=False) as heard:
+            await until(lambda: any("no such file" in report for report in heard.reports), "a report")
+            (tmp_path / "kept.pem").rename(file)
+            await heard.is_subscribed()
+        await transport.close()
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -581,7 +607,7 @@ async def test_tls_is_spoken_and_its_certificate_checked(valkey: ValkeyServer, t
         ("redis://:pa/ss@h:1", "cannot be read"),
         ("redis://h:99999", "cannot be read"),
         ("redis://h?ssl_ca_cert=x", "unknown: 'ssl_ca_cert'"),
-        ("rediss://h?ssl_ca_certs=/no/such/file", "certificate files cannot be read"),
+        ("rediss://h?ssl_ca_certs=/no/such/file", "ssl_ca_certs=/no/such/file: no such file"),
     ],
 )
 def test_an_unusable_url_is_refused_at_once_without_repeating_it(url: str, problem: str) -> None:

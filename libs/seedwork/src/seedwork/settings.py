@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from cauce import IntegrationEvent, NestBridge
 from cauce.ports.transport import DurableTransport, Transport
+from cauce.settings.tls_files import problems_of_url
 from cauce.transports.memory import MemoryTransport
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
@@ -35,7 +36,7 @@ def _transport(value: str) -> str:
 def _redis_url(value: str) -> str:
     if not value.startswith(("redis://", "rediss://")):
         raise ValueError("expected redis://[:password@]host:port, or rediss:// for TLS")
-    return value
+    return _with_its_files(value)
 
 
 def _database_url(value: str) -> str:
@@ -50,7 +51,13 @@ def _database_url(value: str) -> str:
         raise ValueError("name the driver: sqlite+aiosqlite:///FILE")
     if url.drivername not in ("sqlite+aiosqlite", "postgresql+psycopg"):
         raise ValueError(expected)
-    return value
+    return _with_its_files(value)
+
+
+def _with_its_files(url: str) -> str:
+    if problems := [*problems_of_url(url)]:
+        raise ValueError("; ".join(problems))
+    return url
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from cauce.admin.targets import Broker
+from cauce.errors import ConfigurationError
 from cauce.ports.topics import Inspectable
 from cauce.transports.redis.topics import RedisTopics
 
@@ -17,9 +18,14 @@ async def open_broker(broker: Broker, *, prefix: str | None = None) -> AsyncGene
     `prefix` separates systems on one broker; the usual one by default.
     """
     hint = f"is it running? ({broker.origin})"
-    topics = (
-        RedisTopics(broker.url, if_down=hint) if not prefix else RedisTopics(broker.url, prefix=prefix, if_down=hint)
-    )
+    try:
+        topics = (
+            RedisTopics(broker.url, if_down=hint)
+            if not prefix
+            else RedisTopics(broker.url, prefix=prefix, if_down=hint)
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(error.problems, where=broker.origin) from None
     try:
         yield topics
     finally:

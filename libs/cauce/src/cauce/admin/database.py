@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from cauce.admin.targets import Target
 from cauce.dev.private_folder import make_file
-from cauce.errors import CauceError
+from cauce.errors import CauceError, ConfigurationError
 from cauce.ports.figures import NoTablesError
 from cauce.stores.sql.figures import SNAPSHOT_ON_POSTGRESQL, is_about_tables
 from cauce.stores.sql.schema import examine
@@ -35,7 +35,7 @@ async def open_engine(target: Target, *, create_file: bool = False) -> AsyncGene
         _require_file(target)
     elif target.database.get_backend_name() == "sqlite":
         make_file(Path(str(target.database.database)))
-    engine = create_engine(target.database.render_as_string(hide_password=False))
+    engine = _writing_engine(target)
     try:
         async with _translated(target):
             yield engine
@@ -47,7 +47,7 @@ async def open_engine(target: Target, *, create_file: bool = False) -> AsyncGene
 async def read_only_connection(target: Target) -> AsyncGenerator[AsyncConnection]:
     """A connection that reads one snapshot and can write nothing. Raises as `open_engine` does."""
     _require_file(target)
-    engine = _reading_engine(target.database)
+    engine = _reading_engine(target)
     try:
         async with _translated(target), engine.connect() as connection:
             if engine.dialect.name == "postgresql":
@@ -71,9 +71,18 @@ async def ask_each(
     return found, unreachable
 
 
-def _reading_engine(url: URL) -> AsyncEngine:
+def _writing_engine(target: Target) -> AsyncEngine:
+    try:
+        return create_engine(target.database.render_as_string(hide_password=False))
+    except ConfigurationError as error:  # of this service alone: the others are asked all the same
+        why = "; ".join(error.problems)
+        raise DatabaseUnavailableError(f"{target.name}: {target.database_label} ({target.origin}): {why}") from None
+
+
+def _reading_engine(target: Target) -> AsyncEngine:
+    url = target.database
     if url.get_backend_name() != "sqlite":
-        return create_engine(url.render_as_string(hide_password=False))
+        return _writing_engine(target)
     file = URL.create(
         "sqlite+aiosqlite", database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"}
     )
@@ -116,7 +125,7 @@ async def _translated(target: Target) -> AsyncGenerator[None]:
 
 
 async def _no_tables(target: Target) -> str:
-    engine = _reading_engine(target.database)
+    engine = _reading_engine(target)
     try:
         async with engine.connect() as connection:
             found = await connection.run_sync(examine)

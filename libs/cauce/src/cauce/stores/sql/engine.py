@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import ConfigurationError
+from cauce.settings.tls_files import POSTGRESQL, problems_of_files
 from cauce.stores.sql.driver_state import connection_class_of_asyncpg, read_outcome_of_commits
 from cauce.stores.sql.error_values import hide_values
 from cauce.stores.sql.poolers import prepare_nothing_behind_poolers, refuse_poolers
@@ -52,7 +53,8 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     both, parameters never appear in errors or logs, and a COMMIT that the database answers otherwise raises
     TransactionAbortedError.
 
-    Raises ConfigurationError for a URL that is not one of the two, and for AUTOCOMMIT; connects to nothing.
+    Raises ConfigurationError for a URL that is not one of the two, for AUTOCOMMIT, and for each file of a certificate or
+    a key (`sslrootcert=…`) that is not there or is none: libpq would connect without it. Connects to nothing.
     """
     try:
         parsed = make_url(url)
@@ -74,6 +76,8 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
         _prepare_sqlite(engine)
         return engine
     arguments: dict[str, Any] = options.pop("connect_args", {})
+    if problems := [*problems_of_files({**parsed.query, **arguments}, POSTGRESQL)]:
+        raise ConfigurationError(problems, where="the options of the database URL")
     if parsed.get_driver_name() == "psycopg":
         arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
     else:

@@ -5,6 +5,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker
 
+from cauce.settings.tls_files import POSTGRESQL, problems_of_files
+
 __all__ = ["SERVED", "problems_of"]
 
 SERVED = ("sqlite", "postgresql")
@@ -49,6 +51,8 @@ def _problems_of_engine(engine: AsyncEngine | AsyncConnection, what: str) -> Ite
     levels = (sync.get_execution_options().get("isolation_level"), getattr(engine.dialect, _AT_CONNECT, None))
     if any(str(level).upper() == "AUTOCOMMIT" for level in levels):
         yield f'{what} has isolation_level="AUTOCOMMIT": nothing could be rolled back; leave it out'
+    if engine.dialect.name == "postgresql":
+        yield from problems_of_files(sync.engine.url.query, POSTGRESQL)
 
 
 _AT_CONNECT = "_on_connect_isolation_level"

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from cauce.errors import ConfigurationError
+from cauce.settings.tls_files import REDIS, problems_of_files
 
 __all__ = ["RedisConnection", "RedisServer", "RedisTroubleError", "url_from_environment"]
 
@@ -49,8 +50,8 @@ class RedisServer:
     """Where the server is, and how to get in.
 
     `url`: `redis://user:password@host:port`, `rediss://…` for TLS with a verified certificate
-    (`?ssl_ca_certs=FILE` for an authority of one's own), `unix:///path`. Raises ConfigurationError, which
-    never repeats the URL.
+    (`?ssl_ca_certs=FILE` for an authority of one's own), `unix:///path`. Raises ConfigurationError with all that is
+    wrong, each file that cannot be used among it, by its name and its option; it never repeats the URL.
     """
 
     def __init__(self, url: str, *, if_down: str, answer_limit_s: float) -> None:
@@ -72,17 +73,17 @@ class RedisServer:
             "driver_info": None,  # saves two commands that restricted users may not send
         }
         self.label: str = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        try:
-            self._prepare()
-        except (TypeError, exceptions.RedisError) as error:
-            raise ConfigurationError([_without_call(error)], where="the options of the Redis URL") from None
-        except OSError as error:
-            problem = f"the certificate files cannot be read: {_short(str(error))}"
-            raise ConfigurationError([problem], where="the options of the Redis URL") from None
+        if problems := [*self._problems()]:
+            raise ConfigurationError(problems, where="the options of the Redis URL")
 
     async def connect(self) -> "RedisConnection":
         """A connection that has been let in and answers. Raises RedisTroubleError within the answer limit."""
-        connection = RedisConnection(self, self._prepare())
+        try:
+            prepared = self._prepare()
+        except OSError as error:  # a file of the certificates is gone, or being replaced, since the start
+            problem = next(problems_of_files(self._options, REDIS), _short(str(error)))
+            raise RedisTroubleError(f"no TLS with Redis at {self.label}: {problem}") from None
+        connection = RedisConnection(self, prepared)
         try:
             await self.within(self._answer_limit_s, connection.open())
         except BaseException:
@@ -106,10 +107,22 @@ class RedisServer:
         """What an error of the connection means to a person."""
         return RedisTroubleError(self._explain(error))
 
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with the options, all of it: better now than at the first event."""
+        wrong_files = list(problems_of_files(self._options, REDIS)) if self._class is SSLConnection else []
+        yield from wrong_files
+        try:
+            self._prepare()
+        except (TypeError, ValueError, exceptions.RedisError) as error:
+            yield _without_call(error)
+        except OSError as error:
+            if not wrong_files:
+                yield f"TLS cannot be prepared: {_short(str(error))}"
+
     def _prepare(self) -> AnyConnection:
         connection = self._class(**self._options)
         if isinstance(connection, SSLConnection):
-            # Reads the certificate files: better now than at the first event.
+            # Reads the files of the certificates.
             _ = cast("Any", connection.ssl_context).get()
         return connection
 
