@@ -1,7 +1,7 @@
 """Many keys at once, one key never; and several keys in one piece of work where that is allowed."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from cauce.concurrency.keyed_workers import KeyedWorkers
@@ -11,13 +11,16 @@ Job = tuple[str, int]
 
 @asynccontextmanager
 async def working(
-    work: Callable[[Sequence[Job]], Awaitable[None]],
+    work: Callable[[Sequence[Job]], Awaitable[Mapping[Job, float] | None]],
     *,
     group: Callable[[Job], Hashable | None] = lambda job: None,
     at_once: int = 4,
     bound: int = 1000,
+    restrained: Callable[[Job], bool] = lambda job: False,
 ) -> AsyncGenerator[KeyedWorkers[Job]]:
-    per_key = KeyedWorkers[Job](work, group=group, at_once=at_once, bound=bound)
+    per_key = KeyedWorkers[Job](
+        work, group=group, at_once=at_once, bound=bound, restrained=restrained, restrained_at_once=2
+    )
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(per_key.run())
         yield per_key
@@ -109,3 +112,43 @@ async def test_whoever_submits_more_than_it_holds_waits() -> None:
         assert per_key.unfinished <= 5
         await finish(per_key)
     assert len(work.done) == 50
+
+
+async def test_restrained_jobs_leave_workers_to_the_others_and_go_on_as_soon_as_one_is_done() -> None:
+    go, held, done = asyncio.Event(), list[Job](), list[Job]()
+
+    async def work(jobs: Sequence[Job]) -> None:
+        (job,) = jobs
+        if job[0].startswith("slow"):
+            held.append(job)
+            await go.wait()
+        done.append(job)
+
+    async with working(work, restrained=lambda job: job[0].startswith("slow")) as per_key:
+        await submit(per_key, [f"slow {number}" for number in range(100)], 2)
+        await submit(per_key, KEYS[:50], 2)
+        async with asyncio.timeout(10):
+            while len(done) < 100:  # noqa: ASYNC110  # its workers change it
+                await asyncio.sleep(0)
+        assert len(held) == 2, "two of four workers, however many wait"
+        go.set()
+        for _ in range(2_000):  # turns of the loop, and no time passes: nobody waits for a clock
+            await asyncio.sleep(0)
+        assert len(done) == 300
+    assert all([no for key, no in done if key == one] == [0, 1] for one in {key for key, _ in done})
+
+
+async def test_a_job_that_becomes_restrained_makes_room_for_others_when_it_comes_again() -> None:
+    tries = dict[Job, int]()
+
+    async def work(jobs: Sequence[Job]) -> dict[Job, float]:
+        (job,) = jobs
+        tries[job] = tries.get(job, 0) + 1
+        await asyncio.sleep(0)
+        return {job: 0.0} if tries[job] < 3 else {}
+
+    async with working(work, restrained=lambda job: tries.get(job, 0) == 1) as per_key:
+        await submit(per_key, KEYS[:30], 2)
+        await finish(per_key)
+    assert len(tries) == 60
+    assert set(tries.values()) == {3}

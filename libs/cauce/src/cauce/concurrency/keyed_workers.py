@@ -18,7 +18,8 @@ class KeyedWorkers(Generic[J]):
     Jobs of different keys for which `group` returns the same value are passed to `work` together, up to a hundred; a
     job for which it returns None is passed alone. Holds `bound` jobs at most; `submit` waits for room. `work` returns the
     jobs that it is not done with, and in how many seconds each is to be passed to it again: its key waits meanwhile, and
-    no worker does. `work` must not raise.
+    no worker does. `work` must not raise. Jobs that are `restrained` when their turn comes are passed alone, and
+    `restrained_at_once` of them run concurrently at most: the other workers are for the others.
     """
 
     def __init__(
@@ -28,9 +29,16 @@ class KeyedWorkers(Generic[J]):
         group: Callable[[J], Hashable | None],
         at_once: int,
         bound: int,
+        restrained: Callable[[J], bool] = lambda _job: False,
+        restrained_at_once: int = 1,
     ) -> None:
         self._work = work
         self._group = group
+        self._restrained = restrained
+        self._restrained_at_once = restrained_at_once
+        self._held_back: deque[Hashable] = deque()
+        """Keys whose next jobs are restrained and have no room yet."""
+        self._restrained_now: set[Hashable] = set()
         self._at_once = at_once
         self._room = asyncio.Semaphore(bound)
         self._queues: dict[Hashable, deque[J]] = {}
@@ -72,11 +80,22 @@ class KeyedWorkers(Generic[J]):
 
     def _offer(self, key: Hashable) -> None:
         """Queue the next job of this key for a worker."""
-        group = self._group(self._queues[key][0])
+        job = self._queues[key][0]
+        if self._restrained(job):
+            self._held_back.append(key)
+            self._offer_restrained()
+            return
+        group = self._group(job)
         keys = deque[Hashable]() if group is None else self._groups.setdefault(group, deque())
         if not keys:
             self._ready.put_nowait(keys)
         keys.append(key)
+
+    def _offer_restrained(self) -> None:
+        while self._held_back and len(self._restrained_now) < self._restrained_at_once:
+            key = self._held_back.popleft()
+            self._restrained_now.add(key)
+            self._ready.put_nowait(deque((key,)))
 
     async def _worker(self) -> None:
         while not self._ending:
@@ -91,11 +110,13 @@ class KeyedWorkers(Generic[J]):
                 again = await self._work(list(jobs.values()))
             finally:
                 self._running -= len(keys)
+                self._restrained_now.difference_update(keys)
                 for key, job in jobs.items():
                     if again and job in again:
                         asyncio.get_running_loop().call_later(again[job], self._offer, key)
                     else:
                         self._done(key)
+                self._offer_restrained()
 
     def _done(self, key: Hashable) -> None:
         waiting = self._queues[key]

@@ -286,12 +286,19 @@ class WaitingRoom(Protocol):
     """Deliveries that wait for a listener, and those that were given up."""
 
     async def due(
-        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        known: Known | None = None,
+        besides: Collection[int] = (),
+        in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         """Heads of the waiting room that are due: un-keyed ones, and the first of each key; none of a paused listener.
 
         With `known`, only deliveries that this code can handle; rows of an earlier version, which do not name their
-        event, are among them. Those at the positions `besides` are left out. However many are left out, they take no
+        event, are among them. Those at the positions `besides` are left out, and without `in_trouble` those that have met
+        trouble with the database. However many are left out, they take no
         place among `limit`; they hold their key all the same.
         """
         ...

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, on
-from cauce.delivery.inbox import transactions, troubles, workers
+from cauce.delivery.inbox import transactions, troubles, waiting_room
 from cauce.delivery.inbox.troubles import CHARGED_AFTER, Troubles
 from cauce.dev.servers import ScratchDatabases
 from cauce.events.envelope import Envelope
@@ -32,6 +32,7 @@ class Ordered(IntegrationEvent, name="trouble.ordered", version=1, source="troub
     key: str
     number: int = 0
     bad: bool = False
+    fails: int = 0
 
 
 class Noted(DomainEvent, name="trouble.noted", key="key"):
@@ -59,7 +60,6 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for the end of a long pause."""
     monkeypatch.setattr(troubles, "_FIRST_S", 0.02)
     monkeypatch.setattr(troubles, "_CAP_S", 0.2)
-    monkeypatch.setattr(workers, "_NO_ROOM_S", 0.05)
 
 
 @dataclass
@@ -70,9 +70,19 @@ class Stock:
     lasts: bool = True
     handled: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     calls: int = 0
+    failed: dict[str, int] = field(default_factory=dict[str, int])
+    holds: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, whoever is in trouble stays with its worker."""
+    held: int = 0
+
+    def __post_init__(self) -> None:
+        self.holds.set()
 
     @on(Ordered, name="pack", retry=Retry(attempts=2, base=0.001, cap=0.001))
     async def pack(self, event: Ordered, session: AsyncSession) -> None:
+        if self.failed.get(event.key, 0) < event.fails:
+            self.failed[event.key] = self.failed.get(event.key, 0) + 1
+            raise ValueError(event.key)
         await self._handle(session, event.key, event.number, bad=event.bad)
 
     @on(Noted, when="durable", name="note", retry=Retry(attempts=2, base=0.001, cap=0.001))
@@ -82,6 +92,10 @@ class Stock:
     async def _handle(self, session: AsyncSession, key: str, number: int, *, bad: bool) -> None:
         if bad:
             self.calls += 1
+        if bad and not self.holds.is_set():
+            self.held += 1
+            await self.holds.wait()
+            self.held -= 1
         if bad and self.lasts:
             await session.execute(text(TROUBLE[self.url.partition("+")[0]]))
         self.handled.append((key, number))
@@ -115,6 +129,29 @@ async def publish(service: Service, *events: Ordered | Noted) -> None:
     async with service.transaction() as tx:
         for event in events:
             await tx.publish(event)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # in SQLite one transaction holds all others anyway
+async def test_however_many_are_in_trouble_at_once_there_is_room_for_others(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a worker until it gives up, and more are due than the workers take."""
+    monkeypatch.setattr(waiting_room, "_IN_TROUBLE", 6)
+    monkeypatch.setattr(waiting_room, "BOUND", 10)
+    stock = Stock(url)
+    async with running(stock) as service:
+        await publish(service, *(Ordered(key=f"bad {no}", bad=True) for no in range(30)))
+        await until(lambda: len(stock.waiting()) == 30)
+        stock.holds.clear()
+        await until(lambda: stock.held == 4)
+        await asyncio.sleep(0.3)  # all the others are due by now
+        await publish(service, *(Ordered(key=f"good {no}", fails=1) for no in range(20)))
+        await until(lambda: len(stock.handled) == 20)
+        assert stock.held == 4
+        stock.lasts = False
+        stock.holds.set()
+        await until(lambda: len(stock.handled) == 50)
 
 
 @pytest.mark.usefixtures("brief")

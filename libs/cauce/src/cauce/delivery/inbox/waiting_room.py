@@ -1,7 +1,7 @@
 """The loop of the waiting room (retry queue): what is due in our lanes goes to the workers, once."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cauce.concurrency.backoff import Backoff
@@ -25,6 +25,8 @@ __all__ = ["WaitingRoom"]
 _POLL_FIRST_S = 0.05
 _POLL_CAP_S = 1.0
 _LOOK_AGAIN_EVERY_S = 300.0
+_IN_TROUBLE = BOUND // 4
+"""How many that have met trouble the workers are given at most: each may take long, and the room is for the others too."""
 
 
 class WaitingRoom:
@@ -48,6 +50,8 @@ class WaitingRoom:
         self._count = count
         self._taken: set[int] = set()
         """Positions of deliveries that the workers have."""
+        self._in_trouble: set[int] = set()
+        """Those of them that have met trouble with the database."""
         self._left_since_read: set[int] = set()
         """Positions the workers were done with after the last read began: its rows may be older than their outcome."""
         self._lanes_swept: dict[Lane, Epoch] = {}
@@ -76,14 +80,23 @@ class WaitingRoom:
             new = {lane for lane, epoch in lanes.items() if self._lanes_swept.get(lane) != epoch}
             self._left_since_read.clear()
             await self._look_again(lanes, new)
-            due = await self._message_store.due(list(lanes), limit=BOUND, known=self._listening.known)
-            for waiting in due:
+            for waiting in await self._due(list(lanes)):
                 suspect = waiting.lane in new and self._ownership.was_abandoned(waiting.lane)
                 worked = await self._take(waiting, lanes[waiting.lane], suspect=suspect) or worked
             self._lanes_swept = dict(lanes)
         except Exception as error:
             self._trouble.down(error, retry_in_s=self._backoff.pause_s)
         return worked
+
+    async def _due(self, lanes: Sequence[Lane]) -> Sequence[WaitingDelivery]:
+        """What is due, and of what has met trouble only as much as there is room for."""
+        known, room = self._listening.known, _IN_TROUBLE - len(self._in_trouble)
+        due = await self._message_store.due(lanes, limit=BOUND, known=known)
+        troubled = [one for one in due if one.troubles and one.position not in self._taken]
+        if len(troubled) <= room:
+            return due
+        others = await self._message_store.due(lanes, limit=BOUND, known=known, in_trouble=False)
+        return [*others, *troubled[:room]]
 
     async def _look_again(self, lanes: Collection[Lane], new: Collection[Lane]) -> None:
         """What was postponed is looked at when we take a lane over: our code may read it. And now and then, because its
@@ -101,12 +114,15 @@ class WaitingRoom:
         if listener is None:
             return False
         self._taken.add(position)
+        if waiting.troubles:
+            self._in_trouble.add(position)
         job = self._job(waiting, listener, tenure, suspect=suspect, left=partial(self._left, position))
         await self._workers.submit(job)
         return True
 
     def _left(self, position: int) -> None:
         self._taken.discard(position)
+        self._in_trouble.discard(position)
         self._left_since_read.add(position)
         self._backoff.wake()
 

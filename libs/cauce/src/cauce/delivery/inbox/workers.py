@@ -36,7 +36,6 @@ BOUND = 512
 _AT_ONCE = 8
 _TROUBLED_AT_ONCE = 4
 """How many workers may be busy with events that have met trouble before: the others are for those that have not."""
-_NO_ROOM_S = 0.5
 _THREAD_AGAIN_S = 1.0
 """How soon a thread that outlived its call is looked at again."""
 _MARKS = 3
@@ -69,11 +68,15 @@ class Workers:
         self._transactions = transactions
         self._trouble = trouble
         self._troubles = troubles
-        self._troubled_running = 0
         self._count = count
         self._handled = handled
         self._work: KeyedWorkers[Job | RefusedJob] = KeyedWorkers(
-            self._settle, group=_shares_with, at_once=_AT_ONCE, bound=BOUND
+            self._settle,
+            group=_shares_with,
+            at_once=_AT_ONCE,
+            bound=BOUND,
+            restrained=lambda job: job.troubled and not self._troubles.outage,
+            restrained_at_once=_TROUBLED_AT_ONCE,
         )
         self._suspects = SharedLock()
         self._lanes_in_work: dict[Lane, int] = {}
@@ -130,9 +133,6 @@ class Workers:
 
     async def _take_up(self, job: Job | RefusedJob) -> float | None:
         """Settle one job; seconds after which to go on with it if it could not be settled."""
-        if job.troubled and not self._troubles.outage and self._troubled_running >= _TROUBLED_AT_ONCE:
-            return _NO_ROOM_S
-        self._troubled_running += (troubled := job.troubled)
         again_s: float | None = None
         try:
             if isinstance(job, RefusedJob):
@@ -142,7 +142,6 @@ class Workers:
                 async with self._suspects.exclusive() if job.suspect else self._suspects.shared():
                     again_s = await self._settle_alone(job)
         finally:
-            self._troubled_running -= troubled
             if again_s is None:
                 self._lanes_in_work[job.lane] -= 1
                 if job.left is not None:

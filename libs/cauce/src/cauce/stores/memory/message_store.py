@@ -218,7 +218,13 @@ class MemoryMessageStore:
         return 0  # the clock of this store is never set back
 
     async def due(
-        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        known: Known | None = None,
+        besides: Collection[int] = (),
+        in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         now = self._clock()
         heads: dict[tuple[str, str, str | None] | int, Due] = {}
@@ -229,6 +235,7 @@ class MemoryMessageStore:
             for one in heads.values()
             if one.next_at is not None and one.next_at <= now and one.delivery.lane in lanes
             if (known is None or _is_known(one.delivery, known)) and one.position not in besides
+            if in_trouble or not one.delivery.troubles
         ]
         return [delivery for _, delivery in sorted(ready, key=lambda one: one[0])[:limit]]
 

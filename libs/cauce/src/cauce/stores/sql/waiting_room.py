@@ -22,11 +22,19 @@ class SqlWaitingRoom(TableGroup):
     """The WaitingRoom of the ports."""
 
     async def due(
-        self, lanes: Sequence[Lane], *, limit: int, known: Known | None = None, besides: Collection[int] = ()
+        self,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        known: Known | None = None,
+        besides: Collection[int] = (),
+        in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         if not lanes:
             return []
         which, values = self._which_deliveries(known, besides)
+        if not in_trouble:
+            which += "AND COALESCE(troubles, 0) = 0 "
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
