@@ -62,7 +62,8 @@ async def test_every_listener_has_a_row_and_nothing_is_cut_at_80_columns(project
         "  lanes                     12 of 16 owned · host:17 has 12\n"
         "  parked                    keys whose later events wait for one that failed: 2\n"
         "                            for mail.welcome\n"
-        "  not in the code any more  mail.a_listener_of_a_time_long_gone_with_a_name_that_is_longer_than_its_column\n"
+        "  not in the code any more\n"
+        "  mail.a_listener_of_a_time_long_gone_with_a_name_that_is_longer_than_its_column\n"
         "  handled                   counts what the inbox remembers: the last 2 h\n"
     )
 

@@ -7,7 +7,7 @@ from cauce.admin.bulk import BulkResult
 from cauce.admin.finding import UnknownDeliveryError
 from cauce.admin.selection import Selectable, UnknownIdError
 from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE
-from cauce.cli.screen import complain, dim, plural, red, say, say_json, width, wrapped, yellow
+from cauce.cli.screen import complain, dim, lines_of, plural, red, say, say_json, yellow
 from cauce.cli.when import stamp
 from cauce.stores.sql.audit import AuditEntry
 
@@ -113,6 +113,4 @@ def _history_lines(prefix: str, history: Mapping[str, Sequence[AuditEntry]], han
 
 def _under(short: str, text: str) -> Iterator[str]:
     """A line after an id, and the rest of it under its beginning."""
-    first, *rest = wrapped(text, width() - 10)
-    yield f"{short}  {first}"
-    yield from (f"{' ' * 10}{line}" for line in rest)
+    yield from lines_of(text, indent=10, first=f"{short}  ")

@@ -8,22 +8,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cauce.cli.flowing import command_lines, flowing, visible
 from cauce.telemetry.log_text import one_line
 
 __all__ = [
     "Column",
     "bold",
+    "commands",
     "complain",
     "dim",
     "green",
     "headed",
+    "lines_of",
     "plural",
     "red",
     "say",
     "say_json",
     "table",
     "width",
-    "wrapped",
     "yellow",
 ]
 
@@ -49,14 +51,27 @@ def say_json(value: Any) -> None:
 
 
 def complain(text: str) -> None:
-    """On standard error, after what was printed so far."""
+    """On standard error, after what was printed so far; for a person in lines of the terminal."""
     sys.stdout.flush()
+    if sys.stderr.isatty():
+        wide = _columns()
+        text = "\n".join(line for one in text.split("\n") for line in _within(one, wide))
     print(_harmless(text), file=sys.stderr)
+
+
+def _within(line: str, wide: int) -> list[str]:
+    """The line, or several that begin where it does."""
+    begins = len(line) - len(line.lstrip(" ·"))
+    return [line] if visible(line) <= wide else flowing(line[begins:], wide=wide, indent=begins, first=line[:begins])
 
 
 def width() -> int:
     """Of the terminal; 80 where there is none."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
+    return _columns() if sys.stdout.isatty() else 80
+
+
+def _columns() -> int:
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 def red(text: str) -> str:
@@ -87,14 +102,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: i
     """Lines of a table. Where the first cell would make a line too long it gets a line of its own: nothing is cut."""
     rows = [list(row) for row in rows]
     widths = [
-        max([len(column.title), *(_visible(row[number]) for row in rows)]) for number, column in enumerate(columns)
+        max([len(column.title), *(visible(row[number]) for row in rows)]) for number, column in enumerate(columns)
     ]
     room = width() - indent - sum(widths[1:]) - 2 * (len(columns) - 1)
-    fitting = [_visible(row[0]) for row in rows if _visible(row[0]) <= room]
+    fitting = [visible(row[0]) for row in rows if visible(row[0]) <= room]
     widths[0] = max([len(columns[0].title), *fitting])
     lines = [dim(_line([column.title for column in columns], columns, widths, indent))]
     for row in rows:
-        if _visible(row[0]) > widths[0]:
+        if visible(row[0]) > widths[0]:
             lines.append(f"{' ' * indent}{row[0]}")
             row = ["", *row[1:]]
         lines.append(_line(row, columns, widths, indent))
@@ -104,37 +119,29 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: i
 def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int], indent: int) -> str:
     padded: list[str] = []
     for cell, column, wide in zip(cells, columns, widths, strict=True):
-        gap = " " * (wide - _visible(cell))
+        gap = " " * (wide - visible(cell))
         padded.append(gap + cell if column.align == "right" else cell + gap)
     return (" " * indent + "  ".join(padded)).rstrip()
 
 
 def headed(rows: Iterable[tuple[str, str]], *, indent: int = 2) -> list[str]:
-    """`label  text` lines; a long text is wrapped under itself, at spaces only."""
+    """`label  text` lines; a long text is wrapped under itself."""
     rows = list(rows)
     wide = max((len(label) for label, _ in rows), default=0)
     lines: list[str] = []
     for label, text in rows:
-        first, *rest = wrapped(text, width() - indent - wide - 2) or [""]
-        lines.append(f"{' ' * indent}{dim(label.ljust(wide))}  {first}".rstrip())
-        lines += [f"{' ' * (indent + wide + 2)}{line}" for line in rest]
+        lines += lines_of(text, indent=indent + wide + 2, first=f"{' ' * indent}{dim(label.ljust(wide))}  ")
     return lines
 
 
-def wrapped(text: str, room: int) -> list[str]:
-    """The text in lines of at most `room`, broken at spaces only; a longer word stays whole."""
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            candidate = f"{line} {word}" if line else word
-            if line and _visible(candidate) > room:
-                lines.append(line)
-                line = word
-            else:
-                line = candidate
-        lines.append(line)
-    return lines
+def lines_of(text: str, *, indent: int = 0, first: str | None = None) -> list[str]:
+    """The text in lines of the screen under `indent`, after `first` in the first; see `cauce.cli.flowing`."""
+    return flowing(text, wide=width(), indent=indent, first=first)
+
+
+def commands(*texts: str, indent: int = 2) -> list[str]:
+    """The lines of commands to copy, each beginning on a line of its own."""
+    return [line for text in texts for line in command_lines(text, wide=width(), indent=indent)]
 
 
 def plural(number: int, noun: str) -> str:
@@ -151,7 +158,3 @@ def _harmless(text: str) -> str:
 
 
 _OWN_COLOURS = re.compile("(\x1b\\[(?:0|1|2|31|32|33)m)")
-
-
-def _visible(text: str) -> int:
-    return len(re.sub(r"\x1b\[\d+m", "", text))

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lines(service: str, settings: "Sequence[Setting]") -> Iterator[str]:
     """A row for each; where the terminal is too narrow for all of it, what it means and whence it came stand beneath."""
-    from cauce.cli.screen import bold, dim, width, wrapped
+    from cauce.cli.screen import bold, dim, lines_of, width
 
     yield bold(service)
     rows = [(one.name, one.value if one.value is not None else "–", one.origin, one.description) for one in settings]
@@ -83,4 +83,4 @@ def _lines(service: str, settings: "Sequence[Setting]") -> Iterator[str]:
     for row in rows:
         yield f"  {row[0].ljust(name)}  {row[1]}"
         beneath = f"{row[2]} · {row[3]}" if row[3] else row[2]
-        yield from (f"  {' ' * name}  {dim(line)}" for line in wrapped(beneath, width() - name - 4))
+        yield from (dim(line) for line in lines_of(beneath, indent=name + 4))

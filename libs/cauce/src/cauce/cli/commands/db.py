@@ -121,7 +121,7 @@ async def _restored(arguments: argparse.Namespace) -> int:
     from cauce.admin.rewinding import StillRunningError, renew
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, NOT_DONE, WRONG
-    from cauce.cli.screen import complain, say, say_json
+    from cauce.cli.screen import commands, complain, say, say_json
     from cauce.cli.when import short
 
     targets = targets_of(arguments)
@@ -141,7 +141,7 @@ async def _restored(arguments: argparse.Namespace) -> int:
     since = short(restored.newest_s).replace(" ", "").replace("min", "m") if restored.newest_s is not None else "THEN"
     if restored.newest_s is not None:
         say(f"The newest trace of work in this database is {short(restored.newest_s)} old. So now:")
-    say(f"  cauce rewind {target.typed} --heard --since {since}")
+    say("\n".join(commands(f"cauce rewind {target.typed} --heard --since {since}")))
     return DONE
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from cauce.admin.masking import masked
 from cauce.admin.replay import ChosenLetter
 from cauce.cli.commands.message_pages import attempt_lines, message_lines
-from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped
+from cauce.cli.screen import bold, commands, dim, headed, lines_of, plural, red
 from cauce.cli.when import iso, stamp
 from cauce.stores.sql.dead_letters import DeadLetter
 
@@ -26,7 +26,7 @@ def list_lines(service: str, letters: Sequence[ChosenLetter], limit: int) -> Ite
         yield ""
         told = (f"{first.name} → {first.listener}", f"{_how(first)}: {first.error}{_at_place(first)}")
         for text in told:
-            yield from (f"  {line}" for line in wrapped(text, width() - 2))
+            yield from lines_of(text, indent=2)
         for one in alike[:limit]:
             yield f"    {red(one.short)}  {stamp(one.letter.last_at)}{_waits(one.letter)}".rstrip()
         if len(alike) > limit:
@@ -68,10 +68,10 @@ def show_lines(one: ChosenLetter, alike: int) -> Iterator[str]:
         yield from (f"  {line}" for line in letter.stack.rstrip().splitlines())
     yield ""
     if letter.envelope is not None and letter.reached_a_listener:
-        yield f"  cauce dead replay {short}"
+        yield from commands(f"cauce dead replay {short}")
         if alike:
-            yield f"  cauce dead replay --listener {letter.listener} --name {letter.name}"
-    yield f"  cauce dead discard {short} --because '…'"
+            yield from commands(f"cauce dead replay --listener {letter.listener} --name {letter.name}")
+    yield from commands(f"cauce dead discard {short} --because '…'")
 
 
 def _about(letter: DeadLetter, alike: int) -> Iterator[tuple[str, str]]:

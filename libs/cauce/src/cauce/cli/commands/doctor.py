@@ -99,27 +99,23 @@ def _lines(found: "Examination") -> "Iterator[str]":
 
 
 def _verdict_lines(verdicts: "Sequence[Verdict]") -> "Iterator[str]":
-    from cauce.cli.screen import dim, green, red, width, wrapped, yellow
+    from cauce.cli.screen import dim, green, lines_of, red, yellow
 
     colours = {"good": green, "weak": yellow, "bad": red, "unknown": dim}
     wide = min(20, max((len(one.subject) for one in verdicts), default=0))
     for one in verdicts:
         mark = colours[one.state](_MARKS[one.state])
-        indent = " " * (wide + 6)
-        lines = wrapped(one.fact, width() - len(indent))
+        indent = wide + 6
+        first = f"  {mark} {one.subject.ljust(wide)}  "
         if len(one.subject) > wide:
-            yield f"  {mark} {one.subject}"
-        else:
-            yield f"  {mark} {one.subject.ljust(wide)}  {lines.pop(0)}"
-        yield from (f"{indent}{line}" for line in lines)
+            yield first.rstrip()
+            first = " " * indent
+        yield from lines_of(one.fact, indent=indent, first=first)
         if one.fix:
-            for number, line in enumerate(wrapped(one.fix, width() - len(indent) - 2)):
-                yield f"{indent}{'→ ' if not number else '  '}{line}"
+            yield from lines_of(f"→ {one.fix}", indent=indent + 2, first=" " * indent)
 
 
 def _sentence_lines(sentence: str) -> "Iterator[str]":
-    from cauce.cli.screen import width, wrapped
+    from cauce.cli.screen import lines_of
 
-    first, *rest = wrapped(sentence, width() - 4)
-    yield f"  {first}"
-    yield from (f"  {line}" for line in rest)
+    yield from lines_of(sentence, indent=2)

@@ -159,13 +159,13 @@ def _repeats(facts: "Explanation") -> "Iterator[tuple[str, str]]":
 
 
 def _listener_lines(service: "Description", listener: "DescribedListener", event: "DescribedEvent") -> "Iterator[str]":
-    from cauce.cli.screen import dim, width, wrapped
+    from cauce.cli.screen import dim, lines_of, width
 
     one_line = f"  {service.service}  {listener.name}  {listener.place}"
     if len(one_line) <= width():
         yield f"  {service.service}  {listener.name}  {dim(listener.place)}"
     else:
-        yield f"  {service.service}  {dim(listener.place)}"
+        yield from lines_of(f"{service.service}  {dim(listener.place)}", indent=4, first="  ")
         yield f"    {listener.name}"
     sentences = [_promise(service, listener)]
     if listener.when in ("arrival", "durable") and not _volatile(service, listener):
@@ -176,7 +176,7 @@ def _listener_lines(service: "Description", listener: "DescribedListener", event
             + (f", and its {event.key} waits for a person." if event.key else ".")
         )
     for sentence in sentences:
-        yield from (f"    {line}" for line in wrapped(sentence, width() - 4))
+        yield from lines_of(sentence, indent=4)
 
 
 def _volatile(service: "Description", listener: "DescribedListener") -> bool:

@@ -117,7 +117,7 @@ async def _chosen(arguments: argparse.Namespace) -> "ChosenListener | int":
 def _report(
     arguments: argparse.Namespace, chosen: "ChosenListener", result: "PauseResult", became: str, undo: str | None
 ) -> None:
-    from cauce.cli.screen import dim, plural, say, say_json, width, wrapped
+    from cauce.cli.screen import commands, dim, lines_of, plural, say, say_json
 
     if arguments.json:
         say_json(
@@ -131,7 +131,8 @@ def _report(
         )
         return
     waits = f" · {plural(result.waiting, 'event')} waiting for it" if result.waiting else ""
-    for line in wrapped(f"{chosen.listener} {became}{waits}", width()):
+    for line in lines_of(f"{chosen.listener} {became}{waits}"):
         say(line)
     if undo is not None:
-        say(dim(undo))
+        for line in commands(undo, indent=0):
+            say(dim(line))

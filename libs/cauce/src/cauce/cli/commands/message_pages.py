@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from cauce.admin.masking import masked, masked_text
-from cauce.cli.screen import dim, plural, width, wrapped
+from cauce.cli.screen import dim, lines_of, plural
 from cauce.cli.when import stamp
 from cauce.errors import DecodeError
 from cauce.formats.cloudevents import from_json
@@ -32,9 +32,7 @@ def attempt_lines(tried: Sequence[RecordedAttempt]) -> Iterator[str]:
     yield dim("  attempts")
     for number, attempt in enumerate(tried, start=1):
         head = f"    {number:>3}  {stamp(attempt.at)}  "
-        first, *rest = wrapped(attempt.error, width() - len(head))
-        yield f"{head}{first}"
-        yield from (f"{' ' * len(head)}{line}" for line in rest)
+        yield from lines_of(attempt.error, indent=len(head), first=head)
 
 
 def message_lines(message: bytes) -> Iterator[str]:

@@ -166,23 +166,20 @@ _SHOWN = 10
 
 def _set_aside_lines(status: "OutboxStatus") -> Iterator[str]:
     from cauce.admin.short_ids import shortest_beginnings
-    from cauce.cli.screen import bold, plural, red, width, wrapped
+    from cauce.cli.screen import bold, commands, lines_of, plural, red
 
     shown = shortest_beginnings(one.event_id for one in status.set_aside)
     yield f"  {bold('set aside')}"
     for one in status.set_aside[:_SHOWN]:
         waits = "" if one.key is None else f" · key {one.key}"
         waits += f" · {plural(one.behind, 'later event')} of it waiting" if one.behind else ""
-        first, *rest = wrapped(f"{shown[one.event_id]}  {one.name}{waits}", width() - 4)
-        yield f"    {first.replace(shown[one.event_id], red(shown[one.event_id]), 1)}"
-        yield from (f"      {line}" for line in rest)
-        yield from (f"      {line}" for line in wrapped(one.problem, width() - 6))
+        yield from lines_of(f"{one.name}{waits}", indent=6, first=f"    {red(shown[one.event_id])}  ")
+        yield from lines_of(one.problem, indent=6)
     if status.set_aside[_SHOWN:]:
         yield f"    … and {len(status.set_aside) - _SHOWN:,} more: --json"
     first_id = shown[status.set_aside[0].event_id]
     yield ""
-    yield f"    cauce outbox release {first_id}"
-    yield f"    cauce outbox discard {first_id} --because '…'"
+    yield from commands(f"cauce outbox release {first_id}", f"cauce outbox discard {first_id} --because '…'", indent=4)
 
 
 def size(number: float) -> str:

@@ -102,10 +102,11 @@ def _report_published(target: "Target", published: "Published", since_s: float, 
 
 
 def _report_heard(target: "Target", topic: "Heard", *, dry_run: bool) -> None:
-    from cauce.cli.screen import say, yellow
+    from cauce.cli.screen import lines_of, say, yellow
 
     will = "would get" if dry_run else "gets"
     entries = f"{topic.entries:,} event{'' if topic.entries == 1 else 's'}"
     say(f"{target.name} {will} {entries} of {topic.topic} again; those it has handled it recognises.")
     if topic.trimmed:
-        say(yellow(f"The broker has let go of a part of that time: cauce rewind {topic.topic} --published --since …"))
+        gone = f"The broker has let go of a part of that time: cauce rewind {topic.topic} --published --since …"
+        say("\n".join(map(yellow, lines_of(gone, indent=2, first=""))))

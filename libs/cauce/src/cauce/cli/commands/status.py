@@ -66,11 +66,12 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 def _lines(target: "Target", status: "Status") -> Iterator[str]:
     from cauce.cli.commands.waiting_pages import failing_lines
-    from cauce.cli.screen import Column, bold, dim, headed, table
+    from cauce.cli.screen import Column, bold, dim, headed, lines_of, table
 
     figures = status.figures
 
-    yield f"{bold(figures.service)}  {dim(f'{figures.database} {target.database_label}')}"
+    title = f"{bold(figures.service)}  {dim(f'{figures.database} {target.database_label}')}"
+    yield from lines_of(title, indent=2, first="")
     if figures.listeners:
         yield ""
         columns = [Column("listener"), *(Column(title, "right") for title in _TITLES)]

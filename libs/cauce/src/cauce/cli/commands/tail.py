@@ -96,7 +96,7 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
     import json
 
     from cauce.admin.masking import masked, masked_text
-    from cauce.cli.screen import bold, dim, red, width
+    from cauce.cli.screen import bold, dim, lines_of, red, width
     from cauce.cli.when import clock, iso
     from cauce.telemetry.log_text import one_line
 
@@ -108,7 +108,7 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
         return
     yield f"{at}  {bold(envelope.name)}"
     key = f" · key {envelope.key}" if envelope.key is not None else ""
-    yield f"  {envelope.source} · {envelope.id}{key}"
+    yield from lines_of(f"{envelope.source} · {envelope.id}{key}", indent=4, first="  ")
     payload = masked(seen.payload)
     if full:
         told = {"occurred": iso(envelope.occurred_on.timestamp()), "version": envelope.version, "lane": seen.lane}

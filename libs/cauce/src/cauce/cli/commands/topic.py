@@ -87,13 +87,13 @@ async def _list(arguments: argparse.Namespace) -> int:
 
 
 def _lines(topic: "Topic") -> "Iterator[str]":
-    from cauce.cli.screen import Column, bold, dim, plural, table, yellow
+    from cauce.cli.screen import Column, bold, dim, lines_of, plural, table, yellow
     from cauce.cli.when import short
 
     held = plural(topic.entries, "entry").replace("entrys", "entries")
     if topic.entries:
         held += f", the oldest {short(topic.oldest_s)} old, the newest {short(topic.newest_s)}"
-    yield f"{bold(topic.name)}  {held}"
+    yield from lines_of(f"{bold(topic.name)}  {held}", indent=2, first="")
     yield ""
     if not topic.groups:
         yield dim("  heard by nobody")
@@ -103,7 +103,7 @@ def _lines(topic: "Topic") -> "Iterator[str]":
     yield from table(columns, rows)
     for group in topic.groups:
         if remark := _remark(topic, group):
-            yield f"  {yellow(remark)}"
+            yield from lines_of(yellow(remark), indent=2)
 
 
 def _remark(topic: "Topic", group: "Group") -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from cauce.admin.masking import masked
 from cauce.admin.waiting import ChosenDelivery, brief
 from cauce.cli.commands.message_pages import attempt_lines, message_lines, payload_of
-from cauce.cli.screen import bold, dim, headed, plural, red, width, wrapped, yellow
+from cauce.cli.screen import bold, commands, dim, headed, lines_of, plural, red, yellow
 from cauce.cli.when import iso, short, stamp
 from cauce.stores.sql.waiting_deliveries import Waiting
 
@@ -27,7 +27,7 @@ def list_lines(service: str, deliveries: Sequence[ChosenDelivery]) -> Iterator[s
         first = alike[0].delivery
         yield ""
         for text in (f"{first.listener}", _why(first)):
-            yield from (f"  {line}" for line in wrapped(text, width() - 2))
+            yield from lines_of(text, indent=2)
         for one in alike:
             yield from _indented(f"{yellow(one.short)}  {one.delivery.name}{_about(one.delivery)}", 4)
         if first.alike > len(alike):
@@ -73,8 +73,8 @@ def _why(one: Waiting) -> str:
         case "gone":
             return (
                 f"gone: the listener, or the class of the event, is not in the code any more "
-                f"→ cauce waiting move --listener {one.listener} --to OTHER, or "
-                f"cauce waiting discard --listener {one.listener} --because '…'"
+                f"→ cauce waiting move --listener {one.listener} --to OTHER or "
+                f"→ cauce waiting discard --listener {one.listener} --because '…'"
             )
         case "dead":
             return f"a dead letter: cauce dead show {brief(one.id)}"
@@ -114,7 +114,7 @@ def failing_lines(failing: Sequence[ChosenDelivery], count: int) -> Iterator[str
     for one in failing:
         delivery = one.delivery
         yield from _indented(f"{yellow(one.short)}  {delivery.name} → {delivery.listener}{_about(delivery)}", 4)
-        yield from (f"      {line}" for line in wrapped(_error_of(delivery), width() - 6))
+        yield from lines_of(_error_of(delivery), indent=6)
     if count > len(failing):
         yield f"    … and {count - len(failing):,} more: cauce waiting list --state failing"
     yield f"    {dim('try now:')} cauce waiting retry {failing[0].short}"
@@ -134,7 +134,7 @@ def show_lines(one: ChosenDelivery) -> Iterator[str]:
     yield from attempt_lines(delivery.tried)
     yield from message_lines(delivery.message)
     yield ""
-    yield from (f"  {command}" for command in _commands(one))
+    yield from commands(*_commands(one))
 
 
 def _facts(one: Waiting) -> Iterator[tuple[str, str]]:
@@ -184,9 +184,7 @@ def _commands(one: ChosenDelivery) -> Iterator[str]:
 
 
 def _indented(text: str, indent: int) -> Iterator[str]:
-    first, *rest = wrapped(text, width() - indent - 2)
-    yield f"{' ' * indent}{first}"
-    yield from (f"{' ' * (indent + 2)}{line}" for line in rest)
+    yield from lines_of(text, indent=indent + 2, first=" " * indent)
 
 
 def as_json(one: Waiting) -> dict[str, Any]:
