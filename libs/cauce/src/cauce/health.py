@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cauce.errors import CauceError
+from cauce.ports.figures import Figures
 from cauce.ports.store import SupportsFigures
 from cauce.service.service import Service
 
@@ -19,6 +20,7 @@ log = logging.getLogger("cauce.health")
 
 _STATUS_KEPT_S = 1.0
 _STATUS_LIMIT_S = 5.0
+_ATTENTION_KEPT_S = 5.0
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -27,7 +29,8 @@ ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def health_app(service: Service) -> ASGIApp:
-    """`/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why.
+    """`/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why; and either way
+    `needs_attention`: what waits for a person, by listener, with the command that shows or mends it, some seconds old.
     `/counters`: plain numbers since the start. `/status`: what `cauce status --json` says of this service, from its
     database, asked at most once a second; 503 while the database does not answer, 404 for a service that keeps nothing
     there. May be mounted: `app.mount("/internal", health_app(service))`."""
@@ -42,6 +45,7 @@ def health_app(service: Service) -> ASGIApp:
             case ("GET" | "HEAD", "/health/ready"):
                 missing = await service.check()
                 body = {"ready": not missing, "service": service.name, "not_ready": missing}
+                body["needs_attention"] = status.needs_attention()
                 await _answer(send, 503 if missing else 200, body)
             case ("GET" | "HEAD", "/counters"):
                 counters = {"service": service.name, "unfinished": service.unfinished, **dict(service.counters)}
@@ -69,6 +73,24 @@ class _Status:
         self._turn = asyncio.Lock()
         self._kept: tuple[int, object] = (503, {})
         self._good_until = 0.0
+        self._attention: dict[str, str] = {}
+        self._looked_at = -_ATTENTION_KEPT_S
+        self._looking: asyncio.Task[None] | None = None
+
+    def needs_attention(self) -> dict[str, str]:
+        """As it was found some seconds ago: whoever asks for readiness never waits for the database on its account."""
+        now = time.monotonic()
+        if now - self._looked_at >= _ATTENTION_KEPT_S and isinstance(self._service.store, SupportsFigures):
+            self._looked_at = now
+            self._looking = asyncio.get_running_loop().create_task(self._look(self._service.store))
+        return self._attention
+
+    async def _look(self, store: SupportsFigures) -> None:
+        try:
+            async with asyncio.timeout(_STATUS_LIMIT_S):
+                self._attention = _needs_attention(await store.figures())
+        except Exception as error:  # whatever a driver raises: `not_ready` names a database that is away
+            log.debug("what needs attention could not be read: %s", type(error).__name__)
 
     async def answer(self) -> tuple[int, object]:
         async with self._turn:
@@ -91,6 +113,24 @@ class _Status:
         except Exception as error:  # whatever a driver raises: this page must not take the service down
             log.warning("the status could not be read: %s", type(error).__name__)
             return 503, {"error": f"the database does not tell ({type(error).__name__})"}
+
+
+def _needs_attention(figures: Figures) -> dict[str, str]:
+    """What does not move until a person does something."""
+    found: dict[str, str] = {}
+    for one in figures.listeners:
+        if one.dead:
+            numbers = f"dead letters: {one.dead}, parked keys: {one.parked_keys}"
+            found[one.listener] = f"{numbers} → cauce dead list --listener {one.listener}"
+        if one.paused_s is not None:
+            why = one.paused_because or "nobody said why"
+            found[one.listener] = f"paused ({why}), and {one.waiting} wait → cauce listener resume {one.listener}"
+        elif not one.in_code and one.waiting:
+            shown = f"cauce waiting list --listener {one.listener}"
+            found[one.listener] = f"not in the code any more, and {one.waiting} wait → {shown}"
+    if figures.outbox.set_aside:
+        found["outbox"] = f"{figures.outbox.set_aside} that the broker will never take → cauce outbox status"
+    return found
 
 
 async def _answer(send: Send, status: int, body: object) -> None:

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from cauce import IntegrationEvent, Service, on
 from cauce.delivery.inbox import troubles
 from cauce.dev.servers import ValkeyServer
+from cauce.health import health_app
 from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
@@ -76,6 +78,21 @@ class System:
     async def _verdicts(self, service: str) -> list[dict[str, Any]]:
         return list((await self.cauce("doctor", service, "--json")).json["services"][service])
 
+    async def page(self) -> str:
+        """What the readiness page of mail says needs attention. The service is ready all the same: others are served."""
+        found: dict[str, str] = {}
+
+        async def told() -> bool:
+            ready = await http.get("/health/ready")
+            found.update(ready.json()["needs_attention"])
+            return ready.status_code == 200 and bool(found)
+
+        app = httpx.ASGITransport(health_app(self.mail))
+        async with httpx.AsyncClient(transport=app, base_url="http://mail") as http:
+            await until(told)
+        assert list(found) == ["mail.welcome"]
+        return found["mail.welcome"].partition(" → ")[2]
+
     async def run(self, command: str) -> Said:
         said = await self.cauce(*shlex.split(command.replace("…", "given up"))[1:])
         assert said.code == 0, (command, said.out, said.err)
@@ -107,6 +124,7 @@ async def test_a_paused_listener(project: Project, broker: ValkeyServer, cauce: 
     async with _running(project, broker, cauce) as system:
         await system.run("cauce listener pause welcome --because 'a bad day'")
         await publish(system.shop, UserCreated(id="1", name="Ann"))
+        assert shlex.split(await system.page()) == shlex.split(await system.stuck("paused"))[:4]
         await system.run(await system.stuck("paused"))
         await system.welcomed("Ann")
         await system.healthy("paused")
@@ -192,7 +210,8 @@ async def test_a_key_that_waits_behind_a_dead_letter(
 ) -> None:
     async with _running(project, broker, cauce, "Ann", retry=ONCE) as system:
         await publish(system.shop, UserCreated(id="1", name="Ann"), UserCreated(id="1", name="Bea"))
-        listed = await system.run(await system.stuck("dead"))
+        await system.stuck("dead")
+        listed = await system.run(await system.page())
         shown = await system.run(_printed(listed, "cauce dead show"))
         system.world.broken.clear()
         await system.run(_printed(shown, f"cauce dead {way}"))
