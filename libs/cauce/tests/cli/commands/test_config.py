@@ -81,6 +81,20 @@ def test_every_setting_of_every_service_is_a_row(
     )
 
 
+def test_names_of_60_characters_leave_values_and_meanings_whole(
+    project: Path, cauce_config: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "the_address_of_the_house_in_which_the_mail_server_lives_today"
+    (project / "shop_for_config_test.py").write_text(
+        "from pydantic import Field\nfrom pydantic_settings import BaseSettings\n"
+        f"class Settings(BaseSettings):\n    {name}: str = Field('smtp.example.com:2525', description='of the mail server')\n"
+    )
+    assert cauce_config("shop") == 0
+    assert capsys.readouterr().out == (
+        f"shop\n  {name.upper()}\n    smtp.example.com:2525\n    default · of the mail server\n"
+    )
+
+
 def test_one_service_as_json(
     project: Path, cauce_config: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

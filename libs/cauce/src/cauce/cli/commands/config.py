@@ -69,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_LONG = 40
+"""A longer name leaves no room for its value beside it."""
+
+
 def _lines(service: str, settings: "Sequence[Setting]") -> Iterator[str]:
     """A row for each; where the terminal is too narrow for all of it, what it means and whence it came stand beneath."""
     from cauce.cli.screen import bold, dim, lines_of, width
@@ -81,6 +85,10 @@ def _lines(service: str, settings: "Sequence[Setting]") -> Iterator[str]:
             yield f"  {row[0].ljust(name)}  {row[1].ljust(value)}  {dim(row[2].ljust(origin))}  {row[3]}".rstrip()
         return
     for row in rows:
-        yield f"  {row[0].ljust(name)}  {row[1]}"
+        if name > _LONG:
+            yield f"  {row[0]}"
+            yield from lines_of(row[1], indent=4)
+        else:
+            yield from lines_of(row[1], indent=name + 4, first=f"  {row[0].ljust(name)}  ")
         beneath = f"{row[2]} · {row[3]}" if row[3] else row[2]
-        yield from (dim(line) for line in lines_of(beneath, indent=name + 4))
+        yield from (dim(line) for line in lines_of(beneath, indent=4 if name > _LONG else name + 4))

@@ -103,7 +103,8 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
     at = clock(seen.at.timestamp())
     envelope = seen.envelope
     if envelope is None:
-        yield f"{at}  {red('not an event')} in {seen.topic}, lane {seen.lane}: {seen.problem}"
+        said = f"{red('not an event')} in {seen.topic}, lane {seen.lane}: {seen.problem}"
+        yield from lines_of(said, indent=4, first=f"{at}  ")
         yield dim(_clipped(f"  {one_line(masked_text(seen.raw))}", width()))
         return
     yield f"{at}  {bold(envelope.name)}"
