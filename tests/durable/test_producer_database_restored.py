@@ -1,7 +1,8 @@
 """The producer's database was wiped, or restored from an older copy: it counts its keys' numbers again.
 
 Its consumers remember more than it does. Told of it by another incarnation they accept what comes; not told, they set
-it aside, loudly. Nobody drops anything.
+it aside, loudly. Nobody drops anything. One that is made anew is not started before somebody says that it replaces the
+other.
 """
 
 import json
@@ -100,6 +101,10 @@ def test_a_wiped_producer_that_restarts_its_numbers_is_handled_logged_and_counte
     world.reached(len(_BEFORE))
 
     world.shop = postgres.database()  # nothing is left of what it knew
+    refused = world.producer(_BEFORE, pace=_QUICK)
+    assert refused.ended() != 0
+    assert "shop is registered on this broker with another database than this one" in refused.said()
+    _cauce("db", "restored", "--database-url", world.shop, "--redis-url", world.broker, cwd=world.folder)
     _published(world, _BEFORE)
 
     world.reached(2 * len(_BEFORE))
@@ -116,7 +121,8 @@ def test_a_declared_restore_of_a_producer_loses_nothing_although_numbers_are_reu
     world_and_copy[0].consumer(pace=_QUICK)
     world = _restored(world_and_copy)
 
-    said = _cauce("db", "restored", "--database-url", world.shop, "--because", "a backup", cwd=world.folder)
+    where = ("--database-url", world.shop, "--redis-url", world.broker)
+    said = _cauce("db", "restored", *where, "--because", "a backup", cwd=world.folder)
     _published(world, [*_BEFORE, *_AFTER])
 
     assert "new incarnation" in said

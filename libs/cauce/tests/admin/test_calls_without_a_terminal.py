@@ -75,6 +75,9 @@ class _Broker:
             for name in ("shop-ms", "bank-ms")
         ]
 
+    async def databases(self, group: str) -> dict[str, str]:
+        return {"bank-ms": "gone-ms's"} if group == "gone-ms" else {}
+
     async def forget(self, topic: str, group: str) -> bool:
         self.forgotten.append((topic, group))
         return True

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +142,29 @@ def test_a_store_that_ends_with_the_process_is_refused_beside_a_broker_that_does
             "store=SqlAlchemyStore(engine), or in tests transport=MemoryStreams()"
         ),
     )
+
+
+class _Outlives(MemoryStreams):
+    """As the port requires beside a database."""
+
+    durable = True
+
+
+async def test_two_databases_of_one_name_are_told_apart_here_too_and_two_memories_are_not(tmp_path: Path) -> None:
+    broker = _Outlives()
+    first, second = (
+        Service("front", transport=broker, store=SqlAlchemyStore(create_engine(url)), publishes=[SignedUp])
+        for url in (f"sqlite+aiosqlite:///{tmp_path}/{number}.sqlite" for number in range(2))
+    )
+    async with first:
+        with pytest.raises(ConfigurationError, match="front is registered on this broker with another database"):
+            async with second:
+                pass
+    await broker.forget("front", "front")
+    async with second:
+        pass
+
+    forgetful = MemoryStreams()
+    for _ in range(2):
+        async with front(forgetful):
+            pass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import BrokerId
-from cauce.testing.transport_contract import TOPIC, DurableTransportContract
+from cauce.testing.transport_contract import TOPIC, DatabaseRegistrationContract, DurableTransportContract
 from cauce.transports.memory_streams import MemoryStreams
 
 
@@ -34,13 +34,13 @@ class MemoryUnderTest:
         self._broker.start()
 
 
-class TestMemoryStreams(DurableTransportContract):
+class TestMemoryStreams(DurableTransportContract, DatabaseRegistrationContract):
     @pytest.fixture
     def broker(self) -> MemoryUnderTest:
         return MemoryUnderTest()
 
 
-class TestRedisStreams(DurableTransportContract):
+class TestRedisStreams(DurableTransportContract, DatabaseRegistrationContract):
     """With the fixture `broker` of this folder: Valkey, and Redis 7."""
 
 

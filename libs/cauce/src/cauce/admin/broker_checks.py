@@ -53,6 +53,7 @@ async def _examine(broker: Inspectable, services: Sequence[Examined]) -> list[Ve
     for examined in services:
         if examined.description is not None:
             found += _address(broker, examined.description)
+            found += await _database(broker, examined, examined.description)
             found += await _groups(broker, examined, examined.description)
     found += await _retired(broker, services)
     return found
@@ -64,6 +65,20 @@ def _address(broker: Inspectable, description: Description) -> list[Verdict]:
         return []
     fact = f"{description.service} was started with the broker at {said}; this look was at {broker.address}"
     return [Verdict("address", "weak", fact, "cauce doctor --redis-url redis://…")]
+
+
+async def _database(broker: Inspectable, examined: Examined, description: Description) -> list[Verdict]:
+    """Whether the broker has another database noted for this service: then the service is refused there."""
+    noted = await broker.databases(description.service)
+    others = [topic for topic, one in noted.items() if one != examined.incarnation]
+    if not others:
+        return []
+    fact = (
+        f"{description.service} is registered there with another database than {examined.target.database_label} "
+        f"({', '.join(others)}): another environment works under its name, or this database replaces that one"
+    )
+    fix = f"give this one a broker or a prefix of its own; or, if it is the right one: cauce db restored {examined.target.typed}"
+    return [Verdict(f"{description.service}'s database", "bad", fact, fix)]
 
 
 def _normal(address: str) -> str:

@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from cauce.admin.broker import open_broker
 from cauce.admin.database import open_engine, read_only_connection
-from cauce.admin.targets import Target
-from cauce.errors import CauceError, ConfigurationError
+from cauce.admin.descriptions import read_descriptions
+from cauce.admin.targets import Target, find_targets
+from cauce.errors import CauceError, ConfigurationError, TransportUnavailableError
 from cauce.ports.description import Description
 from cauce.ports.topics import Inspectable
 from cauce.stores.sql.audit import write_audit
@@ -16,7 +17,7 @@ from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.rewinding import Published, Restored, mark_unsent_since, renew_incarnation
 
-__all__ = ["Heard", "StillRunningError", "renew", "rewind_heard", "rewind_published"]
+__all__ = ["Heard", "Renewed", "StillRunningError", "renew", "rewind_heard", "rewind_published"]
 
 
 class Heard(Struct, frozen=True, kw_only=True):
@@ -70,12 +71,61 @@ async def _set_back(broker: Inspectable, description: Description, since_s: floa
     return found
 
 
-async def renew(target: Target, *, why: str | None, force: bool) -> Restored:
-    """Give a restored database a new incarnation. Raises StillRunningError unless `force`."""
+class Renewed(Struct, frozen=True, kw_only=True):
+    """`registered`: the topics in which the broker had another database noted for the service, and has this one now.
+    `untold`: why the broker could not be told."""
+
+    restored: Restored
+    registered: Sequence[str]
+    untold: str | None
+
+
+async def find_restored(
+    names: Sequence[str], *, database_url: str | None = None, redis_url: str | None = None
+) -> Sequence[Target]:
+    """As `find_targets`; a service may also be named as it calls itself, which is all that it can say of itself.
+
+    Raises ConfigurationError.
+    """
+    try:
+        return find_targets(names, database_url=database_url, redis_url=redis_url)
+    except ConfigurationError:
+        if database_url is not None:
+            raise
+        everyone = find_targets(redis_url=redis_url)
+        described, _ = await read_descriptions(everyone)
+        found = [one for one in everyone if one.name in described and described[one.name].service in names]
+        if len(found) != len(set(names)):
+            raise
+        return found
+
+
+async def renew(target: Target, *, why: str | None, force: bool, prefix: str | None = None) -> Renewed:
+    """Give a restored database a new incarnation, and have the broker note it for the service wherever it is noted.
+
+    `prefix`: of its streams; without it, as the service was started last. Raises StillRunningError unless `force`. A broker that does not answer stops nothing, and is told later.
+    """
     async with read_only_connection(target) as connection:
         figures = await read_figures(connection)
+        description = await description_of(connection)
     if figures.members and not force:
         processes = ", ".join(one.member.rpartition(":")[0] for one in figures.members)
         raise StillRunningError(f"{target.name} is running ({processes}).")
     async with open_engine(target) as engine, engine.begin() as connection:
-        return await renew_incarnation(connection, why=why)
+        restored = await renew_incarnation(connection, why=why)
+    registered: Sequence[str] = ()
+    untold = None
+    if description is not None and description.transport is not None and description.transport.name == "redis":
+        try:
+            async with open_broker(target.broker, prefix=prefix or description.transport.prefix) as broker:
+                registered = await _register(broker, description.service, restored.after)
+        except (TransportUnavailableError, ConfigurationError) as error:
+            untold = str(error)
+    return Renewed(restored=restored, registered=registered, untold=untold)
+
+
+async def _register(broker: Inspectable, service: str, incarnation: str) -> Sequence[str]:
+    topics = sorted(await broker.databases(service))
+    for topic in topics:
+        await broker.register_database(topic, service, incarnation)
+    return topics

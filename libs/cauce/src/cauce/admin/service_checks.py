@@ -34,6 +34,8 @@ class Examined:
         self.verdicts: list[Verdict] = []
         self.description: Description | None = None
         self.running = False
+        self.incarnation: str | None = None
+        """Of its database, as its broker should have it noted."""
 
     def add(self, *verdicts: Verdict) -> None:
         self.verdicts += verdicts
@@ -105,6 +107,7 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     figures = await read_figures(connection)
     found.description = await description_of(connection)
     found.running = bool(figures.members)
+    found.incarnation = figures.incarnation
     overdue = await count_overdue(connection, longer_than_s=60.0)
     target, typed = found.target, found.target.typed
     if figures.durable is not False:  # otherwise it needs no lanes, and does not record in the database that it runs

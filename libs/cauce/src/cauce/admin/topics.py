@@ -26,7 +26,7 @@ class StillWaitingError(CauceError):
 async def forget_group(
     broker: Inspectable, name: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
 ) -> Forgotten:
-    """Remove the group from the topic, or from every one it hears; also with entries waiting for it, by `force`.
+    """Remove the group from the topic, or from every one it hears or sends to; also with entries waiting for it, by `force`.
 
     Raises UnclearError if no topic knows it, StillWaitingError.
     """
@@ -34,16 +34,18 @@ async def forget_group(
     groups = {
         one.name: group for one in topics if topic in (None, one.name) for group in one.groups if group.name == name
     }
-    if not groups:
+    registered = {one for one in await broker.databases(name) if topic in (None, one)}
+    found = sorted(groups.keys() | registered)
+    if not found:
         raise UnclearError(_unknown(name, topic, topics))
     waiting = _waiting(groups.values())
     if waiting and not (force or dry_run):
         events = f"{waiting:,} event{'' if waiting == 1 else 's'}"
         raise StillWaitingError(f"{events} in {', '.join(groups)} still wait for {name}.")
     if not dry_run:
-        for one in groups:
+        for one in found:
             await broker.forget(one, name)
-    return Forgotten(group=name, topics=sorted(groups), unheard=waiting)
+    return Forgotten(group=name, topics=found, unheard=waiting)
 
 
 def _waiting(groups: Iterable[Group]) -> int:

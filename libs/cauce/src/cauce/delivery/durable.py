@@ -29,12 +29,13 @@ from cauce.delivery.outbox.alarms import Alarms, Watch
 from cauce.delivery.outbox.relay import Relay
 from cauce.delivery.outbox.tail import TailCheck
 from cauce.delivery.pace import Pace
+from cauce.delivery.registration import Registration
 from cauce.delivery.retention import Keep, Pruning
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.events.envelope import Emission
 from cauce.ports.lanes import Lane, MemberId
 from cauce.ports.store import DurableStore
-from cauce.ports.transport import DurableTransport, Status, SupportsHealth
+from cauce.ports.transport import DurableTransport, RegistersDatabases, Status, SupportsHealth
 from cauce.publishing.units_of_work import UnitsOfWork
 from cauce.telemetry.connectivity import DatabaseStatus
 
@@ -106,6 +107,7 @@ class DurableDelivery:
         self.transactions = InboxTransactions(listening.identities, units_of_work, store)
         self.ownership = self._new_ownership(MemberId(process.member))
         failures = Failures(transactions=self.transactions, worker=process.worker, version=process.version)
+        self._registration = self._new_registration(listening, store)
         self._workers = self._new_workers(failures, call)
         self._consumer = self._new_consumer(listening)
         self._waiting_room = self._new_waiting_room(listening)
@@ -116,7 +118,7 @@ class DurableDelivery:
         self.watch = self._new_watch()
         self._relay = None
         if transport is not None:
-            self._sending = reports.status("relay")
+            self._sending = self._watched(reports.status("relay"), first=self._subscription is None)
             self._relay = self._new_relay(topics, transport, self._sending)
 
     @property
@@ -146,7 +148,7 @@ class DurableDelivery:
             tasks.create_task(self.watch.run())
             if self._transport is not None and self._subscription is not None:
                 await self._examined.wait()
-                tasks.create_task(self._consumer.run(self._transport, self._subscription))
+                tasks.create_task(self._consumer.run(self._transport, self._watched(self._subscription)))
 
     async def send(self) -> None:
         """Own lanes, and send what is committed, until cancelled."""
@@ -158,6 +160,9 @@ class DurableDelivery:
                 return
             if isinstance(self._transport, SupportsHealth):
                 await self._examine(self._transport, self._sending)
+            if self._registration is not None:
+                await self._registration.begin()
+                tasks.create_task(self._registration.keep())
             self._examined.set()
             tasks.create_task(self._relay.run())
 
@@ -210,6 +215,27 @@ class DurableDelivery:
         # A read under way may still be given an entry: another owner of the lane would handle the next one first.
         return any(self._workers.busy(lane) or self._consumer.reads(lane) for lane in lanes)
 
+    def _may_read(self) -> bool:
+        return self._registration is None or self._registration.stands
+
+    def _watched(self, status: Status, *, first: bool = True) -> Status:
+        """The status of the loop that is the first to notice an outage of the broker: the one that reads, if any."""
+        return status if self._registration is None or not first else self._registration.watched(status)
+
+    def _new_registration(self, listening: Listening, store: DurableStore) -> Registration | None:
+        """None where nothing can be mixed up: what is in memory ends with its process, and begins empty."""
+        if not store.durable or not isinstance(self._transport, RegistersDatabases):
+            return None
+        return Registration(
+            listening.service,
+            {*listening.subscription.topics, *listening.sends_to},
+            broker=self._transport,
+            message_store=self._message_store,
+            status=self._reports.status("registration"),
+            trouble=self._trouble,
+            confirm_every_s=self._policy.pace.verify_every_s,
+        )
+
     def _new_ownership(self, me: MemberId) -> Ownership:
         pace = self._policy.pace
         return Ownership(
@@ -246,6 +272,7 @@ class DurableDelivery:
             workers=self._workers,
             trouble=self._trouble,
             count=self._reports.count,
+            may_read=self._may_read,
         )
 
     def _new_waiting_room(self, listening: Listening) -> WaitingRoom:

@@ -97,7 +97,15 @@ class Inspectable(Protocol):
         ...
 
     async def forget(self, topic: str, group: str) -> bool:
-        """Remove a group, and what waits for it, for good; whether it was known."""
+        """Remove a group, what waits for it, and whose database it works with, for good; whether it was known."""
+        ...
+
+    async def databases(self, group: str) -> Mapping[str, str]:
+        """By topic that it hears or sends to: the incarnation of the database with which this service is registered."""
+        ...
+
+    async def register_database(self, topic: str, group: str, database: str) -> None:
+        """From now on the service has this database there; processes with another one are refused."""
         ...
 
     async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:

@@ -4,7 +4,7 @@ One promise for every adapter: `publish` returns once the broker has taken the b
 until it is cancelled and heals itself. What differs (does the broker remember?) is said by `durable`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, NewType, Protocol, runtime_checkable
 
 from msgspec import Struct, field
@@ -20,6 +20,7 @@ __all__ = [
     "Delivery",
     "DurableTransport",
     "LanesOwned",
+    "RegistersDatabases",
     "State",
     "Status",
     "Subscription",
@@ -219,6 +220,20 @@ class SupportsHealth(Protocol):
 
     async def health(self) -> Sequence[Verdict]:
         """What can be seen, good and bad; what may not be asked is `unknown`. Raises TransportUnavailableError."""
+        ...
+
+
+@runtime_checkable
+class RegistersDatabases(Protocol):
+    """A durable transport that notes whose database a group works with, so that two environments of one name which
+    share a broker by mistake are told apart. Without it, each of them is given a part of the events."""
+
+    async def register_database(self, topics: Collection[str], group: str, database: str) -> Mapping[str, str]:
+        """Note in each of these topics that `group` is the service with this database, where nothing is noted yet.
+
+        Returns, by topic, what is noted instead of it: that stays, and nothing is noted elsewhere if it was found
+        before. A group that is forgotten is forgotten with it. Raises TransportUnavailableError.
+        """
         ...
 
 

@@ -201,7 +201,9 @@ class Run:
         except BaseExceptionGroup as group:
             self.crash = _first_of(group)
             self.broker.stopped()
-            if not isinstance(self.crash, ConfigurationError):  # that one goes to whoever starts the service
+            if self._durable is not None and self._prepared.is_set() and _is_refusal(self.crash):
+                await self._durable.leave()  # its database must not go on calling it running
+            if not _is_refusal(self.crash):  # that one goes to whoever starts the service
                 log.critical("%s: crashed: %r", self._name, self.crash, exc_info=self.crash)
         finally:
             self._queue.close()
@@ -300,6 +302,10 @@ def _first_of(group: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = cast("tuple[BaseException, ...]", first.exceptions)[0]
     return first
+
+
+def _is_refusal(crash: BaseException) -> bool:
+    return isinstance(crash, ConfigurationError)
 
 
 def _worker() -> str:

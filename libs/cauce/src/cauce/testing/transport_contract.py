@@ -26,12 +26,13 @@ from cauce.errors import PublishError, TransportUnavailableError
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, to_json
 from cauce.ports.lanes import LANES, Lane
-from cauce.ports.transport import BrokerId, Delivery, DurableTransport, Subscription
+from cauce.ports.transport import BrokerId, Delivery, DurableTransport, RegistersDatabases, Subscription
 
 __all__ = [
     "LANE",
     "TOPIC",
     "BrokerUnderTest",
+    "DatabaseRegistrationContract",
     "DurableTransportContract",
     "Hearing",
     "acknowledged",
@@ -39,6 +40,7 @@ __all__ = [
     "message",
     "messages",
     "publishing",
+    "registering",
     "until",
 ]
 
@@ -183,6 +185,17 @@ async def hearing(
 async def publishing(broker: BrokerUnderTest) -> AsyncGenerator[DurableTransport]:
     transport = broker.connect()
     try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+@asynccontextmanager
+async def registering(broker: BrokerUnderTest) -> AsyncGenerator[RegistersDatabases]:
+    """A transport that notes databases."""
+    transport = broker.connect()
+    try:
+        assert isinstance(transport, RegistersDatabases)
         yield transport
     finally:
         await transport.close()
@@ -535,6 +548,52 @@ class DurableTransportContract:
             assert await transport.trim(TOPIC, LANE, older_than_s=-60) == 0
 
 
+class DatabaseRegistrationContract:
+    """What every broker promises that is RegistersDatabases. Define the fixture `broker`, a new one for every test."""
+
+    async def test_a_service_is_registered_with_the_database_that_came_first(self, broker: BrokerUnderTest) -> None:
+        async with registering(broker) as first, registering(broker) as second:
+            assert await first.register_database([TOPIC, "music-ms"], "mailing-ms", "production") == {}
+            assert await second.register_database([TOPIC], "mailing-ms", "production") == {}, "another instance"
+            assert await second.register_database([TOPIC], "mailing-ms", "staging") == {TOPIC: "production"}
+            assert await second.register_database([TOPIC], "music-ms", "staging") == {}, "another service"
+            assert await first.register_database([TOPIC, "music-ms"], "mailing-ms", "production") == {}, "unchanged"
+
+    async def test_a_database_that_is_refused_in_one_topic_is_registered_in_no_other(
+        self, broker: BrokerUnderTest
+    ) -> None:
+        async with registering(broker) as transport:
+            await transport.register_database(["b"], "mailing-ms", "production")
+            assert await transport.register_database(["a", "b", "c"], "mailing-ms", "staging") == {"b": "production"}
+            assert await transport.register_database(["a", "b", "c"], "mailing-ms", "production") == {}
+
+    async def test_of_two_databases_that_come_at_once_one_is_registered(self, broker: BrokerUnderTest) -> None:
+        async with registering(broker) as first, registering(broker) as second:
+            topics = [TOPIC, "music-ms"]
+            answers = await asyncio.gather(
+                first.register_database(topics, "mailing-ms", "production"),
+                second.register_database(topics, "mailing-ms", "staging"),
+            )
+            (other,) = [one for answer in answers for one in set(answer.values())]
+            assert await first.register_database(topics, "mailing-ms", other) == {}
+
+    async def test_a_broker_that_forgot_everything_or_the_service_registers_anew(self, broker: BrokerUnderTest) -> None:
+        async with registering(broker) as transport:
+            await transport.register_database([TOPIC], "mailing-ms", "production")
+            await broker.forget_everything()
+            assert await transport.register_database([TOPIC], "mailing-ms", "restored") == {}
+            assert await _forget(cast("DurableTransport", transport), "mailing-ms")
+            assert await transport.register_database([TOPIC], "mailing-ms", "another") == {}
+
+    async def test_a_broker_that_is_away_registers_nothing(self, broker: BrokerUnderTest) -> None:
+        async with registering(broker) as transport:
+            await broker.stop()
+            await _fails(transport.register_database([TOPIC], "mailing-ms", "production"))
+            await broker.start()
+            await _answers(transport)
+            assert await transport.register_database([TOPIC], "mailing-ms", "staging") == {}
+
+
 class _CanForget(Protocol):
     async def forget(self, topic: str, group: str) -> bool: ...
 
@@ -557,6 +616,17 @@ async def _fails(call: Awaitable[object]) -> None:
         assert str(error)  # noqa: PT017
     else:
         raise AssertionError("it was confirmed")
+
+
+async def _answers(transport: RegistersDatabases) -> None:
+    for _ in range(200):
+        try:
+            await transport.register_database(["another-topic"], "mailing-ms", "production")
+        except TransportUnavailableError:
+            await asyncio.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the broker does not answer")
 
 
 async def _verified(transport: DurableTransport, sent: Sequence[BrokerId]) -> BrokerId | None:

@@ -20,6 +20,8 @@ __all__ = ["MemoryStreams"]
 _LOOK_EVERY_S = 0.05
 
 _Place = tuple[str, Lane]
+_Service = tuple[str, str]
+"""A topic, and a service that hears it or sends to it."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class MemoryStreams:
         self.clock = clock
         self._logs: dict[_Place, _Log] = {}
         self._registered: dict[str, set[str]] = {}
+        self._databases: dict[_Service, str] = {}
         self._last = int(clock() * 1_000_000)  # so that a later process gives higher numbers, as a broker would
         self._lives = 1
         self._verified: dict[_Place, int] = {}
@@ -72,6 +75,7 @@ class MemoryStreams:
         """As a broker without persistence does when it is restarted: entries, groups, what was trimmed."""
         self._logs.clear()
         self._registered.clear()
+        self._databases.clear()
         self._lives += 1
         self._tell()
 
@@ -133,12 +137,19 @@ class MemoryStreams:
 
     async def forget(self, topic: str, group: str) -> bool:
         """A service that will never come back: trimming no longer waits for it. Whether it was known."""
-        known = group in self._registered.get(topic, set())
+        known = self._databases.pop((topic, group), None) is not None or group in self._registered.get(topic, set())
         self._registered.get(topic, set()).discard(group)
         for (its_topic, _), log in self._logs.items():
             if its_topic == topic:
                 known = log.groups.pop(group, None) is not None or known
         return known
+
+    async def register_database(self, topics: Collection[str], group: str, database: str) -> Mapping[str, str]:
+        self._answer()
+        noted = {topic: self._databases.get((topic, group), database) for topic in sorted(topics)}
+        if all(one == database for one in noted.values()):
+            self._databases |= {(topic, group): database for topic in topics}
+        return {topic: one for topic, one in noted.items() if one != database}
 
     async def consume(
         self,

@@ -4,6 +4,7 @@ No scripts and no commands of the class @dangerous. Keys:
 
     PREFIX:{topic}:LANE      the streams; one field, `e`, holds the CloudEvents JSON
     PREFIX:{topic}:groups    every group that has a right to be waited for when trimming, and where it began
+    PREFIX:{topic}:databases for every service that hears it or sends to it, the incarnation of its database
     PREFIX:{topic}:trimmed   for every lane, the id below which entries were trimmed on purpose
 
 What users of the server need (`rights` writes it out): a service that publishes TOPIC, and one that hears it.
@@ -32,8 +33,10 @@ _TAIL_PAGE = 50
 _IDLE_S = 1.0
 """Before a lane is appended to after so long a pause, the server is asked whether it still is the stream we know."""
 
-_PUBLISHING = "+ping +multi +exec +xadd +xrange +xtrim +xpending +xinfo|stream +xinfo|groups +time +hget +hset +hgetall"
-_HEARING = "+ping +xreadgroup +xack +xgroup|create +xpending +xinfo|stream +xinfo|consumers +time +hsetnx"
+_PUBLISHING = (
+    "+ping +multi +exec +xadd +xrange +xtrim +xpending +xinfo|stream +xinfo|groups +time +hget +hset +hgetall +hsetnx"
+)
+_HEARING = "+ping +xreadgroup +xack +xgroup|create +xpending +xinfo|stream +xinfo|consumers +time +hget +hsetnx"
 
 
 @dataclass(slots=True)
@@ -208,10 +211,30 @@ class RedisStreams:
         with _unavailable():
             answers = await self._commands.ask(
                 ("HDEL", self.keys.groups(topic), group),
+                ("HDEL", self.keys.databases(topic), group),
                 *(("XGROUP", "DESTROY", stream, group) for stream in streams),
             )
-            self._accept(answers[:1])
+            self._accept(answers[:2])
         return any(answer == 1 for answer in answers)
+
+    # Whose database it is
+
+    async def register_database(self, topics: Collection[str], group: str, database: str) -> Mapping[str, str]:
+        keys = {topic: self.keys.databases(topic) for topic in sorted(topics)}
+        with _unavailable():
+            # Read first: a full server takes no writes, and need not, from those it knows.
+            answers = await self._commands.ask(*(("HGET", key, group) for key in keys.values()))
+            self._accept(answers)
+            noted = {topic: text(answer) for topic, answer in zip(keys, answers, strict=True) if answer is not None}
+            for topic, key in keys.items():
+                if any(one != database for one in noted.values()):
+                    break
+                if topic not in noted:
+                    answers = await self._commands.ask(("HSETNX", key, group, database), ("HGET", key, group))
+                    self._accept(answers)
+                    if answers[1] is not None:  # else somebody forgot it at this very moment
+                        noted[topic] = text(answers[1])
+        return {topic: one for topic, one in noted.items() if one != database}
 
     # Hearing
 

@@ -12,7 +12,17 @@ import trustme
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import DurableTransport, State
-from cauce.testing.transport_contract import LANE, TOPIC, acknowledged, hearing, message, messages, publishing, until
+from cauce.testing.transport_contract import (
+    LANE,
+    TOPIC,
+    acknowledged,
+    hearing,
+    message,
+    messages,
+    publishing,
+    registering,
+    until,
+)
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.replies import entries_by_stream, field_of, is_id, named, order, texts
@@ -73,6 +83,17 @@ async def test_services_need_only_the_rights_that_are_written_out(broker: RedisU
             await crashed.has(53)
         async with hearing(mailing) as again:
             await again.has(53)
+
+
+async def test_the_rights_are_enough_to_register_a_database(broker: RedisUnderTest) -> None:
+    rules = broker.connect()
+    for name, rights in (
+        ("accounts", rules.rights(publishes=TOPIC)),
+        ("mailing", rules.rights(hears=[TOPIC])),
+    ):
+        async with user(broker, name, rights) as one, registering(one) as transport:
+            assert await transport.register_database([TOPIC], name, "production") == {}
+            assert await transport.register_database([TOPIC], name, "staging") == {TOPIC: "production"}
 
 
 async def test_the_rights_hold_nothing_dangerous_and_reach_no_other_topic(broker: RedisUnderTest) -> None:

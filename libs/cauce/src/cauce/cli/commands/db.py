@@ -31,12 +31,14 @@ exit code: 0; 2 for an unknown dialect.
 _RESTORED = """\
 Says that a service's database was restored from a backup, or wiped. It gets a new incarnation, so that the
 events it publishes from now on are not taken for repeats of those it has forgotten, and its lanes are free.
+The broker notes it as the database of this service: a process with another database is refused from then on.
+For a copy that is to be another environment, name the broker or the prefix that it will use.
 Then let it hear again what came after the backup: cauce rewind SERVICE --heard --since THEN.
 
 Stop the service before the restore, and start it after this.
 
 exit code: 0; 1 if processes of the service are running (--force does it all the same); 3 if the database cannot
-be reached.
+be reached, or the broker, which is told when this is repeated.
 """
 
 
@@ -59,6 +61,7 @@ def register(subparsers: "Subparsers") -> None:
     add_services(restored)
     restored.add_argument("--because", metavar="WHY", help="for the audit row")
     restored.add_argument("--force", action="store_true", help="also while processes of the service seem to run")
+    restored.add_argument("--prefix", metavar="NAME", help="of the streams (as it was started last)")
     add_json(restored)
     restored.set_defaults(run=run_restored)
 
@@ -118,31 +121,40 @@ async def _upgrade(arguments: argparse.Namespace) -> int:
 
 
 async def _restored(arguments: argparse.Namespace) -> int:
-    from cauce.admin.rewinding import StillRunningError, renew
-    from cauce.cli.options import targets_of
-    from cauce.cli.running import DONE, NOT_DONE, WRONG
+    from cauce.admin.rewinding import StillRunningError, find_restored, renew
+    from cauce.cli.running import DONE, NOT_DONE, UNREACHABLE, WRONG
     from cauce.cli.screen import commands, complain, say, say_json
     from cauce.cli.when import short
 
-    targets = targets_of(arguments)
+    names: list[str] = [*arguments.services, *arguments.more_services]
+    targets = await find_restored(names, database_url=arguments.database_url, redis_url=arguments.redis_url)
     if len(targets) > 1:
         complain(f"cauce db restored: which one? {', '.join(one.name for one in targets)}")
         return WRONG
     target = targets[0]
     try:
-        restored = await renew(target, why=arguments.because, force=arguments.force)
+        renewed = await renew(target, why=arguments.because, force=arguments.force, prefix=arguments.prefix)
     except StillRunningError as error:
         complain(f"{error} Stop it first; or, if that is the past speaking: --force")
         return NOT_DONE
+    restored = renewed.restored
+    code = DONE if renewed.untold is None else UNREACHABLE
+    if renewed.untold is not None:
+        complain(
+            f"{renewed.untold}\nThe broker does not know the new incarnation. If it kept its data, the service will not "
+            "start: repeat this then."
+        )
     if arguments.json:
-        say_json({"service": target.name, **_plain(restored)})
-        return DONE
+        say_json({"service": target.name, **_plain(restored), "registered": renewed.registered})
+        return code
     say(f"{target.name}: new incarnation {restored.after} (it was {restored.before}).")
+    if renewed.registered:
+        say(f"It is registered with the broker in {', '.join(renewed.registered)}.")
     since = short(restored.newest_s).replace(" ", "").replace("min", "m") if restored.newest_s is not None else "THEN"
     if restored.newest_s is not None:
         say(f"The newest trace of work in this database is {short(restored.newest_s)} old. So now:")
     say("\n".join(commands(f"cauce rewind {target.typed} --heard --since {since}")))
-    return DONE
+    return code
 
 
 def _plain(value: object) -> dict[str, object]:

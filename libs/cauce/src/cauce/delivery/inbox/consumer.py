@@ -54,7 +54,10 @@ class DurableConsumer:
         workers: Workers,
         trouble: DatabaseStatus,
         count: Callable[[str, int], None],
+        may_read: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_read`: whether what the broker has for the service's name is ours; asked before every read."""
+        self._may_read = may_read
         self._listening = listening
         self._message_store = message_store
         self._ownership = ownership
@@ -164,7 +167,7 @@ class DurableConsumer:
             )  # fmt: skip
 
     def _lanes_to_read(self) -> Mapping[Lane, Epoch]:
-        lanes = self._ownership.lanes()
+        lanes: Mapping[Lane, Epoch] = self._ownership.lanes() if self._may_read() else {}
         self._lanes_being_read = frozenset(lanes)
         return lanes
 

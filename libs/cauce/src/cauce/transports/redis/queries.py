@@ -46,8 +46,8 @@ class RedisQueries:
         ((seconds, microseconds),) = await self.need(("TIME",))
         return _EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
 
-    async def topic_names(self) -> Sequence[str]:
-        """Every topic of this prefix, found by looking through the keys."""
+    async def topic_names(self, kept: str = "groups") -> Sequence[str]:
+        """Every topic of this prefix that has streams or a key of this name, found by looking through the keys."""
         found: set[str] = set()
         cursor = "0"
         while True:
@@ -56,7 +56,7 @@ class RedisQueries:
             for key in map(text, keys):
                 _, brace, rest = key.partition(":{")
                 name, closing, what = rest.rpartition("}:")
-                if brace and closing and (what.isdecimal() or what == "groups"):
+                if brace and closing and (what.isdecimal() or what == kept):
                     found.add(name)
             cursor = text(following)
             if cursor == "0":

@@ -21,6 +21,10 @@ class StreamKeys:
         """A hash: every registered group, and the id it began after."""
         return self._of(topic, "groups")
 
+    def databases(self, topic: str) -> str:
+        """A hash: for every service that hears the topic or sends to it, the incarnation of its database."""
+        return self._of(topic, "databases")
+
     def trimmed(self, topic: str) -> str:
         """A hash: for every lane, the id below which entries were trimmed on purpose."""
         return self._of(topic, "trimmed")

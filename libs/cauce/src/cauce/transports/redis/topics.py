@@ -81,9 +81,21 @@ class RedisTopics:
     async def forget(self, topic: str, group: str) -> bool:
         streams = [self._keys.stream(topic, Lane(lane)) for lane in range(LANES)]
         answers = await self._queries.ask(
-            ("HDEL", self._keys.groups(topic), group), *(("XGROUP", "DESTROY", stream, group) for stream in streams)
+            ("HDEL", self._keys.groups(topic), group),
+            ("HDEL", self._keys.databases(topic), group),
+            *(("XGROUP", "DESTROY", stream, group) for stream in streams),
         )
         return any(answer == 1 for answer in answers)
+
+    async def databases(self, group: str) -> Mapping[str, str]:
+        topics = await self._queries.topic_names("databases")
+        if not topics:
+            return {}
+        answers = await self._queries.need(*(("HGET", self._keys.databases(one), group) for one in topics))
+        return {topic: text(answer) for topic, answer in zip(topics, answers, strict=True) if answer is not None}
+
+    async def register_database(self, topic: str, group: str, database: str) -> None:
+        await self._queries.need(("HSET", self._keys.databases(topic), group, database))
 
     async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:
         # A lane without a stream or without this group is left out: the service makes the group where it belongs.
