@@ -1,6 +1,7 @@
 """`.cauce`: whatever made it, others can neither read nor write in it, git ignores it, and PostgreSQL runs there as root."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from cauce.admin.database import open_engine
 from cauce.admin.targets import Broker, Target
+from cauce.dev.account import Account
 from cauce.dev.private_folder import make_file, make_folder, outermost, restrict, tighten
-from cauce.dev.servers import MailSinkServer, PostgresServer, ValkeyServer
+from cauce.dev.servers import MailSinkServer, PostgresServer, ValkeyServer, postgres
 from cauce.dev.system import DevSystem
 from cauce.settings.project import Project
 from sqlalchemy import make_url
@@ -131,6 +133,36 @@ def test_as_root_only_the_way_to_postgresql_can_be_passed(root: Path) -> None:
     assert [mode(root / path) for path in way] == [0o711] * len(way)
     assert mode(root / way[-1] / "data") == 0o700
     assert mode(root / ".cauce" / "data") == mode(root / ".cauce" / "data" / "sqlite") == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL under another account")
+def test_data_that_were_put_elsewhere_because_the_way_was_closed_are_found_there_when_it_is_open(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_DATA_FOR_ALL", root / "lib")
+
+    def only_elsewhere(_: Account, folder: Path) -> bool:
+        return root / ".cauce" not in (folder, *folder.parents) and folder != root
+
+    monkeypatch.setattr(Account, "can_enter", only_elsewhere)
+    first = PostgresServer(root / ".cauce" / "data" / "postgres")
+    first.start()
+    first.stop()
+    assert mode(root / ".cauce") == 0o700, "nobody has to pass here"
+    (place,) = (root / "lib").iterdir()
+    monkeypatch.undo()
+    monkeypatch.setattr(postgres, "_DATA_FOR_ALL", root / "lib")
+    again = PostgresServer(root / ".cauce" / "data" / "postgres")
+    again.start()
+    again.stop()
+    assert not (root / ".cauce" / "data" / "postgres" / "data").exists()
+    assert (place / "data").exists()
+
+    shutil.rmtree(place)
+    anew = PostgresServer(root / ".cauce" / "data" / "postgres")
+    anew.start()
+    anew.stop()
+    assert (root / ".cauce" / "data" / "postgres" / "data").exists()
 
 
 async def test_a_database_made_by_a_command_is_private_in_it_and_left_to_the_umask_elsewhere(root: Path) -> None:

@@ -31,6 +31,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # Only root meets these: an unprivileged server cannot enter, say, root's home folder.
 _PROGRAMS_FOR_ALL = Path("/var/cache/cauce")
 _DATA_FOR_ALL = Path("/var/lib/cauce")
+_PLACE = "place"
+"""The file in the server's folder that says where its data lie instead."""
 
 
 class PostgresServer(EmbeddedServer):
@@ -86,6 +88,8 @@ class PostgresServer(EmbeddedServer):
         account = self._account
         if account is None:
             return self.folder
+        if _belongs_elsewhere(self.folder):  # from when the account could not enter: the data stay where they are
+            return _place_for_all(self.folder)
         if account.can_enter((outermost(self.folder) or self.folder).parent):
             let_through(self.folder)
         return self.folder if account.can_enter(self.folder) else _place_for_all(self.folder)
@@ -267,18 +271,30 @@ def _programs_within_reach(programs: Path, account: Account) -> Path:
     return in_copy
 
 
+def _belongs_elsewhere(folder: Path) -> bool:
+    return _place_of(folder) is not None and not (folder / "data").exists()
+
+
+def _place_of(folder: Path) -> Path | None:
+    """Where else its data lie; None if nowhere, or if what was there is gone."""
+    with suppress(OSError):
+        place = Path((folder / _PLACE).read_text(encoding="utf-8"))
+        return place if place.is_dir() else None
+    return None
+
+
 def _place_for_all(folder: Path) -> Path:
     """A folder outside `folder` that belongs to it; those whose owner is gone are removed on the way."""
     _make_folder_for_all(_DATA_FOR_ALL)
-    owner = folder / "place"
+    owner = folder / _PLACE
     for place in _DATA_FOR_ALL.iterdir():
         belongs_to = place / "belongs-to"
         with suppress(OSError):
             pointer = Path(belongs_to.read_text(encoding="utf-8"))
             if not pointer.exists() or pointer.read_text(encoding="utf-8") != str(place):
                 shutil.rmtree(place, ignore_errors=True)
-    if owner.exists():
-        return Path(owner.read_text(encoding="utf-8"))
+    if (known := _place_of(folder)) is not None:
+        return known
     place = Path(tempfile.mkdtemp(dir=_DATA_FOR_ALL, prefix="postgres-"))
     place.chmod(0o711)
     write_private(owner, str(place))
