@@ -35,6 +35,9 @@ class Registry(Protocol):
     async def describe(self, service: str, description: str) -> None:
         """Record which service uses this database, and what it says about itself.
 
+        Where a service of another name used it before, it is forgotten where that one's groups began: a new name has
+        groups of its own.
+
         Raises ConfigurationError, and changes nothing, while another service runs on it: lanes, outbox and inbox are
         one service's.
         """

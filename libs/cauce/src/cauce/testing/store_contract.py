@@ -854,6 +854,11 @@ class StoreContract:
         message_store = store.message_store()
         assert [await message_store.since(SOURCE, start) for start in ("7-0", "9-0")] == ["7-0", "7-0"]
         assert await message_store.since("elsewhere", "9-0") == "9-0"
+        for _ in range(2):
+            await message_store.describe("shop", "{}")
+            assert await message_store.since(SOURCE, "9-0") == "7-0"
+        await message_store.describe("store", "{}")  # the same service under another name, and another group therefore
+        assert [await message_store.since(topic, "11-0") for topic in (SOURCE, "elsewhere")] == ["11-0", "11-0"]
         incarnation = await message_store.incarnation()
         await store.prepare()
         assert await store.message_store().incarnation() == incarnation

@@ -69,7 +69,11 @@ class MemoryMessageStore:
 
     async def describe(self, service: str, description: str) -> None:
         self._only(service)
-        self._rows.meta.update(service=service, description=description)
+        meta = self._rows.meta
+        if meta.get("service", service) != service:
+            for name in [name for name in meta if name.startswith("since:")]:
+                del meta[name]
+        meta.update(service=service, description=description)
 
     def _only(self, service: str) -> None:
         running = self._rows.meta.get("service", service)

@@ -105,6 +105,12 @@ class SqlRegistry(TableGroup):
     async def describe(self, service: str, description: str) -> None:
         async with self._writing() as connection:
             await self._only(connection, service)
+            await self._run(
+                connection,
+                "DELETE FROM cauce_meta WHERE name LIKE 'since:%' AND EXISTS "
+                "(SELECT 1 FROM cauce_meta m WHERE m.name = 'service' AND m.value <> :service)",
+                service=service,
+            )
             for name, value in (("service", service), ("description", description)):
                 await self._run(
                     connection,
