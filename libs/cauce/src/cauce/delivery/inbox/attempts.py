@@ -8,12 +8,11 @@ infrastructure is back.
 
 from collections.abc import Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
-from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, ListenerCall, idle_limit_s, origin_of
+from cauce.delivery.inbox.applying import Applying
+from cauce.delivery.inbox.failures import CrashLoopError, Outcome, delivery_of
+from cauce.delivery.inbox.transactions import ListenerCall, idle_limit_s, origin_of
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import Inbox, WaitingDelivery
@@ -21,13 +20,8 @@ from cauce.ports.inbox import Inbox, WaitingDelivery
 __all__ = ["Attempts"]
 
 
-class Attempts(Struct, frozen=True, kw_only=True):
+class Attempts(Applying, frozen=True, kw_only=True):
     """Applies deliveries to listeners whose whole effect is in the database."""
-
-    transactions: InboxTransactions
-    ordering: Ordering
-    failures: Failures
-    call: CallListener
 
     async def first(
         self, listener: Listener, emission: Emission, channel: str, *, repeated_s: float | None = None
@@ -36,12 +30,11 @@ class Attempts(Struct, frozen=True, kw_only=True):
 
         Raises only infrastructure errors; then nothing is recorded. OutlastedError if the listener brought it about.
         """
-        envelope = emission.envelope
-        consumer, call = self.transactions.consumer_name(listener), ListenerCall(listener)
+        envelope, call = emission.envelope, ListenerCall(listener)
+        delivery = delivery_of(self.transactions.consumer_name(listener), envelope, channel)
         try:
             async with self.transactions.begin() as (tx, inbox):
-                (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
-                done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
+                done = await self._arrived(inbox, listener, envelope, delivery, repeated_s=repeated_s)
                 if done is None:
                     with call:
                         await self.call(listener, emission, tx, 1, False, channel)
@@ -111,35 +104,18 @@ class Attempts(Struct, frozen=True, kw_only=True):
             return await self.failures.record_again(listener, envelope, waiting, error)
         return await self._failed_first(listener, envelope, channel, error, attempts=times)
 
-    async def give_back(
-        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, delay_s: float, cause: str
-    ) -> Outcome:
-        """Let a delivery that met trouble with the database wait there, with its attempts as they were."""
-        async with self.transactions.begin() as (_, inbox):
-            done = await self._settled_already(inbox, listener, envelope, delivery)
-            if done is None:
-                await inbox.give_back(delivery, delay_s=delay_s, cause=cause)
-            return done or "waiting"
-
-    async def charge(
-        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, error: Exception
-    ) -> Outcome:
-        """Record trouble with the database as a failed attempt after all."""
-        async with self.transactions.begin() as (_, inbox):
-            done = await self._settled_already(inbox, listener, envelope, delivery)
-            if done is not None:
-                return done
-            tried = replace(delivery, attempts=delivery.attempts + 1)
-            return await self.failures.record(inbox, listener, envelope, tried, origin_of(error))
-
-    async def _settled_already(
-        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery
+    async def _arrived(
+        self,
+        inbox: Inbox,
+        listener: Listener,
+        envelope: Envelope,
+        delivery: WaitingDelivery,
+        *,
+        repeated_s: float | None,
     ) -> Outcome | None:
-        """What has become of it meanwhile, by a commit whose outcome was unknown or another process; None if nothing."""
-        if delivery.position is not None:
-            return None if await inbox.lock(delivery) else "not_due"
-        (found,) = await inbox.arrive(delivery.consumer, [envelope], idle_s=idle_limit_s(listener))
-        return await self.ordering.in_turn(inbox, delivery.consumer, envelope, delivery.channel, found)
+        consumer, channel = delivery.consumer, delivery.channel
+        (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
+        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
 
     async def _failed_first(
         self,

@@ -7,19 +7,11 @@ operator.
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from cauce.delivery.inbox.failures import CrashLoopError, Failures, Outcome, delivery_of
-from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import (
-    CallListener,
-    InboxTransactions,
-    ListenerCall,
-    OutOfListenerError,
-    idle_limit_s,
-    origin_of,
-)
+from cauce.delivery.inbox.applying import Applying
+from cauce.delivery.inbox.failures import CrashLoopError, Outcome, delivery_of
+from cauce.delivery.inbox.transactions import ListenerCall, OutOfListenerError, idle_limit_s
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
@@ -41,13 +33,8 @@ class UnsettledError(Exception):
         self.outcome = outcome
 
 
-class OutsideEffects(Struct, frozen=True, kw_only=True):
+class OutsideEffects(Applying, frozen=True, kw_only=True):
     """Applies deliveries to listeners with `effect=…`, through the same methods as Attempts."""
-
-    transactions: InboxTransactions
-    ordering: Ordering
-    failures: Failures
-    call: CallListener
 
     async def first(
         self, listener: Listener, emission: Emission, channel: str, *, repeated_s: float | None = None
@@ -143,37 +130,9 @@ class OutsideEffects(Struct, frozen=True, kw_only=True):
                 raise
             raise UnsettledError(error, outcome) from error
 
-    async def give_back(
-        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, delay_s: float, cause: str
-    ) -> Outcome:
-        """Let a delivery that met trouble with the database wait there, with its attempts as they were."""
-        async with self.transactions.begin() as (_, inbox):
-            done = await self._settled_already(inbox, listener, envelope, delivery)
-            if done is None:
-                if not _at_most_once(listener):
-                    await inbox.end_effect(*_event_of(delivery))
-                await inbox.give_back(delivery, delay_s=delay_s, cause=cause)
-            return done or "waiting"
-
-    async def charge(
-        self, listener: Listener, envelope: Envelope, delivery: WaitingDelivery, error: Exception
-    ) -> Outcome:
-        """Record trouble with the database as a failed attempt after all."""
-        async with self.transactions.begin() as (_, inbox):
-            done = await self._settled_already(inbox, listener, envelope, delivery)
-            if done is not None:
-                return done
-            if not _at_most_once(listener):
-                await inbox.end_effect(*_event_of(delivery))
-            tried = replace(delivery, attempts=delivery.attempts + 1)
-            return await self.failures.record(inbox, listener, envelope, tried, origin_of(error))
-
-    async def _settled_already(
-        self, inbox: Inbox, listener: Listener, envelope: Envelope, delivery: WaitingDelivery
-    ) -> Outcome | None:
-        if delivery.position is not None:
-            return None if await inbox.lock(delivery) else "not_due"
-        return await self._arrived(inbox, listener, envelope, delivery, repeated_s=None)
+    async def _nothing_happened(self, inbox: Inbox, listener: Listener, delivery: WaitingDelivery) -> None:
+        if not _at_most_once(listener):
+            await inbox.end_effect(*_event_of(delivery))
 
     async def _failed(
         self, listener: Listener, envelope: Envelope, tried: WaitingDelivery, error: Exception, inbox: Inbox

@@ -89,7 +89,9 @@ class SqlWaitingRoom(TableGroup):
             if found.one_or_none() is None:
                 return  # nearly always: nobody has to wait for a turn to write
         async with self._writing() as connection:
-            await self._run(connection, f"UPDATE cauce_waiting SET next_at = :NOW WHERE {postponed}")
+            await self._run(
+                connection, f"UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW WHERE {postponed}"
+            )
 
     async def dead(self, *, limit: int = 100) -> Sequence[Dead]:
         async with self._reading() as connection:
