@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cauce.cli.options import add_json, add_services, count
+from cauce.cli.options import add_found, add_given_up, add_one, add_selection
 from cauce.cli.parsing import add_action, add_actions
 
 if TYPE_CHECKING:
@@ -54,21 +54,15 @@ def register(subparsers: "Subparsers") -> None:
     actions = add_actions(parser)
 
     listing = add_action(actions, "list", "dead letters, newest first", _LIST)
-    add_services(listing)
-    _add_filters(listing)
-    listing.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many of one cause (10)")
-    add_json(listing)
+    add_found(listing, _add_filters)
     listing.set_defaults(run=run_list)
 
     show = add_action(actions, "show", "everything about one", _SHOW)
-    show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
-    add_services(show, positional=False)
-    show.add_argument("--raw", action="store_true", help="only the message, byte for byte")
-    add_json(show, "JSON instead of text; with --raw, the bytes are in it as base64")
+    add_one(show)
     show.set_defaults(run=run_show)
 
     replay = add_action(actions, "replay", "hand them to their listener again", _REPLAY)
-    _add_ids_and_filters(replay)
+    add_selection(replay, _add_filters)
     replay.add_argument("--rate", type=float, metavar="N", help="at most N a second")
     replay.add_argument("--because", metavar="WHY", help="for the audit row")
     wait = "wait so long (30) and say what became of them"
@@ -76,8 +70,8 @@ def register(subparsers: "Subparsers") -> None:
     replay.set_defaults(run=run_replay)
 
     discard = add_action(actions, "discard", "give them up for good, with a reason", _DISCARD)
-    _add_ids_and_filters(discard)
-    discard.add_argument("--because", metavar="WHY", required=True, help="why; for the audit row")
+    add_selection(discard, _add_filters)
+    add_given_up(discard)
     discard.set_defaults(run=run_discard)
 
 
@@ -90,15 +84,6 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reason", metavar="REASON", help=f"only these: {reasons}")
     parser.add_argument("--since", metavar="WHEN", help="died since then: 2h, or 2026-11-24T08:05")
-
-
-def _add_ids_and_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="ids, or beginnings of them")
-    _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all there are")
-    parser.add_argument("--dry-run", action="store_true", help="only say which")
-    add_services(parser, positional=False)
-    add_json(parser)
 
 
 def run_list(arguments: argparse.Namespace) -> int:

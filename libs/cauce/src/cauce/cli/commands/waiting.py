@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cauce.cli.options import add_json, add_services, count
+from cauce.cli.options import add_found, add_given_up, add_one, add_selection
 from cauce.cli.parsing import add_action, add_actions
 
 if TYPE_CHECKING:
@@ -67,33 +67,27 @@ def register(subparsers: "Subparsers") -> None:
     actions = add_actions(parser)
 
     listing = add_action(actions, "list", "what waits, and why", _LIST)
-    add_services(listing)
-    _add_filters(listing)
-    listing.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many of one cause (10)")
-    add_json(listing)
+    add_found(listing, _add_filters)
     listing.set_defaults(run=run_list)
 
     show = add_action(actions, "show", "everything about one", _SHOW)
-    show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
-    add_services(show, positional=False)
-    show.add_argument("--raw", action="store_true", help="only the message, byte for byte")
-    add_json(show, "JSON instead of text; with --raw, the bytes are in it as base64")
+    add_one(show)
     show.set_defaults(run=run_show)
 
     retry = add_action(actions, "retry", "try failing ones now", _RETRY)
-    _add_ids_and_filters(retry)
+    add_selection(retry, _add_filters)
     retry.add_argument("--because", metavar="WHY", help="for the audit row")
     retry.set_defaults(run=run_retry)
 
     move = add_action(actions, "move", "give them to another listener", _MOVE)
-    _add_ids_and_filters(move)
+    add_selection(move, _add_filters)
     move.add_argument("--to", metavar="LISTENER", required=True, help="the other listener of the same service")
     move.add_argument("--because", metavar="WHY", help="for the audit row")
     move.set_defaults(run=run_move)
 
     discard = add_action(actions, "discard", "give them up for good, with a reason", _DISCARD)
-    _add_ids_and_filters(discard)
-    discard.add_argument("--because", metavar="WHY", required=True, help="why; for the audit row")
+    add_selection(discard, _add_filters)
+    add_given_up(discard)
     discard.set_defaults(run=run_discard)
 
 
@@ -103,15 +97,6 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="KEY", help="only events of this key")
     states = "failing, trouble, due, behind, held, postponed, paused or gone"
     parser.add_argument("--state", metavar="STATE", help=f"only these: {states}")
-
-
-def _add_ids_and_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="ids, or beginnings of them")
-    _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all there are")
-    parser.add_argument("--dry-run", action="store_true", help="only say which")
-    add_services(parser, positional=False)
-    add_json(parser)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
