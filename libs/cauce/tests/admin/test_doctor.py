@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cauce import Service
+from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.ports.transport import Verdict
 from cauce.stores.sql.tables import metadata
@@ -171,7 +172,7 @@ async def test_what_cannot_be_reached_is_a_verdict_not_a_traceback(
 async def test_f5_a_broker_of_a_cluster_is_bad_and_the_way_out_is_said(
     project: Project, servers_folder: Path, cauce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = OtherServer(servers_folder / f"of-a-cluster-{project.dialect}", settings=["cluster-enabled yes"])
+    server = OtherServer(servers_folder / f"of-a-cluster-{project.dialect}", settings=["cluster-enabled yes", f"cluster-port {choose_port()}"])
     await asyncio.to_thread(server.start)
     try:
         monkeypatch.setenv("REDIS_URL", server.url)

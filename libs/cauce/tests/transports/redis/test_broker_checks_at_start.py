@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from cauce import IntegrationEvent, Service
+from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.errors import ConfigurationError
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -63,7 +64,7 @@ async def test_the_same_broker_is_refused_when_it_comes_up_after_the_service(
 
 
 async def test_a_server_of_a_cluster_is_refused_with_the_reason(servers_folder: Path, tmp_path: Path) -> None:
-    server = OtherServer(servers_folder / "of-a-cluster", settings=["cluster-enabled yes"])
+    server = OtherServer(servers_folder / "of-a-cluster", settings=["cluster-enabled yes", f"cluster-port {choose_port()}"])
     server.start()
     try:
         with pytest.raises(ConfigurationError, match=r"mode: the server is part of a cluster.* → a single server"):
