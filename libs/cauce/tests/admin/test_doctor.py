@@ -172,7 +172,10 @@ async def test_what_cannot_be_reached_is_a_verdict_not_a_traceback(
 async def test_f5_a_broker_of_a_cluster_is_bad_and_the_way_out_is_said(
     project: Project, servers_folder: Path, cauce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = OtherServer(servers_folder / f"of-a-cluster-{project.dialect}", settings=["cluster-enabled yes", f"cluster-port {choose_port()}"])
+    server = OtherServer(
+        servers_folder / f"of-a-cluster-{project.dialect}",
+        settings=["cluster-enabled yes", f"cluster-port {choose_port()}"],
+    )
     await asyncio.to_thread(server.start)
     try:
         monkeypatch.setenv("REDIS_URL", server.url)

@@ -64,7 +64,9 @@ async def test_the_same_broker_is_refused_when_it_comes_up_after_the_service(
 
 
 async def test_a_server_of_a_cluster_is_refused_with_the_reason(servers_folder: Path, tmp_path: Path) -> None:
-    server = OtherServer(servers_folder / "of-a-cluster", settings=["cluster-enabled yes", f"cluster-port {choose_port()}"])
+    server = OtherServer(
+        servers_folder / "of-a-cluster", settings=["cluster-enabled yes", f"cluster-port {choose_port()}"]
+    )
     server.start()
     try:
         with pytest.raises(ConfigurationError, match=r"mode: the server is part of a cluster.* → a single server"):
