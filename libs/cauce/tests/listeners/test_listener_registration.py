@@ -8,11 +8,23 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from math import inf, nan
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cauce import Bus, ConfigurationError, Context, DefinitionError, DomainEvent, IntegrationEvent, Service, on
+from cauce import (
+    AtMostOnce,
+    Bus,
+    ConfigurationError,
+    Context,
+    DefinitionError,
+    DomainEvent,
+    IntegrationEvent,
+    Retry,
+    Service,
+    on,
+)
 from cauce.transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
@@ -104,6 +116,46 @@ def test_what_can_be_seen_at_the_decorator_is_refused_there(write: Callable[[], 
     with pytest.raises(DefinitionError) as caught:
         write()
     assert str(caught.value) == message
+
+
+NO_NAME = "1 to 200 printable characters, without a space at either end"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"effect": AtMostOnce}, ", effect=AtMostOnce): write effect=AtLeastOnce() or effect=AtMostOnce()"),
+        ({"effect": "once"}, ", effect='once'): write effect=AtLeastOnce() or effect=AtMostOnce()"),
+        ({"retry": 5}, ", retry=5): write retry=Retry(attempts=…)"),
+        ({"retry": 0}, ", retry=0): write retry=Retry(attempts=…)"),
+        ({"retry": Retry}, ", retry=Retry): write retry=Retry(attempts=…)"),
+        *(
+            ({"limit_s": limit_s}, f", limit_s={limit_s!r}): seconds, more than 0, and 604800 (a week) at most")
+            for limit_s in (0, -1, nan, inf, 604_801, None, "30")
+        ),
+        *(
+            (said, f"): {name!r} is no name of a listener: {NO_NAME}")
+            for name in ("", " a", "a\nb", "a\0b", "a\ud800", 5)
+            for said in ({"name": name}, {"earlier_names": (name,)})
+        ),
+    ],
+    ids=str,
+)
+def test_what_no_event_could_be_handled_with_is_refused_there(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        on(Sold, **said)
+    assert str(caught.value) == f"@on(…{message}"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"limit_s": 0.001}, {"limit_s": 604_800}, {"retry": None, "effect": None, "name": None}, {"name": "día · 1/2"}],
+    ids=str,
+)
+def test_what_is_at_the_edge_is_taken(said: dict[str, Any]) -> None:
+    def listen(event: Sold) -> None: ...
+
+    assert on(Sold, **said)(listen) is listen
 
 
 def test_only_functions_and_methods_can_be_decorated() -> None:

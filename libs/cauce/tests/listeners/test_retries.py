@@ -53,9 +53,15 @@ def test_retry_after_says_when_and_neither_it_nor_reject_gets_more_attempts() ->
         lambda: Retry(base=-1),
         lambda: Retry(cap=-1),
         lambda: Retry(cap=inf),
+        lambda: Retry(base=10**400, cap=10**400),
+        lambda: Retry(attempts=2.5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        lambda: Retry(attempts=inf),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        lambda: Retry(base="1"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         lambda: RetryAfter(-0.1),
         lambda: RetryAfter(inf),
         lambda: RetryAfter(nan),
+        lambda: RetryAfter(1_796_035_352),  # the time of day, in place of the seconds until then
+        lambda: RetryAfter("5"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_what_makes_no_sense_is_refused_where_it_is_written(make: Callable[[], object]) -> None:

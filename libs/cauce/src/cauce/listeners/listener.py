@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
+from cauce.errors import DefinitionError
 from cauce.events import names
 from cauce.events.event import DomainEvent, Event, IntegrationEvent, describe
 from cauce.listeners.effects import Effect
@@ -20,6 +21,10 @@ Kind: TypeAlias = type[DomainEvent] | type[IntegrationEvent]
 
 MARK = "__cauce_on__"
 
+_WEEK_S = 604_800
+"""The longest limit: a database is told of it, and PostgreSQL counts to 24 days."""
+_LONGEST_NAME = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
@@ -35,6 +40,22 @@ class Registration:
     effect: Effect | None
     limit_s: float
     shared_transaction: bool
+
+    def __post_init__(self) -> None:
+        """Raise DefinitionError for what would be found when an event comes, or never."""
+        retry, effect, limit_s = cast("tuple[object, object, object]", (self.retry, self.effect, self.limit_s))
+        if not isinstance(retry, Retry):
+            raise DefinitionError(f"@on(…, retry={_said(retry)}): write retry=Retry(attempts=…)")
+        if effect is not None and not isinstance(effect, Effect):
+            raise DefinitionError(f"@on(…, effect={_said(effect)}): write effect=AtLeastOnce() or effect=AtMostOnce()")
+        if not (isinstance(limit_s, (int, float)) and 0 < limit_s <= _WEEK_S):
+            raise DefinitionError(f"@on(…, limit_s={limit_s!r}): seconds, more than 0, and {_WEEK_S} (a week) at most")
+        for name in (*(() if self.name is None else (self.name,)), *self.earlier_names):
+            if not _is_name(name):
+                raise DefinitionError(
+                    f"@on(…): {_said(name)} is no name of a listener: 1 to {_LONGEST_NAME} printable characters, "
+                    "without a space at either end"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +102,13 @@ class Listener:
 def consumer_name(service: str, listener: Listener) -> str:
     """The stable identity under which a listener's past is kept."""
     return f"{service}/{listener.name}"
+
+
+def _is_name(name: object) -> bool:
+    """Whether every database takes it as a key, and a person can type it."""
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and name == name.strip()
+
+
+def _said(value: object) -> str:
+    text = value.__name__ if isinstance(value, type) else repr(value)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"

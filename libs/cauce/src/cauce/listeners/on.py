@@ -162,7 +162,7 @@ def on(
         name=name,
         earlier_names=tuple(earlier_names),
         blocking=blocking,
-        retry=retry or Retry(),
+        retry=Retry() if retry is None else retry,
         effect=effect,
         limit_s=limit_s,
         shared_transaction=shared_transaction,
