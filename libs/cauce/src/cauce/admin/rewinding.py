@@ -17,7 +17,7 @@ from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.rewinding import Published, Restored, mark_unsent_since, renew_incarnation
 
-__all__ = ["Heard", "Renewed", "StillRunningError", "renew", "rewind_heard", "rewind_published"]
+__all__ = ["Heard", "Renewed", "StillRunningError", "find_restored", "renew", "rewind_heard", "rewind_published"]
 
 
 class Heard(Struct, frozen=True, kw_only=True):

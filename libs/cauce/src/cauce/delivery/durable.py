@@ -282,7 +282,6 @@ class DurableDelivery:
             ownership=self.ownership,
             workers=self._workers,
             trouble=self._trouble,
-            count=self._reports.count,
         )
 
     def _new_pruning(self, topics: Sequence[str]) -> Pruning:

@@ -291,15 +291,13 @@ class WaitingRoom(Protocol):
         *,
         limit: int,
         known: Known | None = None,
-        besides: Collection[int] = (),
         in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         """Heads of the waiting room that are due: un-keyed ones, and the first of each key; none of a paused listener.
 
         With `known`, only deliveries that this code can handle; rows of an earlier version, which do not name their
-        event, are among them. Those at the positions `besides` are left out, and without `in_trouble` those that have met
-        trouble with the database. However many are left out, they take no
-        place among `limit`; they hold their key all the same.
+        event, are among them. Without `in_trouble`, those that have met trouble with the database are left out. However
+        many are left out, they take no place among `limit`; they hold their key all the same.
         """
         ...
 

@@ -40,14 +40,12 @@ class WaitingRoom:
         ownership: Ownership,
         workers: Workers,
         trouble: DatabaseStatus,
-        count: Callable[[str, int], None],
     ) -> None:
         self._listening = listening
         self._message_store = message_store
         self._ownership = ownership
         self._workers = workers
         self._trouble = trouble
-        self._count = count
         self._taken: set[int] = set()
         """Positions of deliveries that the workers have."""
         self._in_trouble: set[int] = set()

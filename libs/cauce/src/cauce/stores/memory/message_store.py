@@ -227,7 +227,6 @@ class MemoryMessageStore:
         *,
         limit: int,
         known: Known | None = None,
-        besides: Collection[int] = (),
         in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         now = self._clock()
@@ -238,7 +237,7 @@ class MemoryMessageStore:
             (one.next_at, one.delivery)
             for one in heads.values()
             if one.next_at is not None and one.next_at <= now and one.delivery.lane in lanes
-            if (known is None or _is_known(one.delivery, known)) and one.position not in besides
+            if known is None or _is_known(one.delivery, known)
             if in_trouble or not one.delivery.troubles
         ]
         return [delivery for _, delivery in sorted(ready, key=lambda one: one[0])[:limit]]

@@ -26,7 +26,7 @@ _LIMITED = (
 )
 """Limits for a listener's transaction alone: its connection belongs to the user's pool. A process frozen in the middle of
 it must not keep the event locked from the lane's next owner. As conditions, they cost no round trip."""
-PAUSED = "EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = :consumer AND l.paused_at IS NOT NULL)"
+_PAUSED = "EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = :consumer AND l.paused_at IS NOT NULL)"
 _MOVE = (
     "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation, "
     "occurred_at = excluded.occurred_at, moved_at = excluded.moved_at "
@@ -61,7 +61,7 @@ _ARRIVE = f"""
     SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
         p.last_seq, p.incarnation, p.occurred_at, :NOW - p.moved_at AS since_s,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
-        AS parked, {PAUSED} AS paused,
+        AS parked, {_PAUSED} AS paused,
         CASE WHEN a.seq > {FURTHEST} THEN COALESCE({_LAST_HERE.format(row="a")}, 0) ELSE 0 END AS elsewhere
     FROM arrived a
     LEFT JOIN first USING (source, event_id)
@@ -71,7 +71,7 @@ _ARRIVE = f"""
 """One round trip for a whole batch. Rows are locked in one order, so that two processes never deadlock."""
 _FIRST_TIME = (
     "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) VALUES (:consumer, :source, :event_id, :NOW) "
-    f"ON CONFLICT DO NOTHING RETURNING {PAUSED} AS paused"
+    f"ON CONFLICT DO NOTHING RETURNING {_PAUSED} AS paused"
 )
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
@@ -384,7 +384,7 @@ class SqlInbox:
         return (await self._run(statement, **read)).one_or_none() is not None
 
     async def is_paused(self, consumer: str) -> bool:
-        return bool((await self._run(f"SELECT {PAUSED} AS paused", consumer=consumer)).scalar_one())  # constants
+        return bool((await self._run(f"SELECT {_PAUSED} AS paused", consumer=consumer)).scalar_one())  # constants
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
         await release_next(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)

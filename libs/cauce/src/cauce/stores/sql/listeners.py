@@ -1,6 +1,6 @@
-"""Which listener of a service a person means, and which of them its code still has.
+"""Which listener of a service an operator means by a name.
 
-Tables: cauce_listener, cauce_dead_letter and cauce_waiting (the consumers in them), cauce_meta (the description).
+Tables: cauce_listener, cauce_dead_letter and cauce_waiting (the consumers in them).
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection

@@ -4,7 +4,7 @@ Tables: cauce_waiting (due heads by cauce_waiting_next, lane and time; earlier o
 cauce_dead_letter (a small table), cauce_inbox (pruned by ix_cauce_inbox_received_at) and cauce_started.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,14 +27,11 @@ class SqlWaitingRoom(TableGroup):
         *,
         limit: int,
         known: Known | None = None,
-        besides: Collection[int] = (),
         in_trouble: bool = True,
     ) -> Sequence[WaitingDelivery]:
         if not lanes:
             return []
-        which, values = self._which_deliveries(known, besides)
-        if not in_trouble:
-            which += "AND COALESCE(troubles, 0) = 0 "
+        which, values = self._which_deliveries(known, in_trouble=in_trouble)
         async with self._reading() as connection:
             rows = await self._run(
                 connection,
@@ -52,7 +49,7 @@ class SqlWaitingRoom(TableGroup):
             )
             return [_waiting(row) for row in rows]
 
-    def _which_deliveries(self, known: Known | None, besides: Collection[int]) -> tuple[str, dict[str, object]]:
+    def _which_deliveries(self, known: Known | None, *, in_trouble: bool) -> tuple[str, dict[str, object]]:
         """Which rows are looked at, as conditions and their values."""
         which, values = "", dict[str, object]()
         dialect = self._dialect
@@ -60,9 +57,8 @@ class SqlWaitingRoom(TableGroup):
             which += f"AND {dialect.among('consumer', 'consumers')} "
             which += f"AND (name IS NULL OR {dialect.among('name', 'names')}) "
             values |= {"consumers": dialect.many(sorted(known.consumers)), "names": dialect.many(sorted(known.names))}
-        if besides:
-            which += f"AND NOT ({dialect.among('position', 'besides', type_='bigint')}) "
-            values["besides"] = dialect.many(besides)
+        if not in_trouble:
+            which += "AND COALESCE(troubles, 0) = 0 "
         return which, values
 
     async def unhandled(self, known: Known) -> Sequence[Unhandled]:
@@ -83,9 +79,7 @@ class SqlWaitingRoom(TableGroup):
             return
         postponed = f"reason IS NOT NULL AND next_at > :NOW AND lane IN ({', '.join(str(int(lane)) for lane in lanes)})"
         async with self._reading() as connection:
-            found = await self._run(
-                connection, f"SELECT 1 FROM cauce_waiting WHERE {postponed} LIMIT 1"
-            )  # numbers of ours
+            found = await self._run(connection, f"SELECT 1 FROM cauce_waiting WHERE {postponed} LIMIT 1")
             if found.one_or_none() is None:
                 return  # nearly always: nobody has to wait for a turn to write
         async with self._writing() as connection:
