@@ -3,7 +3,6 @@
 Nothing is left to fail at the commit: it writes these bytes, with a number for the event among those of its key.
 """
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ from msgspec import structs
 from cauce.errors import PublishError
 from cauce.events.envelope import Envelope, key_of
 from cauce.events.event import Event, describe
-from cauce.formats.cloudevents import MAX_KEY_LENGTH, outgoing_around_number
+from cauce.formats.cloudevents import MAX_KEY_LENGTH, key_problem, outgoing_around_number
 from cauce.formats.difference import Difference
 from cauce.formats.payload import checked, refused
 
@@ -35,17 +34,12 @@ def published(event: E, make: Callable[[E], Envelope]) -> tuple[Envelope, Around
         ) from None
     if payload.event is not event:
         envelope = structs.replace(envelope, key=key_of(payload.event, describe(type(event))))
-    if envelope.key is not None and not _is_key(envelope.key):
+    if envelope.key is not None and key_problem(envelope.key) is not None:
         raise refused(event, Difference(_path_of_key(event), _KEY))
     return envelope, outgoing_around_number(envelope, payload.data)
 
 
 _KEY = f"expected a key of at most {MAX_KEY_LENGTH} characters, without line ends, NUL and other control characters"
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-
-
-def _is_key(text: str) -> bool:
-    return len(text) <= MAX_KEY_LENGTH and _CONTROL.search(text) is None
 
 
 def _path_of_key(event: Event) -> str:

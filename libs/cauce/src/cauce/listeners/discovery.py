@@ -11,6 +11,8 @@ from cauce.listeners.listener import MARK, Listener, Parameter, Registration
 
 __all__ = ["listeners_in", "unregistered_classes"]
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 
 def listeners_in(thing: object, problems: list[str]) -> list[Listener]:
     """The listeners of a module, a decorated function, or an object with decorated methods, in written order.
@@ -117,9 +119,6 @@ def _listeners_of(call: Callable[..., Any], problems: list[str]) -> Iterable[Lis
             parameters=tuple(_parameters(call, parameters[1:], hints)),
             where=where,
         )
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _written(call: Any) -> Any:

@@ -131,9 +131,8 @@ class Attempts(Applying, frozen=True, kw_only=True):
         consumer = self.transactions.consumer_name(listener)
         async with self.transactions.begin() as (_, inbox):
             (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
-            found = replace(
-                found, paused=False
-            )  # an attempt that was made is recorded, also if a pause came in between
+            # An attempt that was made is recorded, even if the listener was paused meanwhile.
+            found = replace(found, paused=False)
             done = await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
             if done is not None:
                 return done

@@ -1,7 +1,7 @@
 """From the broker to the workers, or out of the way with its bytes kept."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -106,23 +106,8 @@ class DurableConsumer:
         listeners = self._listening.listeners.get(event_type, ())
         found = read(envelope, self._listening.types)
         if isinstance(found, Refusal):
-            if found.reason == "wrong source":
-                self._count("wrong_source", 1)
-            else:
-                self._report_gap(envelope, delivery.tenure)
-            if found.reason == "newer version":
-                self._count("newer_version", 1)
-            await self._workers.submit(
-                RefusedJob(
-                    envelope=envelope,
-                    refusal=found,
-                    consumers=self._listening.identities.consumers(listeners),
-                    queue=envelope.id if found.reason == "wrong source" else queue_of(envelope),
-                    lane=lane,
-                    tenure=delivery.tenure,
-                    delivery=delivery,
-                )
-            )
+            consumers = self._listening.identities.consumers(listeners)
+            await self._refuse(delivery, envelope, found, consumers, lane)
             return
         self._report_gap(envelope, delivery.tenure)
         await self._workers.submit(
@@ -132,6 +117,28 @@ class DurableConsumer:
                 lane=lane,
                 tenure=delivery.tenure,
                 suspect=delivery.redelivered and self._ownership.was_abandoned(lane),
+                delivery=delivery,
+            )
+        )
+
+    async def _refuse(
+        self, delivery: Delivery, envelope: Envelope, refusal: Refusal, consumers: Sequence[str], lane: Lane
+    ) -> None:
+        """Submit an event that no listener can be given. One of a wrong source has no place among those of its key."""
+        if refusal.reason == "wrong source":
+            self._count("wrong_source", 1)
+        else:
+            self._report_gap(envelope, delivery.tenure)
+        if refusal.reason == "newer version":
+            self._count("newer_version", 1)
+        await self._workers.submit(
+            RefusedJob(
+                envelope=envelope,
+                refusal=refusal,
+                consumers=consumers,
+                queue=envelope.id if refusal.reason == "wrong source" else queue_of(envelope),
+                lane=lane,
+                tenure=delivery.tenure,
                 delivery=delivery,
             )
         )

@@ -115,9 +115,7 @@ class InboxTransactions:
                 return True  # no attempt was made: that would have been beside the one before
             decided = any(isinstance(one, (EffectNotDoneError, Reject, RetryAfter)) for one in leaves(error.error))
             return not decided and self._store.is_infrastructure(error.error, from_listener=True)
-        if isinstance(
-            error, TransactionAbortedError
-        ):  # out of the listener, which caught it; asyncpg tells at the COMMIT
+        if isinstance(error, TransactionAbortedError):  # the listener caught its cause; asyncpg tells at the COMMIT
             return self._store.is_infrastructure(error, from_listener=True)
         if isinstance(error, (CommitUnknownError, TransportUnavailableError)):
             return True

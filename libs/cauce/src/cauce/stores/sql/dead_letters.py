@@ -153,7 +153,7 @@ async def by_prefix(connection: AsyncConnection, prefix: str) -> Sequence[DeadLe
     """Read the dead letters whose id begins so, at most twenty. The whole id means one."""
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
         return []
-    statement = f"SELECT {_COLUMNS} WHERE d.id LIKE :prefix ORDER BY d.last_at DESC LIMIT 20"  # constants
+    statement = f"SELECT {_COLUMNS} WHERE d.id LIKE :prefix ORDER BY d.last_at DESC LIMIT 20"
     return [_letter(row) for row in await ask(connection, statement, prefix=f"{prefix}%")]
 
 
@@ -244,7 +244,8 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     added = await change(
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-        "scheduled_at, first_failed_at, error, tried, created_at) SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
+        "scheduled_at, first_failed_at, error, tried, created_at) "
+        "SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
         ":NOW, :NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
         # Another replay of it at this moment was faster.
         "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, scheduled_at = :NOW, attempts = 0",

@@ -34,7 +34,8 @@ _UNSETTLED = (
 """In the inbox and not handled: waiting, dead, discarded or moved to another listener by an operator."""
 _WAITING = (
     "SELECT w.consumer, count(*) AS n, min(w.created_at) AS oldest, "
-    "sum(CASE WHEN w.attempts > 0 AND w.in_trouble_since IS NULL AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) AS failing, "
+    "sum(CASE WHEN w.attempts > 0 AND w.in_trouble_since IS NULL AND w.next_at IS NOT NULL THEN 1 ELSE 0 END) "
+    "AS failing, "
     "min(CASE WHEN w.attempts > 0 AND w.in_trouble_since IS NULL THEN w.next_at END) AS next_at, "
     "count(w.in_trouble_since) AS in_trouble, min(w.in_trouble_since) AS in_trouble_since "
     "FROM cauce_waiting w LEFT JOIN cauce_dead_letter d "

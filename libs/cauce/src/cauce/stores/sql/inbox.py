@@ -28,8 +28,8 @@ _LIMITED = (
 it must not keep the event locked from the lane's next owner. As conditions, they cost no round trip."""
 _PAUSED = "EXISTS (SELECT 1 FROM cauce_listener l WHERE l.consumer = :consumer AND l.paused_at IS NOT NULL)"
 _MOVE = (
-    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation, "
-    "occurred_at = excluded.occurred_at, moved_at = excluded.moved_at "
+    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, "
+    "incarnation = excluded.incarnation, occurred_at = excluded.occurred_at, moved_at = excluded.moved_at "
     "WHERE cauce_position.incarnation <> excluded.incarnation OR cauce_position.last_seq < excluded.last_seq"
 )
 _LAST_HERE = (
@@ -54,7 +54,8 @@ _ARRIVE = f"""
         ON CONFLICT DO NOTHING RETURNING source, event_id
     ), moved AS (
         INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at)
-        SELECT :consumer, source, key, seq, incarnation, occurred_at, :NOW FROM arrived JOIN first USING (source, event_id)
+        SELECT :consumer, source, key, seq, incarnation, occurred_at, :NOW
+        FROM arrived JOIN first USING (source, event_id)
         WHERE seq IS NOT NULL AND {_POSSIBLE} ORDER BY source, key
         {_MOVE} RETURNING source, key
     )
@@ -175,7 +176,7 @@ class SqlInbox:
 
     async def _last_here(self, place: Mapping[str, str], envelope: Envelope) -> int:
         found = await self._run(
-            f"SELECT {_LAST_HERE.format(row='a')} FROM (SELECT :source AS source, :key AS key, "  # constants
+            f"SELECT {_LAST_HERE.format(row='a')} FROM (SELECT :source AS source, :key AS key, "
             ":incarnation AS incarnation) a",
             **place,
             incarnation=envelope.incarnation,
@@ -281,13 +282,15 @@ class SqlInbox:
             )
         await self._run(
             (
-                "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-                "scheduled_at, first_failed_at, error, place, tried, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
+                "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, "
+                "next_at, scheduled_at, first_failed_at, error, place, tried, created_at) "
+                "VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
                 f":message, :attempts, {due}, :NOW, "
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
                 f"CASE WHEN :delay IS NULL THEN NULL ELSE {_ATTEMPT} END, :NOW) "
-                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, place = excluded.place, "
-                "reason = NULL, next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, scheduled_at = :NOW, in_trouble_since = NULL, "
+                "ON CONFLICT (consumer, source, event_id) DO UPDATE SET attempts = :attempts, error = :error, "
+                "place = excluded.place, reason = NULL, scheduled_at = :NOW, in_trouble_since = NULL, "
+                "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
                 f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
                 f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
@@ -311,9 +314,9 @@ class SqlInbox:
 
     async def postpone(self, delivery: WaitingDelivery, *, until_s: float, reason: Refused, error: str) -> None:
         await self._run(
-            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-            "scheduled_at, first_failed_at, error, reason, created_at) VALUES (:consumer, :source, :event_id, :name, "
-            ":lane, :key, :channel, :message, :attempts, :NOW + :until, :NOW, :NOW, :error, :reason, :NOW) "
+            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, "
+            "next_at, scheduled_at, first_failed_at, error, reason, created_at) VALUES (:consumer, :source, :event_id, "
+            ":name, :lane, :key, :channel, :message, :attempts, :NOW + :until, :NOW, :NOW, :error, :reason, :NOW) "
             "ON CONFLICT (consumer, source, event_id) DO UPDATE SET error = excluded.error, reason = excluded.reason, "
             "scheduled_at = :NOW, place = NULL, in_trouble_since = NULL, "
             "next_at = COALESCE(cauce_waiting.first_failed_at, :NOW) + :until, "
@@ -346,11 +349,12 @@ class SqlInbox:
 
     async def give_back(self, delivery: WaitingDelivery, *, delay_s: float, cause: str) -> None:
         await self._run(
-            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-            "scheduled_at, error, troubles, in_trouble_since, created_at) VALUES (:consumer, :source, :event_id, :name, :lane, "
-            ":key, :channel, :message, :attempts, :NOW + :delay, :NOW, :cause, :troubles, :NOW, :NOW) "
+            "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, "
+            "next_at, scheduled_at, error, troubles, in_trouble_since, created_at) "
+            "VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :attempts, :NOW + :delay, :NOW, :cause, :troubles, :NOW, :NOW) "
             "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = excluded.next_at, "
-            "scheduled_at = excluded.scheduled_at, error = excluded.error, place = NULL, reason = NULL, troubles = excluded.troubles, "
+            "scheduled_at = excluded.scheduled_at, error = excluded.error, place = NULL, reason = NULL, "
+            "troubles = excluded.troubles, "
             "in_trouble_since = COALESCE(cauce_waiting.in_trouble_since, excluded.in_trouble_since)".replace(
                 ":delay", "CAST(:delay AS double precision)"
             ),
@@ -384,7 +388,7 @@ class SqlInbox:
         return (await self._run(statement, **read)).one_or_none() is not None
 
     async def is_paused(self, consumer: str) -> bool:
-        return bool((await self._run(f"SELECT {_PAUSED} AS paused", consumer=consumer)).scalar_one())  # constants
+        return bool((await self._run(f"SELECT {_PAUSED} AS paused", consumer=consumer)).scalar_one())
 
     async def release_next(self, delivery: WaitingDelivery) -> None:
         await release_next(self._session, consumer=delivery.consumer, source=delivery.source, key=delivery.key)
@@ -411,8 +415,8 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-                "error, stack, attempts, first_at, last_at, worker, version, size, sha256, tried) VALUES (:id, :consumer, :source, :event_id, "
-                ":name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
+                "error, stack, attempts, first_at, last_at, worker, version, size, sha256, tried) "
+                "VALUES (:id, :consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
                 "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, :size, :sha256, "
                 "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
                 f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "

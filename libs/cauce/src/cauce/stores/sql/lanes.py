@@ -32,12 +32,12 @@ class SqlLanes(TableGroup):
             await self._run(
                 connection,
                 "DELETE FROM cauce_member WHERE (lease_until < :NOW - 3600 OR lease_until > :NOW + 3600 + lease_s) "
-                "AND id NOT IN "
-                "(SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
+                "AND id NOT IN (SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
             )
             rows = await self._run(
                 connection,
-                f"SELECT l.lane, l.member, l.epoch, CASE WHEN {LEASE_HOLDS} THEN m.lease_until - :NOW ELSE 0 END AS left_s "
+                "SELECT l.lane, l.member, l.epoch, "
+                f"CASE WHEN {LEASE_HOLDS} THEN m.lease_until - :NOW ELSE 0 END AS left_s "
                 "FROM cauce_lane l LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
             )
             members = list(

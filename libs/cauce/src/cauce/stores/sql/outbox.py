@@ -2,8 +2,8 @@
 
 Tables: cauce_outbox. Unsent rows of a lane by cauce_outbox_unsent (lane, position), those set aside by
 cauce_outbox_aside (topic, key), sent ones by cauce_outbox_sent_seq (topic, lane, order of sending) and
-cauce_outbox_sent_at, a known event by its unique id. Sending is fenced by the epochs in cauce_lane; adopting asks cauce_inbox by its primary
-key.
+cauce_outbox_sent_at, a known event by its unique id. Sending is fenced by the epochs in cauce_lane; adopting asks
+cauce_inbox by its primary key.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +19,7 @@ from cauce.ports.transport import BrokerId
 from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import TableGroup
 from cauce.stores.sql.dialect import BY_CLOCK, Dialect
+from cauce.stores.sql.waiting_room import count_newer
 from cauce.stores.storable import storable_line
 
 __all__ = ["UNSENT_BY_NAME", "SqlOutbox", "count_unsent_elsewhere"]
@@ -241,7 +242,6 @@ class SqlOutbox(TableGroup):
                 "SELECT consumer, key, count(*) AS n FROM cauce_waiting WHERE key IS NOT NULL "
                 "GROUP BY consumer, source, key ORDER BY n DESC LIMIT 1",
             )
-            newer = await self._run(connection, "SELECT count(*) FROM cauce_waiting WHERE reason = 'newer version'")
             row, longest = unsent.one(), waiting.one_or_none()
             return Backlog(
                 unsent=int(row.n),
@@ -249,7 +249,7 @@ class SqlOutbox(TableGroup):
                 longest=int(longest.n) if longest else 0,
                 longest_key=longest.key if longest else "",
                 longest_consumer=longest.consumer if longest else "",
-                newer_version=int(newer.scalar_one()),
+                newer_version=await count_newer(connection),
             )
 
 

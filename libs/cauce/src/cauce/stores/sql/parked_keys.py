@@ -25,8 +25,8 @@ _LOCK = (
     f"{_BY_NAME}"
 )
 _RELEASE_NEXT = (
-    "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW WHERE next_at IS NULL AND position = (SELECT min(position) FROM "
-    "cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key) "
+    "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW WHERE next_at IS NULL AND position = "
+    "(SELECT min(position) FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key) "
     # A dead letter that has become the head stays parked until an operator decides.
     "AND NOT EXISTS (SELECT 1 FROM cauce_dead_letter d WHERE d.consumer = cauce_waiting.consumer "
     "AND d.source = cauce_waiting.source AND d.event_id = cauce_waiting.event_id)"

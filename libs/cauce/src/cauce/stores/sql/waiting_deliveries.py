@@ -4,7 +4,8 @@ Every action locks the waiting row first, then asks what became of it: one that 
 refused or waited for, never lost and never handled twice. A delivery has the id that its dead letter would have.
 
 Tables: cauce_waiting (by position; the others of a key by cauce_waiting_key), cauce_dead_letter and cauce_inbox (by the
-unique event of a consumer), cauce_listener, cauce_lane and cauce_member, cauce_audit. A search reads all of cauce_waiting.
+unique event of a consumer), cauce_listener, cauce_lane and cauce_member, cauce_audit. A search reads all of
+cauce_waiting.
 """
 
 import re
@@ -48,9 +49,18 @@ __all__ = [
 ]
 
 WaitingState = Literal["failing", "trouble", "due", "behind", "held", "postponed", "paused", "gone", "dead"]
-"""`failing`: will be tried again at a time. `trouble`: the same, after trouble with the database, which costs no attempt. `due`: to be taken now. `behind`: an earlier event of its key is first.
-`held`: first of its key, and nothing makes it due. `postponed`: of a newer version than the code that runs. `paused`: its listener is. `gone`: its listener, or its event's class,
-is not in the code. `dead`: a dead letter, whose key waits."""
+"""Why a delivery waits:
+
+failing    will be tried again at a time
+trouble    the same, after trouble with the database, which costs no attempt
+due        to be taken now
+behind     an earlier event of its key is first
+held       first of its key, and nothing makes it due
+postponed  of a newer version than the code that runs
+paused     its listener is paused
+gone       its listener, or its event's class, is not in the code
+dead       a dead letter, whose key waits
+"""
 STATES: tuple[str, ...] = get_args(WaitingState)
 
 _PORTION = 10_000
@@ -116,11 +126,12 @@ _STATE = (
     "CASE WHEN d.id IS NOT NULL THEN 'dead' WHEN NOT ({known_consumer}) THEN 'gone' "
     "WHEN l.paused_at IS NOT NULL THEN 'paused' WHEN w.reason IS NOT NULL THEN 'postponed' "
     "WHEN NOT ({known_name}) THEN 'gone' WHEN h.position < w.position THEN 'behind' WHEN w.next_at IS NULL THEN 'held' "
-    "WHEN w.in_trouble_since IS NOT NULL THEN 'trouble' WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' ELSE 'due' END"
+    "WHEN w.in_trouble_since IS NOT NULL THEN 'trouble' WHEN w.attempts > 0 OR w.error IS NOT NULL THEN 'failing' "
+    "ELSE 'due' END"
 )
 _STATED = (
-    "SELECT w.*, l.name AS shown, l.paused_because, h.event_id AS head_event, h.error AS head_error, hd.id AS head_letter, "
-    f"h.position AS head_position, {_STATE} AS state FROM cauce_waiting w "
+    "SELECT w.*, l.name AS shown, l.paused_because, h.event_id AS head_event, h.error AS head_error, "
+    f"hd.id AS head_letter, h.position AS head_position, {_STATE} AS state FROM cauce_waiting w "
     "LEFT JOIN cauce_listener l ON l.consumer = w.consumer "
     "LEFT JOIN cauce_dead_letter d ON d.consumer = w.consumer AND d.source = w.source AND d.event_id = w.event_id "
     "LEFT JOIN cauce_waiting h ON h.position = (SELECT min(e.position) FROM cauce_waiting e "
@@ -180,21 +191,22 @@ class _Search:
         self.values |= values
 
     async def rows(self, *, order: str, limit: int | None = None) -> Sequence[Waiting]:
-        statement = (
-            f"SELECT {_SHOWN} FROM ({self._stated}) s "  # constants
-            f"WHERE {' AND '.join(self.conditions)} ORDER BY {order}"
-        )
+        statement = f"SELECT {_SHOWN} FROM ({self._stated}) s WHERE {' AND '.join(self.conditions)} ORDER BY {order}"
         if limit is not None:
             statement, self.values["limit"] = f"{statement} LIMIT :limit", limit
         return [self._waiting(row) for row in await ask(self._connection, statement, **self.values)]
 
     async def of_each_cause(self, *, each: int, limit: int) -> Sequence[Waiting]:
-        cause = "PARTITION BY consumer, state, CASE WHEN state IN ('failing', 'trouble', 'held', 'postponed') THEN error END"
+        cause = (
+            "PARTITION BY consumer, state, "
+            "CASE WHEN state IN ('failing', 'trouble', 'held', 'postponed') THEN error END"
+        )
         statement = (
-            "SELECT position, alike FROM (SELECT position, consumer, state, error, "  # constants
+            "SELECT position, alike FROM (SELECT position, consumer, state, error, "
             f"count(*) OVER ({cause}) AS alike, row_number() OVER ({cause} ORDER BY next_at, position) AS place_among "
             f"FROM ({self._stated}) s WHERE {' AND '.join(self.conditions)}) n WHERE place_among <= :each "
-            "ORDER BY consumer, CASE state WHEN 'behind' THEN 1 ELSE 0 END, state, alike DESC, error, place_among LIMIT :limit"
+            "ORDER BY consumer, CASE state WHEN 'behind' THEN 1 ELSE 0 END, state, alike DESC, error, place_among "
+            "LIMIT :limit"
         )
         found = await ask(self._connection, statement, each=each, limit=limit, **self.values)
         alike = {int(row.position): int(row.alike) for row in found}
@@ -204,13 +216,13 @@ class _Search:
 
     async def by_listener(self) -> Mapping[str, int]:
         statement = (
-            f"SELECT consumer, count(*) AS n FROM ({self._stated}) s "  # constants
+            f"SELECT consumer, count(*) AS n FROM ({self._stated}) s "
             f"WHERE {' AND '.join(self.conditions)} GROUP BY consumer ORDER BY consumer"
         )
         return {str(row.consumer): int(row.n) for row in await ask(self._connection, statement, **self.values)}
 
     async def count(self) -> int:
-        statement = f"SELECT count(*) AS n FROM ({self._stated}) s WHERE {' AND '.join(self.conditions)}"  # constants
+        statement = f"SELECT count(*) AS n FROM ({self._stated}) s WHERE {' AND '.join(self.conditions)}"
         return int((await ask(self._connection, statement, **self.values))[0].n)
 
     def _waiting(self, row: Any) -> Waiting:
@@ -332,7 +344,8 @@ async def retry(engine: AsyncEngine, one: Waiting, *, why: str | None) -> bool |
             return False
         if await change(
             connection,
-            "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW WHERE position = :position AND (next_at IS NULL OR next_at > :NOW)",
+            "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW "
+            "WHERE position = :position AND (next_at IS NULL OR next_at > :NOW)",
             position=one.position,
         ):
             await _audit(connection, "retry", one, why)
@@ -353,7 +366,8 @@ async def discard(engine: AsyncEngine, one: Waiting, *, why: str) -> bool | str:
         # Its process died in the middle of an effect: an operator has decided, nobody is in doubt any more.
         await change(
             connection,
-            "UPDATE cauce_inbox SET state = NULL WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
+            "UPDATE cauce_inbox SET state = NULL "
+            "WHERE consumer = :consumer AND source = :source AND event_id = :event_id",
             **_of(one),
         )
         await release_next(connection, consumer=one.consumer, source=one.source, key=one.key)
@@ -374,15 +388,19 @@ async def move(engine: AsyncEngine, one: Waiting, *, to: str, why: str | None) -
             return False
         refused = await _refused(connection, one)
         if refused is None and await _in_doubt(connection, one):
-            refused = "a process died in the middle of its effect, which may have happened: discard it, or let its listener decide"
+            refused = (
+                "a process died in the middle of its effect, which may have happened: discard it, or let its listener "
+                "decide"
+            )
         if refused is None and not await _is_new_to(connection, one, to):
             refused = f"{listener_of(to)} has had this event already: discard it"
         if refused is not None:
             return refused
         await change(
             connection,
-            "UPDATE cauce_waiting SET consumer = :to, attempts = 0, first_failed_at = NULL, error = NULL, place = NULL, "
-            "tried = NULL, troubles = NULL, in_trouble_since = NULL, scheduled_at = :NOW, next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
+            "UPDATE cauce_waiting SET consumer = :to, attempts = 0, first_failed_at = NULL, error = NULL, "
+            "place = NULL, tried = NULL, troubles = NULL, in_trouble_since = NULL, scheduled_at = :NOW, "
+            "next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
             to=to,
             position=one.position,
         )
@@ -423,6 +441,7 @@ async def _in_doubt(connection: AsyncConnection, one: Waiting, *, owned: bool = 
     )
     if not owned:
         return bool(await ask(connection, statement, **_of(one)))
+    # Any lease that has not ended counts, also one from before the clock was set back: its process may still run.
     statement += (
         " AND EXISTS (SELECT 1 FROM cauce_lane l JOIN cauce_member m ON m.id = l.member AND m.lease_until >= :NOW "
         "WHERE l.lane = :lane)"

@@ -120,7 +120,8 @@ class SqlWaitingRoom(TableGroup):
             done = await self._run(
                 connection,
                 "DELETE FROM cauce_inbox WHERE state IS NULL AND (consumer, source, event_id) IN "
-                f"(SELECT consumer, source, event_id FROM cauce_inbox WHERE received_at < (SELECT {BY_CLOCK} - :age) AND state IS NULL "
+                "(SELECT consumer, source, event_id FROM cauce_inbox "
+                f"WHERE received_at < (SELECT {BY_CLOCK} - :age) AND state IS NULL "
                 "ORDER BY received_at LIMIT :limit)",
                 clock=clock,
                 age=older_than_s,
@@ -172,7 +173,8 @@ async def count_unhandled(connection: AsyncConnection, known: Known) -> Sequence
     dialect = Dialect(connection.dialect.name)
     statement = (
         "SELECT consumer, name, count(*) AS n FROM cauce_waiting "
-        f"WHERE NOT ({dialect.among('consumer', 'consumers')} AND (name IS NULL OR reason IS NOT NULL OR {dialect.among('name', 'names')})) "
+        f"WHERE NOT ({dialect.among('consumer', 'consumers')} "
+        f"AND (name IS NULL OR reason IS NOT NULL OR {dialect.among('name', 'names')})) "
         "GROUP BY consumer, name ORDER BY consumer, name"
     )
     consumers, names = dialect.many(sorted(known.consumers)), dialect.many(sorted(known.names))

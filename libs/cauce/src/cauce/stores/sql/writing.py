@@ -120,7 +120,8 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
         connection.execute(
             dialect.sql(
                 "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, "
-                "scheduled_at, created_at) VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW, :NOW)"
+                "scheduled_at, created_at) "
+                "VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW, :NOW)"
             ),
             here if len(here) > 1 else here[0],
         )
