@@ -92,8 +92,8 @@ class TransactionAbortedError(CauceError):
     def __init__(self, failed: BaseException | None = None) -> None:
         by = "" if failed is None else f" ({type(getattr(failed, 'orig', None) or failed).__name__})"
         super().__init__(
-            f"The database has aborted this transaction because of an earlier error{by} that was caught: nothing of it can "
-            "be committed. Put a statement that may fail into a part that can fail alone: async with tx.savepoint(): …"
+            f"The database has aborted this transaction because of an earlier error{by} that was caught: nothing of it "
+            "can be committed. Put a statement that may fail into a part that can fail alone: async with tx.savepoint(): …"
         )
         self.__cause__ = failed
 

@@ -29,11 +29,14 @@ ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def health_app(service: Service) -> ASGIApp:
-    """`/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why; and either way
-    `needs_attention`: what waits for a person, by listener, with the command that shows or mends it, some seconds old.
-    `/counters`: plain numbers since the start. `/status`: what `cauce status --json` says of this service, from its
-    database, asked at most once a second; 503 while the database does not answer, 404 for a service that keeps nothing
-    there. May be mounted: `app.mount("/internal", health_app(service))`."""
+    """The health port as an ASGI application. May be mounted: `app.mount("/internal", health_app(service))`.
+
+    `/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why; either
+    way with `needs_attention`: what waits for an operator, by listener, with the command that shows or fixes it, some
+    seconds old. `/counters`: plain numbers since the start. `/status`: what `cauce status --json` reports of this
+    service, from its database, asked at most once a second; 503 while the database does not answer, 404 for a service
+    that keeps nothing there.
+    """
     status = _Status(service)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001

@@ -132,8 +132,10 @@ class Database:
             await self._received(listener, event_id, age)
         await self.run(
             "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-            "error, place, in_trouble_since, tried, created_at) VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, "
-            ":attempts, :NOW + CAST(:due AS double precision), :error, :place, :NOW - CAST(:in_trouble AS double precision), :tried, :NOW - :age)",
+            "error, place, in_trouble_since, tried, created_at) "
+            "VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, :attempts, "
+            ":NOW + CAST(:due AS double precision), :error, :place, :NOW - CAST(:in_trouble AS double precision), "
+            ":tried, :NOW - :age)",
             consumer=f"mail-ms/{listener}",
             event_id=event_id,
             key=key,

@@ -77,7 +77,10 @@ async def _database(broker: Inspectable, examined: Examined, description: Descri
         f"{description.service} is registered there with another database than {examined.target.database_label} "
         f"({', '.join(others)}): another environment works under its name, or this database replaces that one"
     )
-    fix = f"give this one a broker or a prefix of its own; or, if it is the right one: cauce db restored {examined.target.typed}"
+    fix = (
+        "give this one a broker or a prefix of its own; or, if it is the right one: "
+        f"cauce db restored {examined.target.typed}"
+    )
     return [Verdict(f"{description.service}'s database", "bad", fact, fix)]
 
 

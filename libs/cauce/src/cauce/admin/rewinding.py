@@ -103,7 +103,8 @@ async def find_restored(
 async def renew(target: Target, *, why: str | None, force: bool, prefix: str | None = None) -> Renewed:
     """Give a restored database a new incarnation, and have the broker note it for the service wherever it is noted.
 
-    `prefix`: of its streams; without it, as the service was started last. Raises StillRunningError unless `force`. A broker that does not answer stops nothing, and is told later.
+    `prefix`: of its streams; without it, as the service was started last. Raises StillRunningError unless `force`. A
+    broker that does not answer prevents nothing: `untold` says why, and a second call makes up for it.
     """
     async with read_only_connection(target) as connection:
         figures = await read_figures(connection)

@@ -255,7 +255,8 @@ async def _unsent(description: Description, connection: AsyncConnection) -> Sequ
         Verdict(
             "left behind",
             "bad",
-            f"{count:,} unsent event{'' if count == 1 else 's'} of the topic {topic}, which {description.service} does not send to",
+            f"{count:,} unsent event{'' if count == 1 else 's'} of the topic {topic}, "
+            f"which {description.service} does not send to",
             f"start {topic} with this database until they are sent: docs/how-to/retire-a-service.md",
         )
         for topic, count in (await count_unsent_elsewhere(connection, description.sends_to)).items()

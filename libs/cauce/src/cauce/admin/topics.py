@@ -26,9 +26,9 @@ class StillWaitingError(CauceError):
 async def forget_group(
     broker: Inspectable, name: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
 ) -> Forgotten:
-    """Remove the group from the topic, or from every one it hears or sends to; also with entries waiting for it, by `force`.
+    """Remove the group from the topic, or from every one it hears or sends to.
 
-    Raises UnclearError if no topic knows it, StillWaitingError.
+    Raises UnclearError if no topic knows it, StillWaitingError if entries wait for it, unless `force`.
     """
     topics = await broker.topics()
     groups = {

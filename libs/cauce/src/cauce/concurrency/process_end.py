@@ -60,7 +60,8 @@ class ProcessEnd:
         if self.loop is not None:
             where = still_running(self.loop, threads_before=self._threads_before)
         self._log.critical(
-            "%s: did not end within %.3g s, still running: %s; the process exits now, what is not committed did not happen",
+            "%s: did not end within %.3g s, still running: %s; the process exits now, what is not committed did not "
+            "happen",
             self._name, self._grace_s, where,
         )  # fmt: skip
 

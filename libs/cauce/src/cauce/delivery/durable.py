@@ -182,8 +182,8 @@ class DurableDelivery:
             return
         if left:
             log.warning(
-                "%s: %d events are not sent yet; they wait in its outbox until a process of %s runs and reaches the broker "
-                "→ cauce outbox status", self._name, left, self._name,
+                "%s: %d events are not sent yet; they wait in its outbox until a process of %s runs and reaches the "
+                "broker → cauce outbox status", self._name, left, self._name,
             )  # fmt: skip
 
     async def _sent_until_now(self, relay: Relay) -> None:

@@ -47,9 +47,10 @@ class Silence:
 class DevSystem:
     """`async with DevSystem(Project.find(Path.cwd())) as system:` — everything is ready inside, gone after.
 
-    Data, passwords and ports are kept in the project's `.cauce` folder, which others can neither read nor write. When a server or a service ends unasked,
-    the body is cancelled, everything stops, and the `async with` raises ProcessDiedError. What `stop` and `kill`
-    ended was asked for. One system a folder: a second one raises AlreadyRunningError.
+    Data, passwords and ports are kept in the project's `.cauce` folder, which others can neither read nor write.
+    When a server or a service ends unasked, the body is cancelled, everything stops, and the `async with` raises
+    ProcessDiedError. What `stop` and `kill` ended was asked for. One system a folder: a second one raises
+    AlreadyRunningError.
     """
 
     def __init__(

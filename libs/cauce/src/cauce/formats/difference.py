@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 class Difference(NamedTuple):
-    """`path` is JSONPath-like and has the names of the wire; `expectation` holds no value, which may be somebody's data."""
+    """`path` is JSONPath-like and has the names of the wire; `expectation` never holds a value: it may be personal."""
 
     path: str
     expectation: str

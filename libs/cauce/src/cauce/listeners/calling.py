@@ -99,7 +99,7 @@ async def in_a_thread(call: Callable[[], object], who: str, *, purpose: Hashable
     in_thread."""
 
     def outcome() -> tuple[object, Exception | None]:
-        # An error crosses as a value: a future takes no StopIteration, whoever awaits it would wait for ever.
+        # An error crosses as a value: a future takes no StopIteration, and its awaiter would never be resumed.
         try:
             return call(), None
         except BaseException as error:  # signals come to the main thread, so this is no Ctrl-C

@@ -1,7 +1,7 @@
-"""Threads for blocking listeners. One that outlives its call's limit goes on: Python cannot end it.
+"""Threads for blocking listeners. One that outlives its call's limit keeps running: Python cannot end it.
 
-So it is remembered until it ends by itself: no other attempt for the same event begins beside it, and readiness says when
-too few threads are left. They are not asyncio's own, which look up addresses: those stay free.
+So it is remembered until it ends: no other attempt for the same event begins meanwhile, and readiness reports when too
+few threads are left. They are not asyncio's own, which look up addresses: those stay free.
 """
 
 import asyncio
@@ -63,7 +63,8 @@ async def in_thread(call: Callable[[], object], who: str, *, purpose: Hashable =
         if not future.done():
             mine.abandoned = True
             log.warning(
-                "%s: its thread goes on after its call was given up; until it ends, its event waits and is not tried again",
+                "%s: its thread still runs after its call was given up; until it ends, its event waits and is not tried "
+                "again",
                 who,
             )
         raise

@@ -37,13 +37,13 @@ class Position(Struct, frozen=True):
     last_seq: int
     incarnation: str
     occurred_at: float | None = None
-    """Its `occurred_on` in seconds since 1970, by its publisher's clock. None where a version that handled it kept none."""
+    """Its `occurred_on` in seconds since 1970, by its publisher's clock. None if an earlier version of Cauce handled it."""
     since_s: float = 0.0
     """How long ago it was handled, by the store's clock."""
 
 
 FURTHEST = 1_000_000
-"""How far a number may be above the last known of its key, or above zero: nobody publishes, or loses, so many at once."""
+"""How far a number may be above the last known of its key, or above zero: so many are never published or lost at once."""
 
 
 def sequence_of(envelope: Envelope) -> int | None:

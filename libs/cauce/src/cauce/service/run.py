@@ -111,7 +111,7 @@ class Run:
         self._stop.set()
 
     async def left(self, *, limit_s: float) -> None:
-        """Wait until every loop has ended. What has not when the drain and `limit_s` are over is left behind, and named."""
+        """Wait until every loop has ended. What has not after the drain and `limit_s` is left behind, and logged."""
         if self._task is None or self._task.done():
             return
         await asyncio.wait({self._task}, timeout=self._drain_limit_s + limit_s)

@@ -174,7 +174,10 @@ class Wiring:
                 other = claimed.setdefault(name, listener)
                 if other.name != listener.name or name == listener.name:
                     whose = "its own name" if name == listener.name else f"a name of {other.name}"
-                    yield f"earlier_names=(…, {name!r}) of {listener.name}: that is {whose}; leave it out · {listener.where}"
+                    yield (
+                        f"earlier_names=(…, {name!r}) of {listener.name}: that is {whose}; leave it out · "
+                        f"{listener.where}"
+                    )
 
     def _retired_problems(self) -> Iterator[str]:
         if isinstance(self.given_retired, str):

@@ -53,9 +53,9 @@ class _End:
 class RedisStreams:
     """The durable transport. `url` as in RedisServer; `prefix` separates systems on one server.
 
-    Every command has `answer_limit_s`, anew whenever bytes come; a blocked read is given up when nothing came that long after its
-    own limit of half a second, so a frozen server is noticed within their sum. Nothing that was not confirmed is sent
-    again by itself. Connects only when used.
+    Every command has `answer_limit_s`, which starts again whenever bytes come; a blocked read is given up when nothing
+    came that long after its own limit of half a second, so a frozen server is noticed within their sum. Nothing that
+    was not confirmed is sent again automatically. Connects only when used.
     """
 
     name = "redis"

@@ -28,8 +28,8 @@ exit code: 0; 1 if nothing waits with that id; 3 if a database cannot be reached
 """
 _RETRY = """\
 Tries failing deliveries, and those in trouble with the database, now instead of at their time. The attempts they
-have had count: after the last one that is allowed they are dead letters. By a filter, those that can be tried are chosen; by id, one that cannot is
-refused with the reason. Leaves an audit row. Doing it twice does no harm.
+have had count: after the last one that is allowed they are dead letters. By a filter, those that can be tried are
+chosen; by id, one that cannot is refused with the reason. Leaves an audit row. Doing it twice does no harm.
 
     cauce waiting retry 3f2a91c04b1e               one (any beginning of an id that is not ambiguous)
     cauce waiting retry --listener welcome         all that fail of one listener

@@ -37,7 +37,8 @@ class Ordering(Struct, frozen=True, kw_only=True):
     ) -> Outcome | None:
         """None if the event is to be handled now; otherwise its outcome, recorded in `inbox`.
 
-        `found`: what the inbox knew when the event arrived. `repeated_s`: the broker delivered it before, and has had it so long.
+        `found`: what the inbox knew when the event arrived. `repeated_s`: the broker delivered it before, and has had
+        it so long.
         """
         decision = decide(
             id_known=found.known,
@@ -97,8 +98,8 @@ def _why(decision: Decision, envelope: Envelope, found: Arrival) -> tuple[Reason
     if decision.why == "impossible":
         known = max(found.position.last_seq if found.position else 0, found.elsewhere)
         why = (
-            f"number {envelope.key_seq} of key {envelope.key!r}, of which {known or 'none'} is the last known here; nothing "
-            "was moved. If its publisher did say it: cauce dead replay, and the later ones follow"
+            f"number {envelope.key_seq} of key {envelope.key!r}, of which {known or 'none'} is the last known here; "
+            "nothing was moved. If its publisher did say it: cauce dead replay, and the later ones follow"
         )
         return "impossible number", why
     last = found.position.last_seq if found.position else "?"

@@ -1,4 +1,4 @@
-"""Events that meet trouble with our database while it serves others: counted, said, and in the end their own.
+"""Events that meet trouble with our database while it serves others: counted, logged, and in the end charged to them.
 
 Trouble costs no attempt. But what keeps happening to one event while others are handled is that event's doing, whatever
 the error says: a listener may end its own connection, or lock what it waits for. Sans-I/O.
@@ -24,7 +24,7 @@ CHARGED_AFTER = 20
 _FIRST_S = 0.1
 _CAP_S = 5.0
 _NOT_READY_AFTER = 3
-_SAID_EVERY_S = 60.0
+_LOGGED_EVERY_S = 60.0
 _FORGOTTEN_AFTER_S = 60.0
 """An event that has met no trouble for so long was settled somewhere else."""
 _SHOWN = 300
@@ -43,7 +43,7 @@ class Trouble(Struct):
     """How often, and others were handled in between."""
     handled_before: int
     cause: str = ""
-    said_at: float | None = None
+    logged_at: float | None = None
 
     @property
     def charged(self) -> bool:
@@ -51,8 +51,8 @@ class Trouble(Struct):
         return self.times > CHARGED_AFTER
 
     @property
-    def said(self) -> str:
-        """The cause, for whoever looks at the event while it waits."""
+    def shown(self) -> str:
+        """The cause as it is stored: an operator sees it while the event waits."""
         return f"trouble with the database, no attempt is counted: {self.cause}"
 
     def pause_s(self, random: Callable[[], float]) -> float:
@@ -83,8 +83,8 @@ class Troubles:
         one = self._found.get(event)
         if one is None:
             key = "" if envelope.key is None else f" of key {envelope.key}"
-            said = f"{envelope.name} {envelope.id}{key}"
-            one = Trouble(listener, said, lane, now, now, 0, before + 1, self._handled)
+            label = f"{envelope.name} {envelope.id}{key}"
+            one = Trouble(listener, label, lane, now, now, 0, before + 1, self._handled)
             self._found[event] = one
         elif self._handled > one.handled_before:
             one.times += 1
@@ -94,9 +94,9 @@ class Troubles:
         return one
 
     def given_back(self, one: Trouble, delay_s: float) -> None:
-        """The database took the event back: it waits there. Said at first, and once a minute."""
+        """The database took the event back: it waits there. Logged at first, and once a minute."""
         self._outage_since = None
-        self._say(one, f"it waits, and is tried again in {delay_s:.1f} s")
+        self._log(one, f"it waits, and is tried again in {delay_s:.1f} s")
 
     def charged(self, one: Trouble) -> None:
         """The trouble was counted as a failed attempt of the event's own."""
@@ -112,7 +112,7 @@ class Troubles:
         """Whether others were handled since the event met trouble last: it alone is to wait, in memory if need be."""
         if self._handled == one.handled_before:
             return False
-        self._say(one, "it cannot be written down either, and waits in memory")
+        self._log(one, "it cannot be written down either, and waits in memory")
         return True
 
     def settled(self, listener: str, envelope: Envelope, *, handled: bool) -> None:
@@ -145,11 +145,11 @@ class Troubles:
             "→ cauce doctor"
         )
 
-    def _say(self, one: Trouble, what: str) -> None:
+    def _log(self, one: Trouble, what: str) -> None:
         now = self._clock()
-        if one.said_at is not None and now - one.said_at < _SAID_EVERY_S:
+        if one.logged_at is not None and now - one.logged_at < _LOGGED_EVERY_S:
             return
-        one.said_at = now
+        one.logged_at = now
         log.warning(
             "%s: %s cannot handle %s: trouble with the database (%d times in %.0f s): %s · no attempt is counted; %s",
             self._service, one.listener, one.event, one.tries, now - one.since, one.cause, what,

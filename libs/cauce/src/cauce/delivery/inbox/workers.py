@@ -317,7 +317,7 @@ class Workers:
                 outcome = await by.charge(listener, envelope, delivery, error)
                 self._troubles.charged(trouble)
             else:
-                outcome = await by.give_back(listener, envelope, delivery, delay_s, trouble.said)
+                outcome = await by.give_back(listener, envelope, delivery, delay_s, trouble.shown)
                 self._troubles.given_back(trouble, delay_s)
         except Exception as refused:
             if not self._transactions.is_infrastructure(refused):

@@ -351,7 +351,8 @@ class SqlInbox:
         await self._run(
             "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, "
             "next_at, scheduled_at, error, troubles, in_trouble_since, created_at) "
-            "VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :attempts, :NOW + :delay, :NOW, :cause, :troubles, :NOW, :NOW) "
+            "VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :attempts, "
+            ":NOW + :delay, :NOW, :cause, :troubles, :NOW, :NOW) "
             "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = excluded.next_at, "
             "scheduled_at = excluded.scheduled_at, error = excluded.error, place = NULL, reason = NULL, "
             "troubles = excluded.troubles, "
@@ -416,7 +417,8 @@ class SqlInbox:
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
                 "error, stack, attempts, first_at, last_at, worker, version, size, sha256, tried) "
-                "VALUES (:id, :consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :reason, :error, :stack, :attempts, "
+                "VALUES (:id, :consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :reason, :error, "
+                ":stack, :attempts, "
                 "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, :size, :sha256, "
                 "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
                 f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "

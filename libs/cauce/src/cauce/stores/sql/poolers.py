@@ -49,8 +49,8 @@ async def _prepare_nothing_if_another_answers(driver: Any) -> None:
 def _refuse(connection: Any, _record: object) -> None:
     if not connection.run_async(_the_one_that_was_named_answers):
         problem = (
-            "between this service and PostgreSQL is a pooler such as PgBouncer, and asyncpg prepares statements, which are "
-            "not there in the next transaction: use postgresql+psycopg"
+            "between this service and PostgreSQL is a pooler such as PgBouncer, and asyncpg prepares statements, which "
+            "are not there in the next transaction: use postgresql+psycopg"
         )
         raise ConfigurationError([problem], where="the connection to the database")
 

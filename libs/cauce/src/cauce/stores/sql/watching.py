@@ -54,8 +54,8 @@ class Watch:
             if self._failed is not None:
                 raise _aborted(self._failed)
             raise TransactionEndedError(
-                "This transaction was ended by a statement or by the driver, not by its block, so the rest is not committed. "
-                "Leave out the COMMIT or ROLLBACK; a part that can fail alone is: async with tx.savepoint(): …"
+                "This transaction was ended by a statement or by the driver, not by its block, so the rest is not "
+                "committed. Leave out the COMMIT or ROLLBACK; a part that can fail alone is: async with tx.savepoint(): …"
             )
 
     def before(self, statement: str) -> None:
