@@ -92,13 +92,17 @@ class Dispatcher:
         That it was handled is told once its transaction is committed, by whoever commits it.
         """
         circumstances: dict[str, Any] = {"attempt": attempt, "replayed": replayed, "channel": channel}
+        limit_s = listener.registration.limit_s
+        limit = asyncio.timeout(limit_s)
         token = current_emission.set(emission)
         try:
-            async with asyncio.timeout(listener.registration.limit_s):
+            async with limit:
                 await self._call_and_leave(listener, emission, tx, circumstances)
             if tx is not None:
                 check_whole(tx)  # here, because others may share the transaction
         except Exception as error:
+            if limit.expired() and isinstance(error, TimeoutError) and not error.args:
+                error.args = (f"it took longer than its limit_s of {limit_s:g} s",)
             self._happenings.tell("failed", emission, listener.name, error)
             raise
         finally:

@@ -337,7 +337,21 @@ async def test_a_listener_past_its_limit_is_cancelled_and_has_failed() -> None:
         await asyncio.Event().wait()
 
     [letter] = await dead_letters_of(Slow(waits), Came, MemoryStore())
-    assert letter.error.startswith("TimeoutError")
+    assert letter.error == "TimeoutError: it took longer than its limit_s of 0.02 s"
+
+
+async def test_a_time_out_of_the_listeners_own_is_not_taken_for_its_limit() -> None:
+    class Slow(Listens):
+        @on(Came, name="odd", when="durable", retry=Retry(attempts=1))
+        async def came(self, event: Came) -> None:
+            await self.hear(event.who)
+
+    async def waits() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+
+    [letter] = await dead_letters_of(Slow(waits), Came, MemoryStore())
+    assert letter.error == "TimeoutError"
 
 
 # Groups
