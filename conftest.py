@@ -4,6 +4,7 @@
     own_valkey     a Valkey of this test's own, to kill as it likes
     postgres       `.database()` gives the URL of a fresh database; as many as wanted, dropped after the test
     own_postgres   a PostgreSQL of this test's own
+    url            of an empty database; the test runs once on SQLite and once on PostgreSQL
     mail_sink      the session's mail sink, emptied before the test
     nothing_left   fails the test when a process that it started is still there at its end
     family         `remaining = family(pid)`: all descendants of a process, to see later that none remained
@@ -128,6 +129,14 @@ def postgres(session_postgres: PostgresServer) -> Iterator[ScratchDatabases]:
     yield databases
     session_postgres.start()
     databases.drop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/service.sqlite"
+    postgres: ScratchDatabases = request.getfixturevalue("postgres")
+    return postgres.database()
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cauce import IntegrationEvent, Service, on
 from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep
-from cauce.dev.servers import ScratchDatabases
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import Story, story
@@ -29,12 +27,8 @@ async def count(event: Sold) -> None:
     return
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/kept.sqlite"
-    if request.param == "postgresql":
-        databases: ScratchDatabases = request.getfixturevalue("postgres")
-        url = databases.database()
+@pytest.fixture
+async def store(url: str) -> AsyncGenerator[SqlAlchemyStore]:
     store = SqlAlchemyStore(create_engine(url))
     yield store
     await store.close()

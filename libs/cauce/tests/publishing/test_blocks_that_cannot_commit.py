@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from cauce import (
@@ -69,13 +68,6 @@ async def prepared(engine: AsyncEngine) -> AsyncEngine:
         await connection.execute(text(f"CREATE TABLE taken (word TEXT PRIMARY KEY{conflict})"))
         await connection.execute(DUPLICATE)
     return engine
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/blocks.sqlite"
-    return cast("ScratchDatabases", request.getfixturevalue("postgres")).database()
 
 
 @pytest.fixture(params=["all ours", "engine and session factory of SQLAlchemy's"])

@@ -4,7 +4,6 @@ import asyncio
 import gc
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
@@ -234,14 +233,6 @@ async def service_on(url: str) -> AsyncGenerator[tuple[Service, Heard, AsyncEngi
     )
     async with service:
         yield service, heard, engine
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/cancelled.sqlite"
-    databases: ScratchDatabases = request.getfixturevalue("postgres")
-    return databases.database()
 
 
 async def left_open(engine: AsyncEngine) -> int:

@@ -381,14 +381,6 @@ async def test_a_domain_event_that_nobody_writes_down_may_hold_anything() -> Non
     assert told == [math.inf]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/own.sqlite"
-    databases: ScratchDatabases = request.getfixturevalue("postgres")
-    return databases.database()
-
-
 OUTBOX = Outbox("shop", publishes=[Counted])
 
 

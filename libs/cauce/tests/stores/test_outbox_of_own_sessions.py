@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import pytest
 from cauce import ConfigurationError, IntegrationEvent, PublishError
-from cauce.dev.servers import ScratchDatabases
 from cauce.formats.cloudevents import from_json
 from cauce.ports.lanes import LANES, Lane
 from cauce.ports.outbox import OutboxRow
@@ -28,14 +26,6 @@ class Elsewhere(IntegrationEvent, name="own.elsewhere", version=1, source="anoth
 
 OUTBOX = Outbox("own", publishes=[SignedUp])
 ALL = [Lane(lane) for lane in range(LANES)]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/own.sqlite"
-    databases: ScratchDatabases = request.getfixturevalue("postgres")
-    return databases.database()
 
 
 async def rows_in_the_outbox(url: str, *, besides: Collection[int] = ()) -> Sequence[OutboxRow]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,14 +37,6 @@ class Ordered(IntegrationEvent, name="trouble.ordered", version=1, source="troub
 class Noted(DomainEvent, name="trouble.noted", key="key"):
     key: str
     bad: bool = False
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/trouble.sqlite"
-    postgres: ScratchDatabases = request.getfixturevalue("postgres")
-    return postgres.database()
 
 
 @pytest.fixture

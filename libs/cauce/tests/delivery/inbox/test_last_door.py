@@ -5,14 +5,12 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, on
 from cauce.delivery.retention import Keep
-from cauce.dev.servers import ScratchDatabases
 from cauce.events.envelope import Envelope, new_id, utc_now
 from cauce.formats.cloudevents import to_json
 from cauce.listeners.effects import AtLeastOnce
@@ -38,35 +36,13 @@ class Noted(DomainEvent, name="door.noted", key="who"):
     who: str
 
 
-def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if kind == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/door.sqlite"
-    postgres: ScratchDatabases = request.getfixturevalue("postgres")
-    return postgres.database()
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[SqlAlchemyStore]:
+@pytest.fixture
+async def database(url: str) -> AsyncGenerator[SqlAlchemyStore]:
+    """For what needs the commands."""
     store = SqlAlchemyStore(create_engine(url))
     await store.prepare()
     yield store
     await store.close()
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    async with opened(url_of(request.param, request, tmp_path)) as store:
-        yield store
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
-    """For what needs the commands."""
-    async with opened(url_of(request.param, request, tmp_path)) as store:
-        yield store
 
 
 @asynccontextmanager

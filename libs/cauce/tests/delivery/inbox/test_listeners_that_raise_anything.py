@@ -2,8 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,11 +18,10 @@ from cauce import (
     Transaction,
     on,
 )
-from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.retry import decisive_error
 from cauce.ports.inbox import Dead
 from cauce.stores.memory import MemoryStore
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.memory_streams import MemoryStreams
 from testsupport.waiting import until
@@ -44,21 +42,6 @@ class MyStop(BaseException):
 
 
 Store = MemoryStore | SqlAlchemyStore
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/odd.sqlite"
-    else:
-        postgres: ScratchDatabases = request.getfixturevalue("postgres")
-        url = postgres.database()
-    made = SqlAlchemyStore(create_engine(url))
-    yield made
-    await made.close()
 
 
 # What a listener may do

@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import redis
 from cauce import IntegrationEvent, Service, on
-from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from cauce.dev.servers import ValkeyServer
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
 from cauce.ports.lanes import Lane, lane_of
@@ -68,14 +67,6 @@ class Hearing:
 
     async def dead(self) -> Sequence[str]:
         return [one.reason for one in await self.store.message_store().dead()]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/again.sqlite"
-    postgres: ScratchDatabases = request.getfixturevalue("postgres")
-    return postgres.database()
 
 
 @asynccontextmanager

@@ -3,12 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, Transaction, on
-from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from cauce.dev.servers import ValkeyServer
 from cauce.errors import DefinitionError
 from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import to_json
@@ -73,14 +72,6 @@ class Alone:
     @on(Moved, name="alone")
     async def hear(self, event: Moved, tx: Transaction) -> None:
         self.calls.append(tx)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/shared.sqlite"
-    postgres: ScratchDatabases = request.getfixturevalue("postgres")
-    return postgres.database()
 
 
 def messages(carts: Sequence[str], each: int, *, first: int = 1) -> list[Envelope]:

@@ -7,12 +7,10 @@ it is a dead letter that says so; nothing of it is there, and nobody else is hel
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, Service, Transaction, on
-from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.retry import Retry
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory_streams import MemoryStreams
@@ -153,11 +151,8 @@ class Together(Listeners):
         await self._write(event, tx)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/whole.sqlite"
-    if request.param == "postgresql":
-        url = cast("ScratchDatabases", request.getfixturevalue("postgres")).database()
+@pytest.fixture
+async def store(url: str) -> AsyncGenerator[SqlAlchemyStore]:
     engine = create_engine(url)
     # A conflict ends SQLite's transaction where the table says so, and PostgreSQL's always.
     conflict = " ON CONFLICT ROLLBACK" if engine.dialect.name == "sqlite" else ""

@@ -146,14 +146,6 @@ async def test_what_a_listener_does_on_sqlite_ends_as_a_dead_letter(tmp_path: Pa
     assert said in letter.error
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/whose.sqlite"
-    postgres: ScratchDatabases = request.getfixturevalue("postgres")
-    return postgres.database()
-
-
 AWAY = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
 
 

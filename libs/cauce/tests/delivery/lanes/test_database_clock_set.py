@@ -3,14 +3,13 @@
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cauce import DomainEvent, IntegrationEvent, RetryAfter, Service, on
 from cauce.delivery.pace import Pace
 from cauce.delivery.retention import Keep
-from cauce.dev.servers import ScratchDatabases, ValkeyServer
+from cauce.dev.servers import ValkeyServer
 from cauce.ports.lanes import LANES, MemberId
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
@@ -48,12 +47,8 @@ class Database:
             return [tuple(row) for row in await connection.execute(text(statement))]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/clock.sqlite"
-    if request.param == "postgresql":
-        databases: ScratchDatabases = request.getfixturevalue("postgres")
-        url = databases.database()
+@pytest.fixture
+async def database(url: str) -> AsyncGenerator[Database]:
     one = Database(url)
     await one.clock.install()
     yield one

@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 from cauce import IntegrationEvent, Service
 from cauce.dev.ports import choose_port
-from cauce.dev.servers import ScratchDatabases
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.memory_streams import MemoryStreams
 from cauce.transports.redis_streams import RedisStreams
@@ -18,12 +16,8 @@ class Sold(IntegrationEvent, name="script.sold", version=1, source="script-ms"):
     number: int
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/script.sqlite"
-    if request.param == "postgresql":
-        databases: ScratchDatabases = request.getfixturevalue("postgres")
-        url = databases.database()
+@pytest.fixture
+async def store(url: str) -> AsyncGenerator[SqlAlchemyStore]:
     store = SqlAlchemyStore(create_engine(url))
     yield store
     await store.close()

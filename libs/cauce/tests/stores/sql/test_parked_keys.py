@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cauce.dev.servers import ScratchDatabases
 from cauce.ports.inbox import Failure
 from cauce.stores.sql import dead_letters
 from cauce.stores.sql.dead_letters import DeadLetterFilter
@@ -18,13 +16,8 @@ IDLE_S = 30.0
 Leaves = Callable[[SqlAlchemyStore], Coroutine[Any, Any, object]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SqlAlchemyStore]:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/store.sqlite"
-    else:
-        databases: ScratchDatabases = request.getfixturevalue("postgres")
-        url = databases.database()
+@pytest.fixture
+async def store(url: str) -> AsyncGenerator[SqlAlchemyStore]:
     store = SqlAlchemyStore(create_engine(url))
     await store.prepare()
     yield store
