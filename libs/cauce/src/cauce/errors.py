@@ -7,7 +7,7 @@ CauceError
 │   └── OutboxFullError            retry later: too many events wait to be sent
 ├── ConcurrentUseError             fix code: one transaction, two tasks at once
 ├── TransactionAbortedError        fix code: an error of the database was caught, without a savepoint
-├── TransactionEndedError          fix code: a session was ended or used by somebody else than its block
+├── TransactionEndedError          fix code: a session was used after its block, or ended other than by it
 ├── DecodeError                    fix data: bytes from the wire that are not the event they claim to be
 ├── CommitUnknownError             ask again with the same idempotency key: it may or may not be committed
 ├── TransportUnavailableError      retry: the broker did not confirm
@@ -84,7 +84,7 @@ class ConcurrentUseError(CauceError):
 
 class TransactionAbortedError(CauceError):
     """The database has aborted the transaction: a statement failed and its error was caught. Nothing is committed, and
-    nobody was told. `__cause__` is that error, where it is known.
+    no after-commit listener has run. `__cause__` is that error, where it is known.
 
     A statement that may fail belongs into `async with tx.savepoint(): …`, which undoes it alone.
     """
@@ -99,7 +99,7 @@ class TransactionAbortedError(CauceError):
 
 
 class TransactionEndedError(CauceError):
-    """A transaction's session was used after its block, or its transaction was ended by somebody else than its block.
+    """A transaction's session was used after its block, or its transaction was ended other than by its block.
 
     Nothing was executed or committed by the call that raises it. A listener's transaction is rolled back.
     """

@@ -23,7 +23,7 @@ from cauce.stores.sql.waiting_room import count_newer, count_overdue, count_unha
 __all__ = ["Examined", "examine_service"]
 
 _PASSES_S = 1.0
-"""Trouble with the database that is over sooner, a conflict of two transactions for example, is nobody's concern."""
+"""Trouble with the database that is over sooner, a conflict of two transactions for example, needs no operator."""
 
 
 class Examined:
@@ -214,7 +214,7 @@ def _listeners(figures: Figures, target: Target) -> Iterator[Verdict]:
 
 
 async def _not_moving(connection: AsyncConnection, target: Target) -> Sequence[Verdict]:
-    """What waits for something that does not come by itself."""
+    """What waits and nothing will make due without an operator."""
     found: list[Verdict] = []
     for consumer, count in (await count_by_listener(connection, "postponed")).items():
         listener = listener_of(consumer)

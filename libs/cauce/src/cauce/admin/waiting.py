@@ -1,4 +1,4 @@
-"""Waiting deliveries of several services: which ones are meant; tried now, moved to another listener, discarded."""
+"""Waiting deliveries of several services: found, retried now, moved to another listener, discarded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

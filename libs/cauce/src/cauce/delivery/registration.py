@@ -1,7 +1,7 @@
 """Whose database a service of this name works with, as the broker has it noted: two environments do not share events.
 
 Two processes of one name are one service to the broker, and each is given a part of the events. With one database that
-is how they share the work; with two databases each misses what the other got, and nobody would notice.
+is how they share the work; with two databases each misses what the other got, without a sign of it.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Registration:
 
     async def keep(self) -> None:
         """Confirm it when the broker is back, and now and then, until cancelled. While another database is noted, the
-        service is not ready and reads nothing; it goes on as soon as that is set right."""
+        service is not ready and reads nothing; it continues as soon as that is set right."""
         while True:
             try:
                 async with asyncio.timeout(self._confirm_every_s if self.stands else None):

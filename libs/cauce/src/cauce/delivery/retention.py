@@ -25,7 +25,7 @@ class Keep:
     """How long what is kept, in seconds, rows and bytes.
 
     Sent rows are resent to a broker that lost its data; the inbox recognises duplicates. Both cost disk. `dead_s`: dead
-    letters that hold no key, never shorter than `inbox_s`; those that hold one stay until somebody replays or discards
+    letters that hold no key, never shorter than `inbox_s`; those that hold one stay until an operator replays or discards
     them, because the key's next event would pass.
     """
 

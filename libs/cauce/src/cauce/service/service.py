@@ -284,7 +284,7 @@ class Service:
     def transaction(self, *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """One unit of work: commits when the block ends, rolls back when an exception leaves it.
 
-        Raises CommitUnknownError if the connection broke while committing; then nobody was told anything.
+        Raises CommitUnknownError if the connection broke while committing; then no after-commit listener has run.
         """
         return self._units_of_work.transaction(read_only=read_only)
 

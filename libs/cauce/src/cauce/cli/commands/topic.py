@@ -24,7 +24,7 @@ _FORGET = """\
 Takes a retired service off the topics it heard, so that they can be trimmed again: as long as a registered
 group has not acknowledged an entry, the entry stays. Its name is free for another database then. Refused
 while the service still has something to hear, unless --force says that it never will. A service of that name
-that still runs comes back by itself.
+that still runs registers again.
 
 exit code: 0; 1 if it was refused; 2 if no topic knows that group; 3 if the broker cannot be reached.
 """
