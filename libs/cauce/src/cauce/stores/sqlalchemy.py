@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any, cast
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from cauce.errors import CommitUnknownError, ConfigurationError
@@ -33,6 +33,7 @@ from cauce.stores.sql.trouble import (
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
 _ANSWER_LIMIT_S = 2.0
+_PROVISIONED_S = 0.005
 
 
 class SqlAlchemyStore:
@@ -205,10 +206,12 @@ class _Work:
         await self._end()
 
     async def _end(self) -> None:
-        try:
-            await self._session.close()  # rolls back; a connection that broke is dropped by the pool
-        finally:
-            self._following.ended = True
+        self._following.ended = True
+        while True:
+            try:
+                return await self._session.close()  # rolls back; a connection that broke is dropped by the pool
+            except IllegalStateChangeError:  # a task that outlives the block is being given a connection in it just now
+                await asyncio.sleep(_PROVISIONED_S)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         return self._savepoint()

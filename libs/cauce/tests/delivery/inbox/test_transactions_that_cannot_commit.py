@@ -4,6 +4,7 @@ It swallows an error that aborts its transaction, or ends it by itself, in any o
 it is a dead letter that says so; nothing of it is there, and nobody else is held up.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,7 @@ COMMITTED = "TransactionEndedError: This transaction's session was to be committ
 ROLLED_BACK = "TransactionEndedError: This transaction's session was rolled back or closed inside its block"
 STATEMENT = "TransactionEndedError: {} as a statement would end the transaction"
 BEHIND = "TransactionEndedError: This transaction was ended by a statement or by the driver"
+LOST = "TransactionEndedError: Inside this block a statement was cancelled"
 CONNECTION = "TransactionEndedError: This transaction was to be committed through its connection"
 
 TWICE = Retry(attempts=2, base=0.01, cap=0.01)
@@ -89,6 +91,12 @@ async def misbehave(does: str, tx: Transaction) -> None:
         case "rolls the driver's back, and goes on":
             await (await driver_of(session)).rollback()
             await session.execute(text("INSERT INTO written VALUES ('on its own')"))
+        case "cancels a statement, and swallows":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await session.execute(text(SLOW[session.get_bind().dialect.name]))
+        case "invalidates the connection":
+            await (await session.connection()).invalidate()
         case "forgets to await":
             tx.publish(Noted(cart="never"))  # pyright: ignore[reportUnusedCoroutine]  # the mistake
         case _:
@@ -98,6 +106,11 @@ async def misbehave(does: str, tx: Transaction) -> None:
 async def driver_of(session: AsyncSession) -> Any:
     return (await (await session.connection()).get_raw_connection()).driver_connection
 
+
+SLOW = {
+    "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1000000) SELECT max(x) FROM n",
+    "postgresql": "SELECT pg_sleep(10)",
+}
 
 WAYS = {
     "swallows": ABORTED,
@@ -113,6 +126,8 @@ WAYS = {
     "commits the connection": CONNECTION,
     "commits the connection, and swallows": CONNECTION,
     "rolls the driver's back, and goes on": BEHIND,
+    "cancels a statement, and swallows": LOST,
+    "invalidates the connection": LOST,
     "forgets to await": "PublishError: publish(Noted) was not awaited",
 }
 """How it ends a transaction, and what the dead letter says."""
@@ -253,6 +268,41 @@ async def test_a_session_factory_of_ones_own_is_watched_as_well(store: SqlAlchem
 
         assert service.counters["handled"] == 1
     assert await written(store) == ["good"]
+
+
+async def test_a_task_that_outlives_its_listener_finds_the_session_ended_and_holds_no_connection(
+    store: SqlAlchemyStore,
+) -> None:
+    tasks, refused = list[asyncio.Task[None]](), Counter[str]()
+
+    async def go_on(tx: Transaction) -> None:
+        for _ in range(300):
+            try:
+                await tx.session.execute(text("SELECT 1"))
+            except Exception as error:
+                refused[type(error).__name__] += 1
+            await asyncio.sleep(0)
+
+    @on(Ordered, name="careless", retry=TWICE)
+    async def careless(event: Ordered, tx: Transaction) -> None:
+        await tx.session.execute(text("INSERT INTO written VALUES (:cart)"), {"cart": event.cart})
+        if event.cart == "bad":
+            tasks.extend(asyncio.get_running_loop().create_task(go_on(tx)) for _ in range(3))  # nobody owns them
+            await asyncio.sleep(0.005)
+
+    service = Service(
+        "whole-ms", modules=[careless], store=store, transport=MemoryStreams(), publishes=[Ordered], start="retained"
+    )
+    async with service:
+        await publish(service, Ordered(cart="bad"))
+        await until(lambda: service.counters["handled"] + service.counters["dead"] == 1)
+        await publish(service, *(Ordered(cart=f"good {number}") for number in range(20)))
+        await until(lambda: service.counters["handled"] + service.counters["dead"] == 21)
+        await asyncio.gather(*tasks)
+        assert refused["TransactionEndedError"]
+        outcomes = (service.counters["handled"], service.counters["dead"])
+    assert outcomes in ((21, 0), (20, 1)), "of the one that was disturbed, too, the outcome is known"
+    assert len(await written(store)) == outcomes[0]
 
 
 async def test_the_way_out_that_the_message_names_works(store: SqlAlchemyStore) -> None:

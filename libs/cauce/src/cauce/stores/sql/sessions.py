@@ -127,6 +127,7 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     following.committed.discard(id(transaction))
     if transaction.parent is None:
         _unwatch(following)
+        following.ended = following.ended or following.ending  # from here on a task that outlives the block finds it so
         if following.guarded and not following.ending and following.ended_by_user is None:
             following.ended_by_user = TransactionEndedError(
                 "This transaction's session was rolled back or closed inside its block, so nothing of the block is "

@@ -30,6 +30,7 @@ class Watch:
         self._guarded = guarded
         self._begun = state_of(self._pooled) is State.OPEN  # by our own BEGIN, or by whoever is around this session
         self._failed: BaseException | None = None
+        self._cancelled = False
         self._refused: TransactionEndedError | None = None
         self.may_commit = may_commit
 
@@ -43,10 +44,17 @@ class Watch:
 
     def check(self) -> None:
         """Raise TransactionAbortedError or TransactionEndedError if what was begun can no longer be committed."""
-        if not self._pooled.is_valid:
-            return  # the connection broke; whoever uses it next is told
         if self._refused is not None:
             raise self._refused
+        if not self._pooled.is_valid:
+            if self._failed is not None and not self._cancelled:
+                return  # the connection broke; whoever uses it next is told
+            raise TransactionEndedError(
+                "Inside this block a statement was cancelled, by a time limit or with its task, or its connection was "
+                "invalidated, and the error was caught. With its connection the transaction is lost, and nothing of it is "
+                "committed: let the error out. A limit for one statement, which costs no connection, is the database's: "
+                "SET LOCAL statement_timeout"
+            ) from self._failed
         state = state_of(self._pooled)
         if state is State.ABORTED:
             raise _aborted(self._failed)
@@ -86,6 +94,7 @@ class Watch:
 
     def failed(self, error: BaseException, original: BaseException) -> None:
         """A statement failed; whether that ends the transaction is for the database to say. `original`: the driver's."""
+        self._cancelled = self._cancelled or not isinstance(original, Exception)
         if self._failed is None:
             self._failed = None if isinstance(error, CauceError) else error
         elif (
