@@ -18,7 +18,7 @@ from cauce.stores.sql.outbox import count_unsent_elsewhere
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.schema import SCHEMA, Found, examine
 from cauce.stores.sql.waiting_deliveries import count_by_listener
-from cauce.stores.sql.waiting_room import count_newer, count_overdue, count_unhandled
+from cauce.stores.sql.waiting_room import count_overdue, count_unhandled
 
 __all__ = ["Examined", "examine_service"]
 
@@ -120,16 +120,6 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     if overdue:
         fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
         found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
-    if newer := await count_newer(connection):
-        fact = f"{newer:,} deliveries are of a newer version than the code that runs reads; they and their keys wait"
-        found.add(
-            Verdict(
-                "newer version",
-                "bad",
-                fact,
-                f"deploy the version that reads them; to see them: cauce waiting list {typed}",
-            )
-        )
     found.add(*_listeners(figures, target))
     found.add(*await _not_moving(connection, target))
     if found.description is not None:

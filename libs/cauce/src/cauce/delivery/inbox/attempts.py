@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from cauce.delivery.inbox.applying import Applying
 from cauce.delivery.inbox.failures import CrashLoopError, Outcome, delivery_of
+from cauce.delivery.inbox.handling import Handling
 from cauce.delivery.inbox.transactions import ListenerCall, idle_limit_s, origin_of
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
@@ -20,7 +20,7 @@ from cauce.ports.inbox import Inbox, WaitingDelivery
 __all__ = ["Attempts"]
 
 
-class Attempts(Applying, frozen=True, kw_only=True):
+class Attempts(Handling, frozen=True, kw_only=True):
     """Applies deliveries to listeners whose whole effect is in the database."""
 
     async def first(

@@ -9,8 +9,8 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from cauce.delivery.inbox.applying import Applying
 from cauce.delivery.inbox.failures import CrashLoopError, Outcome, delivery_of
+from cauce.delivery.inbox.handling import Handling
 from cauce.delivery.inbox.transactions import ListenerCall, OutOfListenerError, idle_limit_s
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
@@ -33,7 +33,7 @@ class UnsettledError(Exception):
         self.outcome = outcome
 
 
-class OutsideEffects(Applying, frozen=True, kw_only=True):
+class OutsideEffects(Handling, frozen=True, kw_only=True):
     """Applies deliveries to listeners with `effect=…`, through the same methods as Attempts."""
 
     async def first(

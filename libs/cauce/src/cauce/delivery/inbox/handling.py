@@ -1,4 +1,4 @@
-"""What both ways to apply a delivery share: a delivery that met trouble with our database is given back, or charged."""
+"""What both ways to handle a delivery share: a delivery that met trouble with our database is given back, or charged."""
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,11 +10,11 @@ from cauce.events.envelope import Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import Inbox, WaitingDelivery
 
-__all__ = ["Applying"]
+__all__ = ["Handling"]
 
 
-class Applying(Struct, frozen=True, kw_only=True):
-    """Applies deliveries to listeners: Attempts where the whole effect is in the database, OutsideEffects elsewhere."""
+class Handling(Struct, frozen=True, kw_only=True):
+    """Handles deliveries: Attempts where the whole effect is in the database, OutsideEffects elsewhere."""
 
     transactions: InboxTransactions
     ordering: Ordering
