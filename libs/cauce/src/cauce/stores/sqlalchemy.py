@@ -9,6 +9,7 @@ from typing import Any, cast
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from cauce.errors import CommitUnknownError, ConfigurationError
 from cauce.ports.figures import Figures
@@ -34,6 +35,7 @@ __all__ = ["SqlAlchemyStore", "create_engine"]
 
 _ANSWER_LIMIT_S = 2.0
 _PROVISIONED_S = 0.005
+_GIVEN_BACK_S = 1.0
 
 
 class SqlAlchemyStore:
@@ -141,7 +143,19 @@ class SqlAlchemyStore:
     async def close(self) -> None:
         """Close the engine's connections, unless the sessions use one connection that the user's code opened."""
         if not isinstance(self._sessions.kw.get("bind"), AsyncConnection):
+            await self._all_given_back()
             await self.engine.dispose()
+
+    async def _all_given_back(self) -> None:
+        """Wait a moment for connections that are still out. A task that was cancelled gives its connection back behind its
+        own end, and what comes back to a pool that was disposed of stays open, and is closed by nobody."""
+        pool = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GIVEN_BACK_S):
+                while pool.checkedout():  # noqa: ASYNC110  # the pool tells nobody
+                    await asyncio.sleep(0.005)
 
 
 class _Work:

@@ -15,7 +15,7 @@ from cauce.delivery.inbox.handling import Handling
 from cauce.delivery.inbox.transactions import ListenerCall, idle_limit_s, origin_of
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.listener import Listener
-from cauce.ports.inbox import Inbox, WaitingDelivery
+from cauce.ports.inbox import WaitingDelivery
 
 __all__ = ["Attempts"]
 
@@ -103,19 +103,6 @@ class Attempts(Handling, frozen=True, kw_only=True):
         if waiting is not None:
             return await self.failures.record_again(listener, envelope, waiting, error)
         return await self._failed_first(listener, envelope, channel, error, attempts=times)
-
-    async def _arrived(
-        self,
-        inbox: Inbox,
-        listener: Listener,
-        envelope: Envelope,
-        delivery: WaitingDelivery,
-        *,
-        repeated_s: float | None,
-    ) -> Outcome | None:
-        consumer, channel = delivery.consumer, delivery.channel
-        (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
-        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
 
     async def _failed_first(
         self,

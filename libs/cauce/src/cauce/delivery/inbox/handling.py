@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from cauce.delivery.inbox.failures import Failures, Outcome
 from cauce.delivery.inbox.ordering import Ordering
-from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, origin_of
+from cauce.delivery.inbox.transactions import CallListener, InboxTransactions, idle_limit_s, origin_of
 from cauce.events.envelope import Envelope
 from cauce.listeners.listener import Listener
 from cauce.ports.inbox import Inbox, WaitingDelivery
@@ -62,7 +62,15 @@ class Handling(Struct, frozen=True, kw_only=True):
         repeated_s: float | None,
     ) -> Outcome | None:
         """Let a delivery from the broker arrive; None if it is to be handled now."""
-        raise NotImplementedError
+        (found,) = await inbox.arrive(delivery.consumer, [envelope], idle_s=idle_limit_s(listener))
+        if found.known:
+            return await self._arrived_again(inbox, delivery)
+        consumer, channel = delivery.consumer, delivery.channel
+        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
+
+    async def _arrived_again(self, inbox: Inbox, delivery: WaitingDelivery) -> Outcome | None:
+        """What becomes of an event that the inbox knows; None if it is to be handled all the same."""
+        return "duplicate"
 
     async def _nothing_happened(self, inbox: Inbox, listener: Listener, delivery: WaitingDelivery) -> None:
         """Note that the attempt has left no effect, where that is known."""

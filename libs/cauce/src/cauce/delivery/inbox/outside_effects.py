@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from cauce.delivery.inbox.failures import CrashLoopError, Outcome, delivery_of
 from cauce.delivery.inbox.handling import Handling
-from cauce.delivery.inbox.transactions import ListenerCall, OutOfListenerError, idle_limit_s
+from cauce.delivery.inbox.transactions import ListenerCall, OutOfListenerError
 from cauce.events.envelope import Emission, Envelope
 from cauce.listeners.effects import AtMostOnce, EffectNotDoneError
 from cauce.listeners.listener import Listener
@@ -88,26 +88,14 @@ class OutsideEffects(Handling, frozen=True, kw_only=True):
             return await self.settle(partial(self._failed, listener, envelope, tried, error.error))
         return await self.settle(partial(self._happened, delivery))
 
-    async def _arrived(
-        self,
-        inbox: Inbox,
-        listener: Listener,
-        envelope: Envelope,
-        delivery: WaitingDelivery,
-        *,
-        repeated_s: float | None,
-    ) -> Outcome | None:
-        """None if the effect is to be done: it is the event's turn, or an earlier attempt left it in doubt."""
-        consumer, channel = delivery.consumer, delivery.channel
-        (found,) = await inbox.arrive(consumer, [envelope], idle_s=idle_limit_s(listener))
-        if found.known:
-            if not await inbox.is_in_doubt(*_event_of(delivery)):
-                return "duplicate"
-            if not await inbox.is_paused(consumer):
-                return None
-            await inbox.keep(delivery, delay_s=None, error=None)
-            return "waiting"
-        return await self.ordering.in_turn(inbox, consumer, envelope, channel, found, repeated_s=repeated_s)
+    async def _arrived_again(self, inbox: Inbox, delivery: WaitingDelivery) -> Outcome | None:
+        """None if an earlier attempt left the effect in doubt: it is to be settled now."""
+        if not await inbox.is_in_doubt(*_event_of(delivery)):
+            return "duplicate"
+        if not await inbox.is_paused(delivery.consumer):
+            return None
+        await inbox.keep(delivery, delay_s=None, error=None)
+        return "waiting"
 
     async def _begun(
         self, inbox: Inbox, listener: Listener, envelope: Envelope, tried: WaitingDelivery
