@@ -247,7 +247,7 @@ def test_the_health_pages(host: Callable[..., Hosted]) -> None:
             missing = client.request(method, path)
             assert (missing.status_code, missing.json()["pages"]) == (
                 404,
-                ["/health/live", "/health/ready", "/counters", "/status"],
+                ["/health/live", "/health/ready", "/health/moving", "/counters", "/status"],
             )
         assert ready.headers["cache-control"] == "no-store"
         assert "server" not in ready.headers

@@ -33,7 +33,8 @@ def health_app(service: Service) -> ASGIApp:
 
     `/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why; either
     way with `needs_attention`: what waits for an operator, by listener, with the command that shows or fixes it, some
-    seconds old. `/counters`: plain numbers since the start. `/status`: what `cauce status --json` reports of this
+    seconds old. `/health/moving`: the same page, and 503 too while anything needs attention: whether every event moves,
+    for whoever calls a person; `/health/ready` is for whoever sends requests. `/counters`: plain numbers since the start. `/status`: what `cauce status --json` reports of this
     service, from its database, asked at most once a second; 503 while the database does not answer, 404 for a service
     that keeps nothing there.
     """
@@ -45,18 +46,19 @@ def health_app(service: Service) -> ASGIApp:
         match (scope["method"], _path_here(scope)):
             case ("GET" | "HEAD", "/health/live"):
                 await _answer(send, 200, {"status": "live", "service": service.name})
-            case ("GET" | "HEAD", "/health/ready"):
+            case ("GET" | "HEAD", "/health/ready" | "/health/moving" as page):
                 missing = await service.check()
-                body = {"ready": not missing, "service": service.name, "not_ready": missing}
-                body["needs_attention"] = status.needs_attention()
-                await _answer(send, 503 if missing else 200, body)
+                waits = status.needs_attention()
+                body = {"ready": not missing, "service": service.name, "not_ready": missing, "needs_attention": waits}
+                red = missing or (waits and page == "/health/moving")
+                await _answer(send, 503 if red else 200, body)
             case ("GET" | "HEAD", "/counters"):
                 counters = {"service": service.name, "unfinished": service.unfinished, **dict(service.counters)}
                 await _answer(send, 200, counters)
             case ("GET" | "HEAD", "/status"):
                 await _answer(send, *await status.answer())
             case _:
-                known = ["/health/live", "/health/ready", "/counters", "/status"]
+                known = ["/health/live", "/health/ready", "/health/moving", "/counters", "/status"]
                 await _answer(send, 404, {"error": "no such page", "pages": known})
 
     return app
@@ -119,8 +121,21 @@ class _Status:
 
 
 def _needs_attention(figures: Figures) -> dict[str, str]:
-    """What does not move until a person does something."""
+    """What does not move until a person does something. Of several things of one listener, the one to do first."""
     found: dict[str, str] = {}
+    stuck = figures.stuck
+    if stuck.overdue:
+        found["waiting"] = f"{stuck.overdue} were due more than a minute ago → cauce doctor"
+    for one in stuck.left_behind:
+        missing = f"the code has no {one.event} any more" if one.listener_in_code else "not in the code any more"
+        found[one.listener] = f"{missing}, and {one.count} wait → cauce waiting list --listener {one.listener}"
+    for topic, count in stuck.unsent_elsewhere.items():
+        found[topic] = f"{count} unsent, and {figures.service} does not send to it → cauce doctor"
+    for listener, count in stuck.held.items():
+        found[listener] = f"nothing makes {count} due → cauce waiting retry --listener {listener} --state held"
+    for listener, count in stuck.postponed.items():
+        shown = f"cauce waiting list --listener {listener} --state postponed"
+        found[listener] = f"only a newer version of the service reads {count} → {shown}"
     for one in figures.listeners:
         if one.dead:
             numbers = f"dead letters: {one.dead}, parked keys: {one.parked_keys}"
@@ -128,9 +143,6 @@ def _needs_attention(figures: Figures) -> dict[str, str]:
         if one.paused_s is not None:
             why = one.paused_because or "nobody said why"
             found[one.listener] = f"paused ({why}), and {one.waiting} wait → cauce listener resume {one.listener}"
-        elif not one.in_code and one.waiting:
-            shown = f"cauce waiting list --listener {one.listener}"
-            found[one.listener] = f"not in the code any more, and {one.waiting} wait → {shown}"
     if figures.outbox.set_aside:
         found["outbox"] = f"{figures.outbox.set_aside} that the broker will never take → cauce outbox status"
     return found

@@ -78,20 +78,31 @@ class System:
     async def _verdicts(self, service: str) -> list[dict[str, Any]]:
         return list((await self.cauce("doctor", service, "--json")).json["services"][service])
 
-    async def page(self) -> str:
-        """What the readiness page of mail says needs attention. The service is ready all the same: others are served."""
-        found: dict[str, str] = {}
+    async def page(self, subject: str = "mail.welcome", *also: str, of: Service | None = None) -> str:
+        """The command on the red page for events that do not move. The service is ready all the same: others are served."""
+        app = httpx.ASGITransport(health_app(of or self.mail))
+        async with httpx.AsyncClient(transport=app, base_url="http://mail") as http:
+            found: dict[str, str] = {}
 
-        async def told() -> bool:
-            ready = await http.get("/health/ready")
-            found.update(ready.json()["needs_attention"])
-            return ready.status_code == 200 and bool(found)
+            async def told() -> bool:
+                moving = await http.get("/health/moving")
+                found.update(moving.json()["needs_attention"])
+                return moving.status_code == 503 and len(found) > len(also)
 
+            await until(told)
+            assert (await http.get("/health/ready")).status_code == 200
+        assert set(found) == {subject, *also}
+        return found[subject].partition(" → ")[2]
+
+    async def moving(self) -> None:
+        """The page is green again."""
         app = httpx.ASGITransport(health_app(self.mail))
         async with httpx.AsyncClient(transport=app, base_url="http://mail") as http:
-            await until(told)
-        assert list(found) == ["mail.welcome"]
-        return found["mail.welcome"].partition(" → ")[2]
+
+            async def green() -> bool:
+                return (await http.get("/health/moving")).status_code == 200
+
+            await until(green)
 
     async def run(self, command: str) -> Said:
         said = await self.cauce(*shlex.split(command.replace("…", "given up"))[1:])
@@ -128,6 +139,7 @@ async def test_a_paused_listener(project: Project, broker: ValkeyServer, cauce: 
         await system.run(await system.stuck("paused"))
         await system.welcomed("Ann")
         await system.healthy("paused")
+        await system.moving()
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
@@ -227,6 +239,7 @@ async def test_a_head_that_nothing_makes_due(project: Project, broker: ValkeySer
         async with project.database("mail") as database:
             await database.run("UPDATE cauce_waiting SET next_at = NULL, attempts = 0, error = NULL")
         system.world.broken.clear()
+        assert await system.page() == "cauce waiting retry --listener mail.welcome --state held"
         await system.run(await system.stuck("held"))
         await system.welcomed("Ann")
         await system.healthy("held")
@@ -239,6 +252,7 @@ async def test_an_event_that_the_broker_rejected_permanently(
         async with project.database("shop") as shop:
             for problem in ("too large", None):
                 await shop.outgoing("shop.user-created", age=1, key="u-7", problem=problem)
+        assert await system.page("outbox", of=system.shop) == "cauce outbox status"
         advised = await system.run(await system.stuck("set aside", of="shop"))
         await system.run(_printed(advised, "cauce outbox release"))
         await system.healthy("set aside", of="shop")
@@ -270,6 +284,7 @@ async def test_an_event_of_a_newer_version_than_the_code(
     async with newer, project.mail(broker.url) as old:
         await publish(newer, NewerUserCreated(id="1", name="Ann"))
         system = System(project, cauce, World(), newer, old)
+        await system.run(await system.page("mail.welcome", "mail.index"))
         listed = await system.run(await system.stuck("newer version"))
         assert "postponed until a newer version of the service runs" in " ".join(listed.out.split())
     mail = Service(

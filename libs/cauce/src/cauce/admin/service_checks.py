@@ -9,16 +9,12 @@ from cauce.admin.database import DatabaseUnavailableError, read_only_connection
 from cauce.admin.targets import Target
 from cauce.admin.verdicts import QUIET_S, STUCK_S, age_state, clock_verdict
 from cauce.ports.description import Description
-from cauce.ports.figures import Figures, ListenerFigures, NoTablesError, listener_of
-from cauce.ports.inbox import Known
+from cauce.ports.figures import Figures, ListenerFigures, NoTablesError, StuckFigures
 from cauce.ports.transport import Verdict
 from cauce.stores.sql.checks import clock_of, oldest_transaction_s, server_settings
 from cauce.stores.sql.figures import read_figures
-from cauce.stores.sql.outbox import count_unsent_elsewhere
 from cauce.stores.sql.registry import description_of
 from cauce.stores.sql.schema import SCHEMA, Found, examine
-from cauce.stores.sql.waiting_deliveries import count_by_listener
-from cauce.stores.sql.waiting_room import count_overdue, count_unhandled
 
 __all__ = ["Examined", "examine_service"]
 
@@ -108,7 +104,6 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     found.description = await description_of(connection)
     found.running = bool(figures.members)
     found.incarnation = figures.incarnation
-    overdue = await count_overdue(connection, longer_than_s=60.0)
     target, typed = found.target, found.target.typed
     if figures.durable is not False:  # otherwise it needs no lanes, and does not record in the database that it runs
         found.add(_lanes(figures, target))
@@ -117,13 +112,8 @@ async def _service(found: Examined, connection: AsyncConnection) -> None:
     found.add(_outbox(figures, typed))
     if figures.outbox.set_aside:
         found.add(_set_aside(figures, typed))
-    if overdue:
-        fact = f"{overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
-        found.add(Verdict("waiting", "bad", fact, _start(target) if not found.running else f"cauce status {typed}"))
     found.add(*_listeners(figures, target))
-    found.add(*await _not_moving(connection, target))
-    if found.description is not None:
-        found.add(*await _left_behind(found.description, connection, typed))
+    found.add(*_stuck(figures.stuck, figures.service, target, None if found.running else _start(target)))
 
 
 def _lanes(figures: Figures, target: Target) -> Verdict:
@@ -203,54 +193,32 @@ def _listeners(figures: Figures, target: Target) -> Iterator[Verdict]:
         yield Verdict("dead of old", "weak", fact, fix)
 
 
-async def _not_moving(connection: AsyncConnection, target: Target) -> Sequence[Verdict]:
-    """What waits and nothing will make due without an operator."""
-    found: list[Verdict] = []
-    for consumer, count in (await count_by_listener(connection, "postponed")).items():
-        listener = listener_of(consumer)
+def _stuck(stuck: StuckFigures, service: str, target: Target, start: str | None) -> Iterator[Verdict]:
+    """What waits and does not move until a person does something. `start` is how to start the service, if it is not running."""
+    typed = target.typed
+    if stuck.overdue:
+        fact = f"{stuck.overdue:,} deliveries were due more than a minute ago, and nobody has taken them"
+        yield Verdict("waiting", "bad", fact, start or f"cauce status {typed}")
+    for listener, count in stuck.postponed.items():
         fact = f"{count:,} for {listener} that only a newer version of the service can read: deploy it"
-        fix = f"cauce waiting list {target.typed} --listener {listener} --state postponed"
-        found.append(Verdict("newer version", "bad", fact, fix))
-    for consumer, count in (await count_by_listener(connection, "held")).items():
-        listener = listener_of(consumer)
+        yield Verdict(
+            "newer version", "bad", fact, f"cauce waiting list {typed} --listener {listener} --state postponed"
+        )
+    for listener, count in stuck.held.items():
         fact = f"{count:,} for {listener} that nothing makes due, though no other event of the key is before them"
         fix = f"cauce waiting retry {target.option} --listener {listener} --state held"
-        found.append(Verdict("held", "bad", fact, fix))
-    return found
-
-
-async def _left_behind(description: Description, connection: AsyncConnection, typed: str) -> Sequence[Verdict]:
-    """What the code of the last start cannot handle or send."""
-    return [*await _unhandled(description, connection, typed), *await _unsent(description, connection)]
-
-
-async def _unhandled(description: Description, connection: AsyncConnection, typed: str) -> Sequence[Verdict]:
-    consumers = {one.consumer for one in description.listeners}
-    names = {name for one in description.events for name in (one.name, *one.earlier_names)}
-    found: list[Verdict] = []
-    for one in await count_unhandled(connection, Known(consumers=consumers, names=names)):
-        listener = listener_of(one.consumer)
-        deliveries = f"{one.count:,} deliver{'y' if one.count == 1 else 'ies'} of {one.name or 'an event'}"
-        fact = f"{deliveries} for {listener}, which is not in the code any more"
-        if one.consumer in consumers:
-            fact = f"{deliveries} for {listener}, and the code has no event class of that name any more"
-        found.append(Verdict("left behind", "bad", fact, f"cauce waiting list {typed} --listener {listener}"))
-    return found
-
-
-async def _unsent(description: Description, connection: AsyncConnection) -> Sequence[Verdict]:
-    if description.sends_to is None:
-        return []
-    return [
-        Verdict(
-            "left behind",
-            "bad",
-            f"{count:,} unsent event{'' if count == 1 else 's'} of the topic {topic}, "
-            f"which {description.service} does not send to",
-            f"start {topic} with this database until they are sent: docs/how-to/retire-a-service.md",
-        )
-        for topic, count in (await count_unsent_elsewhere(connection, description.sends_to)).items()
-    ]
+        yield Verdict("held", "bad", fact, fix)
+    for one in stuck.left_behind:
+        deliveries = f"{one.count:,} deliver{'y' if one.count == 1 else 'ies'} of {one.event or 'an event'}"
+        fact = f"{deliveries} for {one.listener}, which is not in the code any more"
+        if one.listener_in_code:
+            fact = f"{deliveries} for {one.listener}, and the code has no event class of that name any more"
+        yield Verdict("left behind", "bad", fact, f"cauce waiting list {typed} --listener {one.listener}")
+    for topic, count in stuck.unsent_elsewhere.items():
+        events = f"{count:,} unsent event{'' if count == 1 else 's'}"
+        fact = f"{events} of the topic {topic}, which {service} does not send to"
+        fix = f"start {topic} with this database until they are sent: docs/how-to/retire-a-service.md"
+        yield Verdict("left behind", "bad", fact, fix)
 
 
 def _is_called(one: ListenerFigures) -> bool:

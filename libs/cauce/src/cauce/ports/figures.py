@@ -1,10 +1,21 @@
 """The numbers of a service, as a store tells them and screens show them."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from cauce.errors import CauceError
 
-__all__ = ["Figures", "ListenerFigures", "MemberFigures", "NoTablesError", "OutboxFigures", "listener_of"]
+__all__ = [
+    "Figures",
+    "LeftBehind",
+    "ListenerFigures",
+    "MemberFigures",
+    "NoTablesError",
+    "OutboxFigures",
+    "StuckFigures",
+    "listener_of",
+]
 
 
 class NoTablesError(CauceError):
@@ -58,6 +69,30 @@ class OutboxFigures(Struct, frozen=True, kw_only=True):
     """An estimate, from the size of the newest hundred."""
 
 
+class LeftBehind(Struct, frozen=True, kw_only=True):
+    """Waiting deliveries of an event for a listener, when the code has one of the two no more."""
+
+    listener: str
+    event: str | None
+    count: int
+    listener_in_code: bool
+
+
+class StuckFigures(Struct, frozen=True, kw_only=True):
+    """What waits and does not move until a person does something, beside dead letters, paused listeners, and what the
+    broker will never take."""
+
+    overdue: int
+    """Deliveries that have been due for more than a minute, and nobody takes them."""
+    postponed: Mapping[str, int]
+    """By listener: deliveries that only a newer version of the service can read."""
+    held: Mapping[str, int]
+    """By listener: deliveries that nothing makes due, though no other event of their key is before them."""
+    left_behind: tuple[LeftBehind, ...]
+    unsent_elsewhere: Mapping[str, int]
+    """By topic: unsent events of topics that the service does not send to."""
+
+
 class MemberFigures(Struct, frozen=True, kw_only=True):
     """A process of the service that has a lease."""
 
@@ -77,6 +112,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     incarnation: str
     listeners: tuple[ListenerFigures, ...]
     outbox: OutboxFigures
+    stuck: StuckFigures
     lanes: int
     lanes_owned: int
     members: tuple[MemberFigures, ...]

@@ -17,6 +17,7 @@ from cauce.stores.sql.connections import ask
 from cauce.stores.sql.engine import READ_ONLY
 from cauce.stores.sql.lanes import LEASE_HOLDS
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
+from cauce.stores.sql.stuck import read_stuck
 
 __all__ = ["SNAPSHOT_ON_POSTGRESQL", "figures_of", "is_about_tables", "read_figures"]
 
@@ -104,6 +105,7 @@ class _Reading:
             incarnation=meta.get("incarnation", ""),
             listeners=await self._listeners(description, at),
             outbox=await self._outbox(at),
+            stuck=await read_stuck(self._connection, description),
             lanes=int(lanes[0].lanes),
             lanes_owned=int(lanes[0].owned),
             members=await self._members(),
