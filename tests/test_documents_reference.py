@@ -192,7 +192,7 @@ def test_every_counter_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_page_of_the_health_port_is_in_the_table() -> None:
-    cases = "".join(re.findall(r'case \(.*', inspect.getsource(health_app)))
+    cases = "".join(re.findall(r"case \(.*", inspect.getsource(health_app)))
     pages = re.findall(r'"(/[a-z/]+)"', cases)
     text = (REFERENCE / "health-port.md").read_text()
 
