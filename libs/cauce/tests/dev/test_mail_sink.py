@@ -6,6 +6,7 @@ import smtplib
 from datetime import UTC, datetime
 from email.message import EmailMessage
 
+import pytest
 from cauce.dev.mail_sink import page
 from cauce.dev.mailbox import Mailbox
 from cauce.dev.servers import MailSinkServer
@@ -132,6 +133,55 @@ def test_only_the_latest_mails_are_kept() -> None:
         by_size.add("a", ["b"], b"x" * size, at=NOON)
     assert [mail.number for mail in by_size] == [3]
     assert by_size.received == 3
+
+
+NO_MAILS: list[bytes] = [
+    b"From: \xe2\x80\xb9",
+    b"From: \x8b",
+    b"From: <",
+    b'To: "',
+    b"Message-ID: <",
+    b"From: a@[",
+    b"From: " + b"(" * 900,
+    b"Subject: =?utf-8?b?/w==?=",
+    b"Subject: a\x00b",
+    b'Content-Type: text/plain; charset="\x00"',
+    b"Content-Type: text/plain; charset=idna",
+    b"Content-Type: text/plain; charset*=utf-8''%ff",
+    b"Content-Disposition: \x8b;",
+    b"Content-Transfer-Encoding: \x8b",
+]
+
+
+@pytest.mark.parametrize("header", NO_MAILS)
+def test_a_mail_with_a_header_that_nobody_can_read_is_on_the_page(mail_sink: MailSinkServer, header: bytes) -> None:
+    name, _, value = header.partition(b": ")
+    with smtplib.SMTP(mail_sink.host, mail_sink.smtp_port) as client:
+        client.sendmail("a@example.com", ["b@example.com"], header + b"\r\nX-Last: the rest\r\n\r\n\xffbody\r\n")
+
+    status, shown = ask(mail_sink, "GET", "/")
+    assert status == 200
+    assert b"body" in shown
+    (mail,) = mail_sink.mails()
+    headers = mail["headers"]
+    assert isinstance(headers, dict)
+    assert headers["X-Last"] == "the rest"
+    assert name.decode() in headers
+    assert (str(mail["text"]), mail["html"]) == ("\N{REPLACEMENT CHARACTER}body\r\n", None)
+    assert str(mail["raw"]).startswith(f"{name.decode()}: {value.decode(errors='replace')}")
+
+
+def test_a_mail_of_a_thousand_nested_parts_is_shown_as_its_source(mail_sink: MailSinkServer) -> None:
+    nested = b"".join(
+        b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (depth, depth) for depth in range(3_000)
+    )
+    with smtplib.SMTP(mail_sink.host, mail_sink.smtp_port) as client:
+        client.sendmail("a@example.com", ["b@example.com"], nested)
+
+    assert ask(mail_sink, "GET", "/")[0] == 200
+    (mail,) = mail_sink.mails()
+    assert (mail["text"], mail["html"]) == (None, None)
+    assert "boundary=2999" in str(mail["raw"])
 
 
 def test_a_mail_that_breaks_every_rule_is_still_shown() -> None:

@@ -2,12 +2,18 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email import message_from_bytes
+from email.message import Message
+from email.policy import default as newest_rules
+from typing import Any, Final
 
 __all__ = ["Mail", "Mailbox"]
+
+_LONGEST_DECODED: Final = 10_000
+"""Characters of a header that are decoded; the standard library takes quadratic time for some longer ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +30,14 @@ class Mail:
         """`id, received_at, sender, recipients, subject, message_id, headers, text, html, raw`.
 
         `sender` and `recipients` are SMTP's envelope, not the headers. `headers` holds the first of each
-        name, decoded; `text` and `html` are null when the mail has no such part; `raw` is the whole mail.
+        name, decoded, or as it came if it cannot be; `text` and `html` are null when the mail has no such part;
+        `raw` is the whole mail. Never raises: whatever was sent is shown.
         """
-        message = message_from_bytes(self.raw, policy=policy.default)
-        headers: dict[str, str] = {}
-        for name, value in message.items():
-            headers.setdefault(name, str(value))
+        try:
+            message: Message[Any, Any] = message_from_bytes(self.raw)
+            headers, text, html = _headers(message), _part(message, "plain"), _part(message, "html")
+        except Exception:  # a mail may be built to break its parser (a thousand nested parts): its source is left
+            headers, text, html = {}, None, None
         return {
             "id": self.number,
             "received_at": self.received_at.isoformat(timespec="milliseconds"),
@@ -38,8 +46,8 @@ class Mail:
             "subject": headers.get("Subject"),
             "message_id": headers.get("Message-ID"),
             "headers": headers,
-            "text": _part(message, "plain"),
-            "html": _part(message, "html"),
+            "text": text,
+            "html": html,
             "raw": self.raw.decode("utf-8", errors="replace"),
         }
 
@@ -80,13 +88,33 @@ class Mailbox:
         self._bytes = 0
 
 
-def _part(message: EmailMessage, kind: str) -> str | None:
+def _headers(message: "Message[Any, Any]") -> dict[str, str]:
+    """The first header of each name."""
+    headers: dict[str, str] = {}
+    for name, value in message.raw_items():
+        headers.setdefault(name, _decoded(name, str(value)))
+    return headers
+
+
+def _decoded(name: str, value: str) -> str:
+    """A header's text. The standard library's parser raises errors of every kind for what is no header of its kind."""
+    if len(value) <= _LONGEST_DECODED:
+        with suppress(Exception):  # IndexError, AttributeError, …: `From: <` is enough
+            return str(newest_rules.header_fetch_parse(name, value))
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _part(message: "Message[Any, Any]", kind: str) -> str | None:
     for part in message.walk():
-        if part.get_content_type() == f"text/{kind}" and not part.is_attachment():
+        if part.get_content_type() == f"text/{kind}" and part.get_content_disposition() != "attachment":
             payload = part.get_payload(decode=True)
             if isinstance(payload, bytes):
-                try:
-                    return payload.decode(part.get_content_charset() or "utf-8", errors="replace")
-                except LookupError:  # a charset nobody knows
-                    return payload.decode("utf-8", errors="replace")
+                return _text_of(payload, part)
     return None
+
+
+def _text_of(payload: bytes, part: "Message[Any, Any]") -> str:
+    try:
+        return payload.decode(part.get_content_charset() or "utf-8", errors="replace")
+    except (LookupError, ValueError):  # a charset nobody knows, or one that is none
+        return payload.decode("utf-8", errors="replace")
