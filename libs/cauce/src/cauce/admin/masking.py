@@ -5,6 +5,7 @@ import re
 from typing import Any, cast
 
 from cauce.events.immutable import secret_looking
+from cauce.formats.anybodys_json import read_anybodys
 
 __all__ = ["MASK", "masked", "masked_text"]
 
@@ -27,11 +28,15 @@ def masked(value: Any) -> Any:
 def masked_text(raw: bytes) -> str:
     """Bytes that may be JSON or not, as one line of text with secret-looking fields replaced."""
     try:
-        return json.dumps(masked(json.loads(raw)), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(masked(read_anybodys(raw)), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         text = raw.decode("utf-8", errors="backslashreplace")
     # Not JSON, or JSON that was cut off: what looks like a name and a value is treated as one.
-    return re.sub(r"""((["']?)([\w-]+)\2\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s,}&{\["][^\s,}&]*)""", _hidden, text)
+    return _NAMED_VALUE.sub(_hidden, text)
+
+
+# Linear in the text: a name begins where no other one is going on, and is not given back letter by letter.
+_NAMED_VALUE = re.compile(r"""((["']?)(?<![\w-])([\w-]++)\2\s*+[:=]\s*+)("(?:[^"\\]|\\.)*+"?|[^\s,}&{\["][^\s,}&]*+)""")
 
 
 def _hidden(found: re.Match[str]) -> str:

@@ -1,12 +1,14 @@
 """What the commands print: plain text of 80 columns, in colours only where a person looks."""
 
+import json
+import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from cauce.cli.flowing import command_lines, flowing, visible
 from cauce.telemetry.log_text import one_line
@@ -19,6 +21,7 @@ __all__ = [
     "dim",
     "green",
     "headed",
+    "json_line",
     "lines_of",
     "plural",
     "red",
@@ -44,10 +47,24 @@ def say(text: str = "", *, at_once: bool = False) -> None:
 
 
 def say_json(value: Any) -> None:
-    """One JSON document. `value`: what msgspec can write."""
+    """One JSON document, in ASCII whatever it holds. `value`: what msgspec can write."""
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(json.dumps(_writable(msgspec.to_builtins(value, str_keys=True)), indent=2))
+
+
+def json_line(value: dict[str, Any]) -> str:
+    """A JSON object in one line of ASCII: whatever an event holds, each line can be read by itself."""
+    return json.dumps(_writable(value))
+
+
+def _writable(value: Any) -> Any:
+    """With null for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _writable(inner) for name, inner in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_writable(inner) for inner in cast("Sequence[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def complain(text: str) -> None:

@@ -8,6 +8,9 @@ from cauce.errors import ConfigurationError
 __all__ = ["age", "ago", "clock", "duration", "iso", "moment", "short", "stamp"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FIRST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
+"""A day from the ends of the calendar: no time zone leads over them."""
 
 
 def duration(text: str, *, option: str) -> float:
@@ -54,16 +57,21 @@ def ago(seconds: float) -> str:
     return f"{short(seconds)} ago"
 
 
+def _at(seconds: float) -> datetime:
+    """That moment; the nearest that there is for one before the year 1 or after 9999: it may come from an event."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+
+
 def stamp(at: float) -> str:
     """Seconds since the epoch as this machine's date and time."""
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return _at(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(at: float) -> str:
     """The same for programs, in UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _at(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def clock(at: float) -> str:
     """The time of day, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return _at(at).astimezone().strftime("%H:%M:%S.%f")[:-3]

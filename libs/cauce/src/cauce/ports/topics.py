@@ -6,9 +6,8 @@ Not part of the transport: a running service needs none of it, and its user has 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from cauce.events.envelope import Envelope
@@ -57,11 +56,8 @@ class Seen:
     raw: bytes
     envelope: Envelope | None
     problem: str | None
-
-    @property
-    def payload(self) -> Any:
-        """The decoded payload; None if it is no event."""
-        return None if self.envelope is None else msgspec.json.decode(cast("msgspec.Raw", self.envelope.payload))
+    payload: Any
+    """Of the event, for people; None if it is none."""
 
 
 class Inspectable(Protocol):

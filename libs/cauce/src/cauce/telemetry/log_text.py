@@ -18,7 +18,9 @@ _LIBRARIES = (
 )
 _NOT_OWN = (*_LIBRARIES, "<")  # <string>: generated
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
-_NOT_FOR_A_LINE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_NOT_FOR_A_LINE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 _INSTALLED = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python\d[\d.]*)[/\\]")
 
 

@@ -2,27 +2,15 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
-
-import msgspec
 
 from cauce.admin.masking import masked, masked_text
 from cauce.cli.screen import dim, lines_of, plural
 from cauce.cli.when import stamp
-from cauce.errors import DecodeError
-from cauce.formats.cloudevents import from_json
+from cauce.formats.anybodys_json import payload_of_message
 from cauce.stores.sql.recorded_attempts import RecordedAttempt
 from cauce.telemetry.log_text import one_line
 
-__all__ = ["attempt_lines", "message_lines", "payload_of"]
-
-
-def payload_of(message: bytes) -> Any:
-    """The decoded payload; None if the bytes are no event."""
-    try:
-        return msgspec.json.decode(cast("msgspec.Raw", from_json(message).payload))
-    except (DecodeError, msgspec.DecodeError):
-        return None
+__all__ = ["attempt_lines", "message_lines"]
 
 
 def attempt_lines(tried: Sequence[RecordedAttempt]) -> Iterator[str]:
@@ -39,10 +27,10 @@ def message_lines(message: bytes) -> Iterator[str]:
     """The payload with secrets masked, or the beginning of bytes that are no event."""
     yield ""
     size = plural(len(message), "byte")
-    if (payload := payload_of(message)) is not None:
+    if (payload := payload_of_message(message)) is not None:
         yield dim("  payload")
         shown = json.dumps(masked(payload), indent=2, ensure_ascii=False)
-        yield from (f"    {line}" for line in shown.splitlines())
+        yield from (f"    {line}" for line in shown.split("\n"))
         yield dim(f"    in a message of {size}: --raw writes it as it came")
         return
     yield dim(f"  message, {size}: --raw writes them as they came")

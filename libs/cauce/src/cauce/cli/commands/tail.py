@@ -116,7 +116,7 @@ def _lines(seen: "Seen", *, full: bool) -> "Iterator[str]":
         told |= {"sequence": envelope.key_seq} if envelope.key_seq is not None else {}
         told |= {"conversation": envelope.correlation_id, "caused by": envelope.causation_id}
         yield from (dim(f"  {label} {value}") for label, value in told.items() if value is not None)
-        yield from (f"  {line}" for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines())
+        yield from (f"  {line}" for line in json.dumps(payload, indent=2, ensure_ascii=False).split("\n"))
     else:
         text = json.dumps(payload, ensure_ascii=False, separators=(", ", ": "))
         yield dim(_clipped(f"  {one_line(text)}", width()))
@@ -127,9 +127,8 @@ def _clipped(text: str, room: int) -> str:
 
 
 def _as_json(seen: "Seen") -> str:
-    import json
-
     from cauce.admin.masking import masked, masked_text
+    from cauce.cli.screen import json_line
     from cauce.cli.when import iso
 
     envelope = seen.envelope
@@ -149,4 +148,4 @@ def _as_json(seen: "Seen") -> str:
             "causation_id": envelope.causation_id,
             "payload": masked(seen.payload),
         }
-    return json.dumps(told, ensure_ascii=False)
+    return json_line(told)

@@ -6,9 +6,10 @@ from typing import Any
 
 from cauce.admin.masking import masked
 from cauce.admin.waiting import ChosenDelivery, brief
-from cauce.cli.commands.message_pages import attempt_lines, message_lines, payload_of
+from cauce.cli.commands.message_pages import attempt_lines, message_lines
 from cauce.cli.screen import bold, commands, dim, headed, lines_of, plural, red, yellow
 from cauce.cli.when import iso, short, stamp
+from cauce.formats.anybodys_json import payload_of_message
 from cauce.stores.sql.waiting_deliveries import Waiting
 
 __all__ = ["as_json", "failing_lines", "list_lines", "show_lines"]
@@ -215,5 +216,5 @@ def as_json(one: Waiting) -> dict[str, Any]:
         "created_at": iso(one.created_at),
         "channel": one.channel,
         "bytes": len(one.message),
-        "payload": masked(payload_of(one.message)),
+        "payload": masked(payload_of_message(one.message)),
     }

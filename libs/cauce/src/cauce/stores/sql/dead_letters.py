@@ -10,7 +10,7 @@ cauce_waiting_key for later events of the key), cauce_listener, cauce_audit.
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cauce.errors import DecodeError
 from cauce.events.envelope import Envelope
 from cauce.events.names import matches
+from cauce.formats.anybodys_json import payload_of_message
 from cauce.formats.cloudevents import from_json
 from cauce.ports.figures import listener_of
 from cauce.ports.inbox import Whole
@@ -97,9 +98,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def payload(self) -> Any:
-        """The decoded payload; None if the bytes are no event."""
-        envelope = self.envelope
-        return None if envelope is None else msgspec.json.decode(cast("msgspec.Raw", envelope.payload))
+        """The payload, for people; None if the bytes are no event."""
+        return payload_of_message(self.message)
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from cauce.transports.redis.stream_keys import StreamKeys
 __all__ = ["RedisQueries", "just_before", "milliseconds", "moment"]
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_LAST = (datetime(9999, 12, 30, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 class RedisQueries:
@@ -74,5 +75,6 @@ def just_before(at: datetime) -> str:
 
 
 def moment(milliseconds: int) -> datetime:
-    """When an entry was appended, by the milliseconds of its id."""
-    return _EPOCH + timedelta(milliseconds=milliseconds)
+    """When an entry was appended, by the milliseconds of its id; the last moment there is, where a stranger chose an id
+    beyond it."""
+    return _EPOCH + timedelta(milliseconds=min(milliseconds, _LAST))

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 
 from cauce.errors import DecodeError, TransportUnavailableError
+from cauce.formats.anybodys_json import payload_of
 from cauce.formats.cloudevents import from_json
 from cauce.ports.lanes import LANES, Lane
 from cauce.ports.topics import Seen
@@ -29,11 +30,15 @@ async def watch(
     follow: bool,
     trouble: Callable[[str | None], None],
 ) -> AsyncGenerator[Seen]:
-    """As `Inspectable.watch`. Raises TransportUnavailableError for the first question only, if it follows."""
+    """As `Inspectable.watch`. Raises TransportUnavailableError for the first question only, if it follows.
+
+    A key that has a stream's name and is none is reported once, as an entry without an id; the others are read on.
+    """
     positions = await _positions(queries, topics, since)
     loop = asyncio.get_running_loop()
     listed_at = loop.time()
     troubled = False
+    no_streams: set[str] = set()
     while True:
         try:
             if not topics and loop.time() - listed_at >= _LIST_TOPICS_EVERY_S:
@@ -53,7 +58,13 @@ async def watch(
             await asyncio.sleep(_RETRY_S)
             continue
         for seen in found:
-            positions[queries.keys.stream(seen.topic, seen.lane)] = seen.entry
+            stream = queries.keys.stream(seen.topic, seen.lane)
+            if seen.entry:
+                positions[stream] = seen.entry
+            elif stream in no_streams:
+                continue
+            else:
+                no_streams.add(stream)
             yield seen
         if not found and not follow:
             return
@@ -85,6 +96,8 @@ async def _read(queries: RedisQueries, positions: dict[str, str], *, block: bool
     command: Command = ("XREAD", "COUNT", str(_COUNT), *wait, "STREAMS", *positions, *positions.values())
     (answer,) = await queries.ask(command, patience_s=_BLOCK_MS / 1000)
     if isinstance(answer, RedisRefusal):
+        if answer.code == "WRONGTYPE" and (foreign := await _without_streams(queries, positions)):
+            return foreign
         raise queries.refused(command, answer)
     found = [
         _seen(text(stream), text(entry), fields)
@@ -94,8 +107,32 @@ async def _read(queries: RedisQueries, positions: dict[str, str], *, block: bool
     return sorted(found, key=lambda one: order(one.entry))
 
 
-def _seen(stream: str, entry: str, fields: object) -> Seen:
+async def _without_streams(queries: RedisQueries, positions: dict[str, str]) -> list[Seen]:
+    """Leave out the keys that hold something else: Redis refuses the whole question for one of them."""
+    keys = list(positions)
+    kinds = [text(kind) for kind in await queries.need(*(("TYPE", key) for key in keys))]
+    found: list[Seen] = []
+    for key, kind in zip(keys, kinds, strict=True):
+        if kind not in ("stream", "none"):
+            del positions[key]
+            topic, lane = _place(key)
+            problem = (
+                f"the key {key} holds a {kind}, where a stream belongs; find out who wrote it, and rename or delete it"
+            )
+            at = await queries.now()
+            found.append(
+                Seen(topic=topic, lane=lane, entry="", at=at, raw=b"", envelope=None, problem=problem, payload=None)
+            )
+    return found
+
+
+def _place(stream: str) -> tuple[str, Lane]:
     name, _, lane = stream.rpartition("}:")
+    return name.partition(":{")[2], Lane(int(lane))
+
+
+def _seen(stream: str, entry: str, fields: object) -> Seen:
+    topic, lane = _place(stream)
     raw = field_of(fields, FIELD) or b""
     envelope, problem = None, None
     try:
@@ -103,11 +140,12 @@ def _seen(stream: str, entry: str, fields: object) -> Seen:
     except DecodeError as error:
         problem = f"{error.path}: {error.expectation}"
     return Seen(
-        topic=name.partition(":{")[2],
-        lane=Lane(int(lane)),
+        topic=topic,
+        lane=lane,
         entry=entry,
         at=moment(order(entry)[0]),
         raw=raw,
         envelope=envelope,
         problem=problem,
+        payload=None if envelope is None else payload_of(envelope),
     )
