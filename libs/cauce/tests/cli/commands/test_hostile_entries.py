@@ -103,7 +103,7 @@ async def test_tail_shows_a_hostile_event_and_the_next_one(
 async def test_tail_passes_over_a_key_that_holds_no_stream(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
-    server = redis.Redis.from_url(broker.url)
+    server = redis.Redis(host=broker.host, port=broker.port, password=broker.password)
     server.set("cauce:{shop-ms}:5", "no stream")
     server.lpush("cauce:{spy}:0", "no stream either")
     server.set("cauce:{shop-ms}:groups", "no hash")
@@ -128,7 +128,7 @@ async def test_tail_passes_over_a_key_that_holds_no_stream(
 async def test_tail_shows_an_entry_whose_id_lies_after_the_year_9999(
     project: Project, broker: ValkeyServer, cauce: Command
 ) -> None:
-    server = redis.Redis.from_url(broker.url)
+    server = redis.Redis(host=broker.host, port=broker.port, password=broker.password)
     server.xadd("cauce:{shop-ms}:3", {"e": cloud_event("far")}, id=f"{2**64 - 1}-7")
     server.close()
 
