@@ -104,10 +104,41 @@ def test_a_database_url_of_the_wrong_kind_is_refused_without_its_password(url: s
 
 
 def test_no_password_is_in_the_settings_text() -> None:
-    settings = loaded(REDIS_PASS="hunter2", REDIS_URL="redis://:hunter3@broker:1")
+    settings = loaded(REDIS_PASS="hunter2", REDIS_URL="rediss://:hunter3@broker:1")
 
     assert "hunter" not in repr(settings)
     assert "hunter" not in str(settings)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"REDIS_HOST": "broker", "REDIS_PASS": "hunter2"},
+        {"REDIS_HOST": "10.0.0.7", "REDIS_PASS": "hunter2"},
+        {"REDIS_URL": "redis://accounts:hunter2@broker:6379"},
+        {"REDIS_URL": "redis://:hunter2@localhost.evil.example"},
+    ],
+)
+def test_g5_a_password_is_not_sent_readable_to_another_machine(environment: dict[str, str]) -> None:
+    said = refused(**environment)
+
+    assert "readable to" in said
+    assert "set REDIS_URL to rediss://" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pw@localhost:1",
+        "redis://:pw@127.0.0.9:1",
+        "redis://:pw@[::1]:1",
+        "rediss://:pw@broker",
+        "redis://broker",
+    ],
+)
+def test_it_is_sent_inside_this_machine_and_through_tls(url: str) -> None:
+    assert loaded(REDIS_URL=url).broker_url == url
 
 
 def test_an_address_of_another_kind_is_no_redis_url() -> None:

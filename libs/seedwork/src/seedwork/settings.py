@@ -6,10 +6,11 @@ A service's own settings inherit from these and are read by `cauce.settings.load
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from cauce import IntegrationEvent, NestBridge
 from cauce.ports.transport import DurableTransport, Transport
+from cauce.settings.this_machine import is_this_machine
 from cauce.settings.tls_files import problems_of_url
 from cauce.transports.memory import MemoryTransport
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
@@ -101,6 +102,17 @@ class BrokerSettings(BaseSettings):
             raise ValueError(
                 "NEST_BRIDGE=on joins NestJS to redis-streams, and EVENTS_TRANSPORT is "
                 f"{self.events_transport}{already}: change one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_password_travels_readable(self) -> Self:
+        url = urlsplit(self.broker_url)
+        if url.scheme == "redis" and url.password and not is_this_machine(url.hostname or "localhost"):
+            named = "REDIS_URL" if self.redis_url else "REDIS_PASS"
+            raise ValueError(
+                f"{named} would send the broker's password, and every event, readable to {url.hostname}: "
+                "set REDIS_URL to rediss://… (TLS)"
             )
         return self
 

@@ -338,5 +338,5 @@ class DurableDelivery:
             raise ConfigurationError(refused, where="the broker")
         for one in verdicts:
             if one.state in ("weak", "bad"):
-                log.warning("the broker: %s: %s. What it loses is sent again as long as it is kept. → %s",
-                            one.subject, one.fact, one.fix)  # fmt: skip
+                kept = "" if one.subject == "connection" else ". What it loses is sent again as long as it is kept"
+                log.warning("the broker: %s: %s%s. → %s", one.subject, one.fact, kept, one.fix)

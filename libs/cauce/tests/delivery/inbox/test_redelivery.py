@@ -190,6 +190,19 @@ async def test_another_incarnation_runs_and_the_count_begins_again(url: str, val
     assert heard.called == [5, 1, 2]
 
 
+async def test_g4_forged_incarnations_are_counted_and_cost_one_line(
+    url: str, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    forged = [moved(1, incarnation=f"forged-{number}") for number in range(200)]
+    async with hearing(url, valkey) as heard:
+        await heard.becomes(moved(1))
+        for envelope in forged:
+            await heard.send(envelope)
+        await heard.settled(1 + len(forged))
+        assert heard.service.counters["began_anew"] == len(forged)
+    assert sum("made anew or restored" in line for line in caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     ("age", "with_the_broker", "outcomes", "dead"),
     [

@@ -378,3 +378,46 @@ async def test_many_questions_share_a_connection_and_each_gets_its_answers(broke
             tasks.create_task(ask(number))
     assert (await commands.pipeline()).number == 1
     commands.close()
+
+
+async def test_g5_a_certificate_that_nobody_looks_at_is_reported(servers_folder: Path) -> None:
+    server = OtherServer(servers_folder / "ways-none", settings=[])
+    server.start()
+    identity = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("another.example").configure_cert(identity)  # pyright: ignore[reportUnknownMemberType]
+    plain = Proxy(server)
+    secure = await asyncio.start_server(plain.serve, "127.0.0.1", 0, ssl=identity)
+    port = secure.sockets[0].getsockname()[1]
+    transport = RedisStreams(f"rediss://:{server.password}@127.0.0.1:{port}/0?ssl_cert_reqs=none")
+    try:
+        verdicts = await transport.health()
+        await transport.close()
+    finally:
+        plain.cut()
+        secure.close()
+        server.kill()
+
+    (said,) = [one for one in verdicts if one.subject == "connection"]
+    assert said.state == "bad"
+    assert said.fact.startswith("ssl_cert_reqs=none: no certificate is looked at")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://:secret@broker:6379", "bad: no TLS: the password and every event travel readable to broker"),
+        ("redis://broker", "weak: no TLS: every event travels readable to broker"),
+        ("rediss://broker?ssl_check_hostname=false", "bad: ssl_check_hostname=false: "),
+        ("redis://:secret@127.0.0.1", None),
+        ("redis://:secret@[::1]:1", None),
+        ("redis://:secret@localhost", None),
+        ("rediss://:secret@broker", None),
+        ("unix:///run/redis.sock", None),
+    ],
+)
+def test_g5_what_others_on_the_way_can_read_is_told_of_the_address(url: str, said: str | None) -> None:
+    found = [f"{one.state}: {one.fact}" for one in RedisServer(url, if_down="", answer_limit_s=1).exposed()]
+
+    assert found == ([] if said is None else [one for one in found if one.startswith(said)])
+    assert len(found) == (said is not None)
+    assert "secret" not in "".join(found)

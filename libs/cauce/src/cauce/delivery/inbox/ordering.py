@@ -10,6 +10,7 @@ from cauce.delivery.inbox.decision_table import Decision, decide
 from cauce.delivery.inbox.failures import Failures, Outcome, delivery_of
 from cauce.events.envelope import Envelope
 from cauce.ports.inbox import Arrival, Inbox, Position, Reason
+from cauce.telemetry.once_a_while import OnceAWhile
 
 __all__ = ["Ordering"]
 
@@ -22,8 +23,7 @@ class Ordering(Struct, frozen=True, kw_only=True):
     failures: Failures
     retention_s: float
     count: Callable[[str, int], None]
-    _restarted: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
-    """Consumer, source and incarnation of every restart that was logged."""
+    _restarts: OnceAWhile = field(default_factory=OnceAWhile)
 
     async def in_turn(
         self,
@@ -71,14 +71,15 @@ class Ordering(Struct, frozen=True, kw_only=True):
         log.error("dead: %s %s for %s: %s", envelope.name, envelope.id, consumer, why)
 
     def _sequence_restarted(self, consumer: str, envelope: Envelope) -> None:
-        """Count every key; log each restart once, however many keys it has."""
+        """Count every key; log each restart once, however many keys it has, and one a minute of a flood of forged ones."""
         self.count("began_anew", 1)
-        restart = (consumer, envelope.source, envelope.incarnation or "")
-        if restart not in self._restarted:
-            self._restarted.add(restart)
+        subject = (consumer, envelope.source)
+        others = self._restarts.due(subject, envelope.incarnation or "", now=time.monotonic())
+        if others is not None:
             log.warning(
-                "%s: the database of %s was made anew or restored; the numbers of its keys start again",
+                "%s: the database of %s was made anew or restored; the numbers of its keys start again%s",
                 consumer, envelope.source,
+                f" (and {others:,} more changes since the last such line: does a stranger write to its topic?)" if others else "",
             )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from cauce.errors import ConfigurationError
+from cauce.ports.transport import Verdict
+from cauce.settings.this_machine import is_this_machine
 from cauce.settings.tls_files import REDIS, problems_of_files
 
 __all__ = ["RedisConnection", "RedisServer", "RedisTroubleError", "url_from_environment"]
@@ -75,6 +77,31 @@ class RedisServer:
         self.label: str = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         if problems := [*self._problems()]:
             raise ConfigurationError(problems, where="the options of the Redis URL")
+
+    def exposed(self) -> Iterator[Verdict]:
+        """What the options let others on the way read or pretend, and what to do about it."""
+        options = self._options
+        if self._class is SSLConnection:
+            if str(options.get("ssl_cert_reqs", "required")).lower() in ("none", "0"):
+                yield Verdict(
+                    "connection",
+                    "bad",
+                    "ssl_cert_reqs=none: no certificate is looked at, so anybody on the way can be this server, read "
+                    "everything and get the password",
+                    "take it out of the URL; for an authority of one's own: ?ssl_ca_certs=FILE",
+                )
+            elif options.get("ssl_check_hostname") is False:
+                yield Verdict(
+                    "connection",
+                    "bad",
+                    "ssl_check_hostname=false: the certificate of any other server is taken for this one's",
+                    "take it out of the URL, or give the server a certificate with its name",
+                )
+        elif self._class is Connection and not is_this_machine(host := str(options.get("host", "localhost"))):
+            secret = bool(options.get("password"))
+            what = "the password and every event travel" if secret else "every event travels"
+            fact = f"no TLS: {what} readable to {host}"
+            yield Verdict("connection", "bad" if secret else "weak", fact, "rediss://… (TLS) in place of redis://")
 
     async def connect(self) -> "RedisConnection":
         """A connection that has been let in and answers. Raises RedisTroubleError within the answer limit."""

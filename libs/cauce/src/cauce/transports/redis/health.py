@@ -22,16 +22,18 @@ async def look(commands: RedisCommands) -> Sequence[Verdict]:
     """What can be seen of the server. Raises RedisTroubleError when it does not answer at all."""
     answers = await commands.ask(("INFO",), ("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "save"))
     info: Mapping[str, str] = {} if isinstance(answers[0], RedisRefusal) else _sections(text(answers[0]))
+    on_the_way = list(commands.exposed())
     settings: dict[str, str] = {}
     for answer in answers[1:]:
         if not isinstance(answer, RedisRefusal):
             settings |= texts(answer)
     if not info:
         return [
+            *on_the_way,
             Verdict("persistence", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
             Verdict("eviction", "unknown", _NOT_PERMITTED, _ASK_AN_ADMINISTRATOR),
         ]
-    return [_version(info), *_mode(info), _persistence(info, settings), _eviction(info), _role(info)]
+    return [*on_the_way, _version(info), *_mode(info), _persistence(info, settings), _eviction(info), _role(info)]
 
 
 async def memory(commands: RedisCommands) -> Sequence[Verdict]:

@@ -7,11 +7,12 @@ with trouble fails every question that is still open, and whoever asked decides.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
 
+from cauce.ports.transport import Verdict
 from cauce.transports.redis.connection import RedisConnection, RedisServer, RedisTroubleError
 
 __all__ = ["Command", "RedisCommands", "RedisPipeline", "RedisRefusal"]
@@ -178,6 +179,10 @@ class RedisCommands:
         self._turn = asyncio.Lock()
         self._current: RedisPipeline | None = None
         self._count = 0
+
+    def exposed(self) -> Iterable[Verdict]:
+        """As `RedisServer.exposed`."""
+        return self._server.exposed()
 
     async def pipeline(self) -> RedisPipeline:
         """The connection of now. Whoever needs two answers from the same one keeps it. Raises RedisTroubleError."""
