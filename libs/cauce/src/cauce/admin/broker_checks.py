@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 
 from cauce.admin.broker import open_broker
+from cauce.admin.group_checks import examine_groups
 from cauce.admin.service_checks import Examined
 from cauce.admin.targets import Broker
-from cauce.admin.verdicts import QUIET_S, age_state, clock_verdict
+from cauce.admin.verdicts import clock_verdict
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.ports.description import Description
-from cauce.ports.topics import Group, Inspectable
+from cauce.ports.topics import Inspectable
 from cauce.ports.transport import Verdict
 
 __all__ = ["examine_brokers"]
@@ -54,8 +55,7 @@ async def _examine(broker: Inspectable, services: Sequence[Examined]) -> list[Ve
         if examined.description is not None:
             found += _address(broker, examined.description)
             found += await _database(broker, examined, examined.description)
-            found += await _groups(broker, examined, examined.description)
-    found += await _retired(broker, services)
+    found += await examine_groups(broker, services)
     return found
 
 
@@ -86,45 +86,3 @@ async def _database(broker: Inspectable, examined: Examined, description: Descri
 
 def _normal(address: str) -> str:
     return address.replace("localhost", "127.0.0.1")
-
-
-async def _groups(broker: Inspectable, examined: Examined, description: Description) -> list[Verdict]:
-    found: list[Verdict] = []
-    for topic_name in description.topics:
-        topic = await broker.topic(topic_name)
-        group = next((one for one in topic.groups if one.name == description.service), None)
-        subject = f"{description.service} ← {topic_name}"
-        if group is None:
-            if examined.running and topic.streams:
-                fact = "it runs, and has no group there: it hears nothing"
-                found.append(Verdict(subject, "bad", fact, "look at its log; its broker user may lack rights"))
-            continue
-        found.append(_lag(subject, group, running=examined.running))
-    return found
-
-
-def _lag(subject: str, group: Group, *, running: bool) -> Verdict:
-    waiting = group.lag + group.pending
-    age = group.oldest_waiting_s or 0.0
-    if not waiting:
-        return Verdict(subject, "good", "nothing waits on the broker")
-    fact = f"{group.lag:,} not given yet, {group.pending:,} given and not acknowledged, the oldest {age:,.0f} s old"
-    state = age_state(age)
-    return Verdict(subject, state, fact, "" if state == "good" else "cauce topic list" if running else "start it")
-
-
-async def _retired(broker: Inspectable, services: Sequence[Examined]) -> list[Verdict]:
-    """Groups that hold up trimming and belong to no service here."""
-    known = {one.description.service for one in services if one.description}
-    found: list[Verdict] = []
-    for topic_name in sorted(known):
-        for group in (await broker.topic(topic_name)).groups:
-            if group.name not in known and group.lag + group.pending and (group.oldest_waiting_s or 0) > QUIET_S:
-                days = (group.oldest_waiting_s or 0) / 86400
-                fact = f"has not read for {days:,.0f} days; {topic_name} cannot be trimmed, and grows"
-                found.append(
-                    Verdict(
-                        group.name, "weak", fact, f"start it; or, if it is retired: cauce topic forget {group.name}"
-                    )
-                )
-    return found

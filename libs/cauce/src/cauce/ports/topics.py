@@ -31,6 +31,10 @@ class Group(Struct, frozen=True, kw_only=True):
     """Entries it was given and has not acknowledged."""
     oldest_waiting_s: float | None
     """Age of the oldest entry of either kind."""
+    idle_s: float | None = None
+    """How long ago its service read last, or tried to; None if it never did."""
+    foreign: tuple[str, ...] = ()
+    """Readers in it that no service of ours is: what they take, the service does not get."""
 
 
 class Topic(Struct, frozen=True, kw_only=True):
@@ -42,6 +46,8 @@ class Topic(Struct, frozen=True, kw_only=True):
     oldest_s: float | None
     newest_s: float | None
     groups: tuple[Group, ...]
+    marked_beyond: tuple[Lane, ...] = ()
+    """Lanes in which more is marked as trimmed on purpose than there ever was: a loss there is taken for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

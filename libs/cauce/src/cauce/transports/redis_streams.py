@@ -151,7 +151,7 @@ class RedisStreams:
             entries: list[Any] = answers[1] if ranked else []
             held |= {text(entry[0]) for entry in entries}
             if len(entries) < _TAIL_PAGE:
-                return held, order(trimmed) if trimmed else (0, 0)
+                return held, order(trimmed) if trimmed and is_id(text(trimmed)) else (0, 0)
             after = f"({text(entries[-1][0])}"
 
     async def now(self, topic: str) -> BrokerId:
@@ -269,17 +269,32 @@ class RedisStreams:
             return await redis_health.look(self._commands)
 
     def rights(
-        self, *, publishes: str | None = None, hears: Collection[str] = (), adopts: Collection[str] = ()
+        self,
+        *,
+        publishes: str | None = None,
+        hears: Collection[str] = (),
+        adopts: Collection[str] = (),
+        selectors: bool = True,
     ) -> Sequence[str]:
         """What a service's user needs, as the words after `ACL SETUSER name on >password resetchannels`.
 
         `adopts`: the topics of others into which its NestBridge puts what NestJS said. Whoever may write to a topic speaks
-        for the service that it belongs to.
+        for the service that it belongs to: who publishes one and hears another gets the right to hear as a selector, so
+        that it may not write there. `selectors=False` for Redis 6.2, which has none: such a user may write to both.
         """
-        appends_to = {*adopts, *([publishes] if publishes else ())}
-        topics = sorted({*hears, *appends_to})
-        commands = set(_PUBLISHING.split() if appends_to else ()) | set(_HEARING.split() if hears else ())
-        return ["-@all", *(f"~{self.keys.all_of(topic)}" for topic in topics), *sorted(commands)]
+        appends_to = sorted({*adopts, *([publishes] if publishes else ())})
+        heard = sorted(set(hears))
+        publishing = [*self._keys_of(appends_to), *sorted(_PUBLISHING.split())] if appends_to else []
+        hearing = [*self._keys_of(heard), *sorted(_HEARING.split())] if heard else []
+        if not (publishing and hearing):
+            return ["-@all", *publishing, *hearing]
+        if selectors:
+            return ["-@all", *publishing, f"({' '.join(hearing)})"]
+        commands = {*_PUBLISHING.split(), *_HEARING.split()}
+        return ["-@all", *self._keys_of(sorted({*appends_to, *heard})), *sorted(commands)]
+
+    def _keys_of(self, topics: Sequence[str]) -> Sequence[str]:
+        return [f"~{self.keys.all_of(topic)}" for topic in topics]
 
     async def close(self) -> None:
         self._commands.close()

@@ -380,6 +380,27 @@ async def test_many_questions_share_a_connection_and_each_gets_its_answers(broke
     commands.close()
 
 
+async def test_g3_who_hears_a_topic_and_publishes_another_may_not_write_to_it(broker: RedisUnderTest) -> None:
+    rules = broker.connect()
+    async with user(broker, "mailing", rules.rights(publishes="mailing-ms", hears=[TOPIC])) as mailing:
+        forging = mailing.connect()
+        with pytest.raises(TransportUnavailableError, match="does not let this user do that"):
+            await forging.append(TOPIC, LANE, [message(1)])
+        assert await forging.append("mailing-ms", LANE, [message(1)])
+    async with user(broker, "of_old", rules.rights(publishes="of-old", hears=[TOPIC], selectors=False)) as of_old:
+        assert await of_old.connect().append(TOPIC, LANE, [message(1)]), "as Redis 6.2 can say it"
+
+
+async def test_g3_a_mark_that_is_no_id_does_not_stop_the_publisher(broker: RedisUnderTest) -> None:
+    transport = broker.connect()
+    ids = await transport.append(TOPIC, LANE, [message(1)])
+    await broker.admin.hset(transport.keys.trimmed(TOPIC), str(LANE), "no id")
+
+    assert (await transport.tail(TOPIC, LANE, ids)).lost_from is None
+
+    await transport.close()
+
+
 async def test_g5_a_certificate_that_nobody_looks_at_is_reported(servers_folder: Path) -> None:
     server = OtherServer(servers_folder / "ways-none", settings=[])
     server.start()

@@ -112,6 +112,8 @@ def _remark(topic: "Topic", group: "Group") -> str | None:
         return (
             f"{group.name} is registered and has not come for {topic.streams - group.lanes} lanes: they are not trimmed"
         )
+    if group.foreign:
+        return f"{', '.join(map(repr, group.foreign))} reads in the group of {group.name}, and is no process of it"
     if not group.registered:
         return f"{group.name} is not registered: it is no service of ours"
     return None

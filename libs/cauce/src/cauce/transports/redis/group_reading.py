@@ -29,13 +29,12 @@ from cauce.transports.redis.health import CLUSTER_CODES, NO_CLUSTERS
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.portion import Portion
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
-from cauce.transports.redis.stream_keys import FIELD, StreamKeys
+from cauce.transports.redis.stream_keys import CONSUMER, FIELD, StreamKeys
 
 __all__ = ["GroupReading"]
 
 log = logging.getLogger("cauce.redis")
 
-_CONSUMER = "lane"
 _BLOCK_S = 0.5
 _READ_ENDS_S = 0.7
 """A read of anybody has ended so long after it began: its own limit, and some air."""
@@ -422,7 +421,7 @@ class _Connected:
         """What was read, by stream, or None if a group or a stream was missing; then the answers to what was asked
         `and_then`, which the server does as soon as it has read."""
         block = ("BLOCK", str(max(1, int(patience_s * 1000)))) if patience_s else ()
-        command = ("XREADGROUP", "GROUP", self._reading.group, _CONSUMER, "COUNT", str(count), *block, "STREAMS")
+        command = ("XREADGROUP", "GROUP", self._reading.group, CONSUMER, "COUNT", str(count), *block, "STREAMS")
         began = time.monotonic()
         try:
             answer, *others = await self._pipeline.ask(

@@ -2,10 +2,13 @@
 
 from cauce.ports.lanes import Lane
 
-__all__ = ["FIELD", "StreamKeys"]
+__all__ = ["CONSUMER", "FIELD", "StreamKeys"]
 
 FIELD = b"e"
 """The one field of an entry: the event as CloudEvents JSON."""
+
+CONSUMER = "lane"
+"""The name of every reader of ours in its service's group, see `group_reading`."""
 
 
 class StreamKeys:

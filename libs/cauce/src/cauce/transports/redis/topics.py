@@ -3,7 +3,7 @@
 Implements the Inspectable port.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,8 @@ from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.queries import RedisQueries, just_before, milliseconds
-from cauce.transports.redis.replies import named, order, text, texts
+from cauce.transports.redis.replies import is_id, named, order, text, texts
+from cauce.transports.redis.stream_keys import CONSUMER
 from cauce.transports.redis.watching import watch
 
 __all__ = ["RedisTopics"]
@@ -51,8 +52,10 @@ class RedisTopics:
     async def topic(self, name: str) -> Topic:
         streams = [self._keys.stream(name, Lane(lane)) for lane in range(LANES)]
         now = milliseconds(await self._queries.now())
-        registry, *answers = await self._queries.ask(
-            ("HGETALL", self._keys.groups(name)), *(("XINFO", "STREAM", stream) for stream in streams)
+        registry, marks, *answers = await self._queries.ask(
+            ("HGETALL", self._keys.groups(name)),
+            ("HGETALL", self._keys.trimmed(name)),
+            *(("XINFO", "STREAM", stream) for stream in streams),
         )
         registered = {} if isinstance(registry, RedisRefusal) else texts(registry)
         infos = {
@@ -69,6 +72,7 @@ class RedisTopics:
             oldest_s=(now - min(oldest)) / 1000 if oldest else None,
             newest_s=(now - max(newest)) / 1000 if newest else None,
             groups=tuple(await self._groups(registered, infos, now)),
+            marked_beyond=tuple(_marked_beyond({} if isinstance(marks, RedisRefusal) else texts(marks), answers, now)),
         )
 
     async def health(self) -> Sequence[Verdict]:
@@ -117,7 +121,7 @@ class RedisTopics:
 
     async def trimmed_since(self, topic: str, since: datetime) -> bool:
         (answer,) = await self._queries.need(("HGETALL", self._keys.trimmed(topic)))
-        return any(order(below)[0] > milliseconds(since) for below in texts(answer).values())
+        return any(is_id(below) and order(below)[0] > milliseconds(since) for below in texts(answer).values())
 
     def watch(
         self,
@@ -143,6 +147,13 @@ class RedisTopics:
     ) -> list[Group]:
         streams = list(infos)
         listed = await self._queries.need(*(("XINFO", "GROUPS", stream) for stream in streams)) if streams else []
+        readers = await self._readers(
+            [
+                (stream, text(one["name"]))
+                for stream, groups in zip(streams, listed, strict=True)
+                for one in map(named, groups)
+            ]
+        )
         state: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in registered}
         for stream, groups in zip(streams, listed, strict=True):
             for group in map(named, groups):
@@ -159,8 +170,21 @@ class RedisTopics:
                     lag=sum([await self._lag(stream, group) for stream, group in by_stream.items()]),
                     pending=sum(int(group["pending"]) for group in by_stream.values()),
                     oldest_waiting_s=max(0.0, max(ages)) if ages else None,
+                    idle_s=min(readers.get(name, {}).get(CONSUMER, []), default=None),
+                    foreign=tuple(sorted(readers.get(name, {}).keys() - {CONSUMER})),
                 )
             )
+        return found
+
+    async def _readers(self, groups: Sequence[tuple[str, str]]) -> Mapping[str, Mapping[str, list[float]]]:
+        """By group and reader: how long ago it came, in every stream where it ever did."""
+        answers = await self._queries.ask(*(("XINFO", "CONSUMERS", *one) for one in groups)) if groups else []
+        found: dict[str, dict[str, list[float]]] = {}
+        for (_, group), answer in zip(groups, answers, strict=True):
+            if isinstance(answer, RedisRefusal):
+                continue  # it went a moment ago
+            for reader in map(named, answer):
+                found.setdefault(group, {}).setdefault(text(reader["name"]), []).append(int(reader["idle"]) / 1000)
         return found
 
     async def _lag(self, stream: str, group: Mapping[str, Any]) -> int:
@@ -185,3 +209,15 @@ class RedisTopics:
             ("XRANGE", stream, f"({text(group['last-delivered-id'])}", "+", "COUNT", "1")
         )
         return order(after[0][0])[0] if after else None
+
+
+def _marked_beyond(marks: Mapping[str, str], streams: Sequence[Any], now: int) -> Iterator[Lane]:
+    """Lanes whose mark is no id, or one that no entry can have had yet. `streams`: as XINFO tells of them, by lane."""
+    for lane, stream in enumerate(streams):
+        mark = marks.get(str(lane))
+        if mark is None:
+            continue
+        last = (0, 0) if isinstance(stream, RedisRefusal) else order(named(stream)["last-generated-id"])
+        # Trimming marks what comes after an acknowledged entry; a clock of the server that was ahead makes ids of its own.
+        if not is_id(mark) or order(mark) > max((last[0], last[1] + 1), (now + 60_000, 0)):
+            yield Lane(lane)
