@@ -1,10 +1,11 @@
 """The HTTP door of accounts-ms: shapes of requests and answers, and which error is which status."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from cauce.fastapi import problems
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from seedwork.text_types import EmailAddress, Identifier, Username
 
 from accounts import domain
 from accounts.application import Accounts, HashingOverloadedError, SignUp
@@ -12,48 +13,12 @@ from accounts.domain import KeyReusedError, TakenError, User, UserId, UserNotFou
 
 __all__ = ["install"]
 
-_ID: Final = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
-
-Id = Annotated[
-    str,
-    Field(
-        description="8-4-4-4-12 hexadecimal digits",
-        examples=["12345678-1234-1234-1234-123456789abc"],
-        json_schema_extra={"pattern": _ID},
-    ),
-    AfterValidator(domain.parse_user_id),
-]
-Username = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=domain.USERNAME_MAX,
-        description="Unique, whatever the case. No control characters, line ends, commas or semicolons",
-        examples=["john_doe"],
-    ),
-    AfterValidator(domain.parse_username),
-]
-Email = Annotated[
-    str,
-    Field(
-        min_length=3,
-        max_length=domain.EMAIL_MAX,
-        description="Unique, whatever the case",
-        examples=["john.doe@example.com"],
-        json_schema_extra={"format": "email"},
-    ),
-    AfterValidator(domain.parse_email),
-]
 Password = Annotated[
     SecretStr,
     Field(min_length=domain.PASSWORD_MIN, max_length=domain.PASSWORD_MAX, examples=["password123"]),
     AfterValidator(lambda secret: SecretStr(domain.parse_password(secret.get_secret_value()))),
 ]
-UserIdInPath = Annotated[
-    str,
-    Path(description="The user's id", json_schema_extra={"pattern": _ID}),
-    AfterValidator(domain.parse_user_id),
-]
+UserIdInPath = Annotated[Identifier, Path(description="The user's id")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -71,17 +36,17 @@ class _Body(BaseModel):
 
 
 class NewUser(_Body):
-    id: Id | None = Field(None, description="Chosen by us when absent")
+    id: Identifier | None = Field(None, description="Chosen by us when absent")
     username: Username
     password: Password
-    email: Email
+    email: EmailAddress
 
 
 class UserChange(_Body):
     """What is absent stays as it is."""
 
     username: Username | None = None
-    email: Email | None = None
+    email: EmailAddress | None = None
 
 
 class UserView(BaseModel):
