@@ -68,8 +68,8 @@ SYLLABLES = [
 ]
 
 INSERT = text(
-    "INSERT INTO public_playlists (catalog_id, playlist_id, user_id, name, songs, terms) "
-    "VALUES (:catalog_id, :playlist_id, :user_id, :name, :songs, :terms)"
+    "INSERT INTO public_playlists (catalog_id, playlist_id, user_id, name, songs, terms, song_count) "
+    "VALUES (:catalog_id, :playlist_id, :user_id, :name, :songs, :terms, :song_count)"
 )
 
 
@@ -103,6 +103,7 @@ def playlists(count: int) -> Iterator[dict[str, Any]]:
             "user_id": identity,
             "name": name,
             "songs": f"[{stored}]",
+            "song_count": len(songs),
             "terms": " ".join(indexed_terms(name, *songs)),
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,14 +54,18 @@ class Discovery:
         return answer.json()
 
     async def put(self, catalog: dict[str, Any], playlist: dict[str, Any]) -> dict[str, Any]:
+        """The playlist as it is kept."""
         answer = await self.try_to_put(catalog, playlist)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     async def try_to_put(self, catalog: dict[str, Any], playlist: Any) -> httpx.Response:
-        return await self.http.put(
-            "/user-catalog/playlists", json={"userCatalogId": catalog["id"], "playlist": playlist}
-        )
+        return await self.send("PUT", "/user-catalog/playlists", {"userCatalogId": catalog["id"], "playlist": playlist})
+
+    async def send(self, method: str, path: str, body: Any) -> httpx.Response:
+        """In ASCII: httpx's own JSON cannot hold half a surrogate pair, which a client can send."""
+        headers = {"content-type": "application/json"}
+        return await self.http.request(method, path, content=json.dumps(body), headers=headers)
 
     async def catalog(self, catalog: dict[str, Any]) -> dict[str, Any]:
         answer = await self.http.get(f"/user-catalog/{catalog['id']}")

@@ -62,6 +62,28 @@ async def test_a_user_who_is_renamed_is_renamed_in_the_catalog(discovery: Any) -
     assert (await catalog_of(discovery, JOHN.id))["user"]["username"] == "jane_doe"
 
 
+@pytest.mark.parametrize("unfit", ["a\u3164", "a\u202eb", "x" * 201, " "])
+async def test_a_name_that_cannot_be_shown_is_rejected_and_never_in_a_catalog(
+    discovery: Any, unfit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await discovery.hear(JOHN)
+    await discovery.hear(
+        msgspec.structs.replace(JOHN, id=JOHN.id.replace("1", "2"), username=unfit),
+        UserUpdated(id=JOHN.id, username=unfit, email=JOHN.email),
+    )
+
+    assert await discovery.rows("user_catalogs") == 1
+    assert (await catalog_of(discovery, JOHN.id))["user"]["username"] == "john_doe"
+    assert discovery.service.counters["failed"] == 2
+    assert "no text that can be shown" in caplog.text
+
+
+async def test_a_name_that_could_be_chosen_once_still_has_its_catalog(discovery: Any) -> None:
+    await discovery.hear(msgspec.structs.replace(JOHN, username="John 🎸"))
+
+    assert (await catalog_of(discovery, JOHN.id))["user"]["username"] == "John 🎸"
+
+
 async def test_news_of_users_without_a_catalog_are_passed_over(discovery: Any) -> None:
     await discovery.hear(UserUpdated(id=JOHN.id, username="x", email="x@example.com"), UserDeleted(id=JOHN.id))
 
@@ -121,6 +143,14 @@ async def test_a_public_playlist_updated_three_times_is_one_entry_and_private_it
         "userCatalogId": catalog["id"],
         "userId": catalog["user"]["id"],
         "name": "Rock 3",
+        "songCount": 1,
+    }
+    of_its_own = await discovery.http.get(f"/playlists/{catalog['id'].upper()}/{rock['id']}")
+    assert of_its_own.json() == {
+        "id": rock["id"],
+        "userCatalogId": catalog["id"],
+        "userId": catalog["user"]["id"],
+        "name": "Rock 3",
         "songs": rock["songs"],
     }
     assert [item["name"] for item in page["items"]] == ["Other", "Rock 3"]
@@ -129,6 +159,8 @@ async def test_a_public_playlist_updated_three_times_is_one_entry_and_private_it
     await discovery.put(catalog, {**rock, "isPublic": False})
     assert await discovery.found() == ["Other"]
     assert await discovery.found("rock") == []
+    gone = await discovery.http.get(f"/playlists/{catalog['id']}/{rock['id']}")
+    assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
 
     await discovery.put(catalog, rock)
     assert await discovery.found() == ["Rock", "Other"]
@@ -194,7 +226,8 @@ async def test_a_change_stands_or_falls_with_its_public_copy(
     discovery: Any, playlist: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalog = await discovery.new_catalog()
-    before = await discovery.put(catalog, playlist("Before"))
+    await discovery.put(catalog, playlist("Before"))
+    before = await discovery.catalog(catalog)
     async with discovery.service.transaction() as tx:
         await tx.session.execute(text("ALTER TABLE public_playlist_versions RENAME TO lost"))
 

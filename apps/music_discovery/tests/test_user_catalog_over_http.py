@@ -76,7 +76,11 @@ async def test_an_id_of_another_form_is_refused(discovery: Any, bad: str) -> Non
 
     assert answer.status_code == 422
     assert answer.json()["errors"] == [
-        {"in": "path", "path": "id", "detail": "expected an id like 12345678-1234-1234-1234-123456789abc"}
+        {
+            "in": "path",
+            "path": "id",
+            "detail": "expected hexadecimal digits in the form 8-4-4-4-12, like 12345678-1234-1234-1234-123456789abc",
+        }
     ]
 
 
@@ -89,9 +93,8 @@ async def test_a_playlist_is_added_last_and_replaced_last(discovery: Any, playli
     renamed = {**first, "name": "First, renamed"}
     answer = await discovery.put(catalog, renamed)
 
-    assert answer["playlists"] == [second, renamed]
-    assert await discovery.catalog(catalog) == answer
-    assert answer == {**catalog, "playlists": [second, renamed]}
+    assert answer == renamed
+    assert await discovery.catalog(catalog) == {**catalog, "playlists": [second, renamed]}
 
 
 async def test_a_playlist_put_again_unchanged_stands_last(discovery: Any, playlist: Any) -> None:
@@ -125,6 +128,7 @@ async def test_favorites_are_replaced_as_a_whole_in_the_users_order(discovery: A
     async def put(favorites: Any) -> Any:
         answer = await discovery.http.put("/user-catalog/favorites", json={"userId": user_id, "favorites": favorites})
         assert answer.status_code == 200, answer.text
+        assert answer.json().keys() == {"userId", "favorites"}
         return answer.json()["favorites"]
 
     assert await put({"songs": ["b", "a", "b"], "artists": ["x"], "albums": []}) == {
@@ -208,7 +212,7 @@ WRONG_BODIES: list[tuple[str, str, Any, str]] = [
 
 async def test_a_wrong_body_is_refused_with_the_path(discovery: Any) -> None:
     for method, path, body, at in WRONG_BODIES:
-        answer = await discovery.http.request(method, path, json=body)
+        answer = await discovery.send(method, path, body)
 
         assert answer.status_code == 422, body
         assert [error["path"] for error in answer.json()["errors"]] == [at]
@@ -237,11 +241,52 @@ async def test_a_body_that_is_no_such_json_is_answered_4xx(discovery: Any) -> No
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_text_of_every_script_comes_back_as_it_was(discovery: Any, playlist: Any) -> None:
-    catalog = await discovery.new_catalog(username="Ñandú 🎸")
-    put = playlist("日本の音楽 · קול · ' \" \\ %_ {}", songs=("𝔘𝔫𝔦𝔠𝔬𝔡𝔢 e\u0301", "'; DROP TABLE user_catalogs; --"))
+UNFIT = ("a\ud800", "\udfff", "\u3164", "a\u3164", "\u2800", "a\u202eb", "a\u200b", "a\x85b", "\uffff", "   ", "")
 
-    await discovery.put(catalog, put)
 
+async def test_in_every_text_there_is_what_is_no_text_is_refused_with_its_path(discovery: Any) -> None:
+    user = {"id": ID, "username": "john"}
+    for unfit in UNFIT:
+        song = {"id": ID, "title": unfit}
+        bodies: list[tuple[str, str, Any, str]] = [
+            ("POST", "/user-catalog", {"id": ID, "user": user | {"username": unfit}}, "/user/username"),
+            ("POST", "/user-catalog", {"id": ID, "user": user | {"id": unfit}}, "/user/id"),
+            ("POST", "/user-catalog", {"id": unfit, "user": user}, "/id"),
+            (
+                "PUT",
+                "/user-catalog/playlists",
+                {"userCatalogId": ID, "playlist": GOOD | {"name": unfit}},
+                "/playlist/name",
+            ),
+            ("PUT", "/user-catalog/playlists", {"userCatalogId": ID, "playlist": GOOD | {"id": unfit}}, "/playlist/id"),
+            (
+                "PUT",
+                "/user-catalog/playlists",
+                {"userCatalogId": ID, "playlist": GOOD | {"songs": [song]}},
+                "/playlist/songs/0/title",
+            ),
+            *(
+                ("PUT", "/user-catalog/favorites", {"userId": ID, "favorites": {kind: [unfit]}}, f"/favorites/{kind}/0")
+                for kind in ("songs", "artists", "albums")
+            ),
+        ]
+        for method, path, body, at in bodies:
+            answer = await discovery.send(method, path, body)
+
+            assert answer.status_code == 422, (ascii(unfit), path)
+            assert [error["path"] for error in answer.json()["errors"]] == [at]
+    assert discovery.published == []
+    assert await discovery.rows("user_catalogs") == 0
+
+
+async def test_text_of_every_script_comes_back_composed_and_otherwise_as_it_was(discovery: Any, playlist: Any) -> None:
+    catalog = await discovery.new_catalog(username="Ñandú 李小龍")
+    put = playlist(
+        "日本の音楽 · קול · ' \" \\ %_ {} 👩‍👩‍👧", songs=("𝔘𝔫𝔦𝔠𝔬𝔡𝔢 e\u0301", "'; DROP TABLE user_catalogs; --")
+    )
+
+    answer = await discovery.put(catalog, put)
+
+    put["songs"][0]["title"] = "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 é"
     found = await discovery.catalog(catalog)
-    assert (found["playlists"], found["user"]["username"]) == ([put], "Ñandú 🎸")
+    assert (answer, found["playlists"], found["user"]["username"]) == (put, [put], "Ñandú 李小龍")

@@ -23,6 +23,7 @@ from music_discovery.playlist_catalog.entrypoints import listeners as playlist_c
 from music_discovery.playlist_catalog.infrastructure import SqlPublicPlaylists
 from music_discovery.settings import Settings
 from music_discovery.user_catalog.application import UserCatalogUseCases
+from music_discovery.user_catalog.domain import BeyondLimitError
 from music_discovery.user_catalog.entrypoints import http as user_catalog_http
 from music_discovery.user_catalog.entrypoints import listeners as user_catalog_listeners
 from music_discovery.user_catalog.infrastructure import SqlUserCatalogs
@@ -60,8 +61,9 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     )
     app.include_router(user_catalog_http.router)
     app.include_router(playlist_catalog_http.router)
-    for error, status in user_catalog_http.PROBLEMS.items():
+    for error, status in {**user_catalog_http.PROBLEMS, **playlist_catalog_http.PROBLEMS}.items():
         app.add_exception_handler(error, _answer_with(status))
+    app.add_exception_handler(BeyondLimitError, user_catalog_http.beyond_limit)
     return service, app
 
 

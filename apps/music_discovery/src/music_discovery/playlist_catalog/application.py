@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from music_discovery.playlist_catalog.domain import PublicPlaylist
+from music_discovery.playlist_catalog.domain import ListedPlaylist, PublicPlaylist, PublicPlaylistNotFoundError
 from music_discovery.playlist_catalog.search_terms import query_terms
 
 __all__ = ["Page", "PublicPlaylistUseCases", "PublicPlaylists"]
@@ -14,7 +14,7 @@ __all__ = ["Page", "PublicPlaylistUseCases", "PublicPlaylists"]
 class Page:
     """Some of the playlists, newest published first."""
 
-    playlists: tuple[PublicPlaylist, ...]
+    playlists: tuple[ListedPlaylist, ...]
     next: int | None
     """The position after which the next page begins; None when this is the last one."""
 
@@ -37,6 +37,8 @@ class PublicPlaylists(Protocol):
     async def forget(self, catalog_id: str) -> None:
         """Drop all playlists of a catalog and every version heard of them."""
         ...
+
+    async def find(self, catalog_id: str, playlist_id: str) -> PublicPlaylist | None: ...
 
     async def search(self, terms: Sequence[str] | None, *, limit: int, after: int | None) -> Page:
         """At most `limit` of those that have, for each term, a word beginning with it; all of them for None.
@@ -61,6 +63,13 @@ class PublicPlaylistUseCases:
 
     async def forget(self, catalog_id: str) -> None:
         await self._playlists.forget(catalog_id)
+
+    async def get(self, catalog_id: str, playlist_id: str) -> PublicPlaylist:
+        """Raises PublicPlaylistNotFoundError."""
+        playlist = await self._playlists.find(catalog_id, playlist_id)
+        if playlist is None:
+            raise PublicPlaylistNotFoundError(catalog_id, playlist_id)
+        return playlist
 
     async def search(self, query: str, *, limit: int, after: int | None = None) -> Page:
         """All playlists for a blank query; none for one without a letter, digit or symbol in it."""

@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
 
 from music_discovery.playlist_catalog.application import Page
-from music_discovery.playlist_catalog.domain import PublicPlaylist, PublicSong
+from music_discovery.playlist_catalog.domain import ListedPlaylist, PublicPlaylist, PublicSong
 from music_discovery.playlist_catalog.search_terms import indexed_terms
 
 __all__ = ["SqlPublicPlaylists", "metadata"]
@@ -52,6 +52,7 @@ _playlists = Table(
     Column("name", Text, nullable=False),
     Column("songs", JSON, nullable=False),
     Column("terms", Text, nullable=False),
+    Column("song_count", Integer, nullable=False, server_default="0"),
     UniqueConstraint("catalog_id", "playlist_id", name="uq_public_playlists_catalog_playlist"),
     sqlite_autoincrement=True,
 )
@@ -65,6 +66,10 @@ _versions = Table(
 )
 
 _position = _playlists.c.position
+# What a list shows: the songs and the terms of a hundred playlists may be 40 MB.
+_entry = tuple(
+    _playlists.c[name] for name in ("position", "catalog_id", "playlist_id", "user_id", "name", "song_count")
+)
 _LOOKED_THROUGH: Final = 25
 """How many of the newest playlists are looked through for each one wanted, before PostgreSQL's index is asked."""
 
@@ -88,6 +93,7 @@ class SqlPublicPlaylists:
             "user_id": playlist.user_id,
             "name": playlist.name,
             "songs": [{"id": song.id, "title": song.title} for song in playlist.songs],
+            "song_count": len(playlist.songs),
             "terms": " ".join(indexed_terms(playlist.name, *(song.title for song in playlist.songs))),
         }
         key = {"catalog_id": playlist.catalog_id, "playlist_id": playlist.id}
@@ -102,6 +108,11 @@ class SqlPublicPlaylists:
         for forgotten in (_playlists, _versions):
             await self._session.execute(delete(forgotten).filter_by(catalog_id=catalog_id))
 
+    async def find(self, catalog_id: str, playlist_id: str) -> PublicPlaylist | None:
+        query = select(_playlists).filter_by(catalog_id=catalog_id, playlist_id=playlist_id)
+        row = (await self._session.execute(query)).one_or_none()
+        return None if row is None else _to_playlist(row)
+
     async def search(self, terms: Sequence[str] | None, *, limit: int, after: int | None) -> Page:
         rows: Sequence[Row[Any]] = ()
         for query in self._searches(terms, wanted=limit + 1, after=after):
@@ -109,14 +120,14 @@ class SqlPublicPlaylists:
             if len(rows) > limit:
                 break
         return Page(
-            playlists=tuple(map(_to_playlist, rows[:limit])),
+            playlists=tuple(map(_to_entry, rows[:limit])),
             next=rows[limit - 1].position if len(rows) > limit else None,
         )
 
     def _searches(self, terms: Sequence[str] | None, *, wanted: int, after: int | None) -> list[Select[Any]]:
         """What to ask, one after the other, until there are `wanted` rows; the last one finds whatever there is."""
         if terms is None:
-            return [_newest(select(_playlists), _position, wanted, after)]
+            return [_newest(select(*_entry), _position, wanted, after)]
         if self._on_postgresql:
             return _by_tsvector(_tsquery(terms), wanted, after)
         return [_by_fts5(_fts5_query(terms), wanted, after)]
@@ -143,7 +154,7 @@ def _newest(query: Select[Any], position: ColumnElement[int], wanted: int, after
 
 def _by_fts5(terms: str, wanted: int, after: int | None) -> Select[Any]:
     """In the order of FTS5's own row numbers, which it walks downwards and stops at the limit."""
-    query = select(_playlists).join(_fts5, _fts5.c.rowid == _position).where(_MATCH.bindparams(terms=terms))
+    query = select(*_entry).join(_fts5, _fts5.c.rowid == _position).where(_MATCH.bindparams(terms=terms))
     return _newest(query, _fts5.c.rowid, wanted, after)
 
 
@@ -163,7 +174,7 @@ def _by_tsvector(terms: str, wanted: int, after: int | None) -> list[Select[Any]
         _newest(in_window, window.c.position, wanted, None).subquery(),
         _newest(select(gathered), gathered.c.position, wanted, after).subquery(),
     )
-    return [select(_playlists).join(found, found.c.position == _position).order_by(_position.desc()) for found in ways]
+    return [select(*_entry).join(found, found.c.position == _position).order_by(_position.desc()) for found in ways]
 
 
 # Terms hold only letters, digits, marks and symbols, never a quote: quoted, none of them is syntax.
@@ -175,6 +186,16 @@ def _fts5_query(terms: Sequence[str]) -> str:
 
 def _tsquery(terms: Sequence[str]) -> str:
     return " & ".join(f"'{term}':*" for term in terms)
+
+
+def _to_entry(row: Row[Any]) -> ListedPlaylist:
+    return ListedPlaylist(
+        catalog_id=row.catalog_id,
+        id=row.playlist_id,
+        user_id=row.user_id,
+        name=row.name,
+        song_count=row.song_count,
+    )
 
 
 def _to_playlist(row: Row[Any]) -> PublicPlaylist:

@@ -127,7 +127,7 @@ class UserCatalogUseCases:
     async def update_playlist(self, catalog_id: CatalogId, playlist: Playlist) -> UserCatalog:
         """Add the playlist or replace the one of its id; it stands last. Publishes PlaylistUpdated.
 
-        Raises CatalogNotFoundError and CatalogContendedError; then nothing is changed.
+        Raises CatalogNotFoundError, BeyondLimitError and CatalogContendedError; then nothing is changed.
         """
         catalog = await self._change(lambda: self.get(catalog_id), lambda found: found.with_playlist(playlist))
         await self._events.publish(
@@ -158,7 +158,7 @@ class UserCatalogUseCases:
     async def update_favorites(self, user_id: UserId, favorites: Favorites) -> UserCatalog:
         """Publishes FavoritesUpdated.
 
-        Raises CatalogNotFoundError and CatalogContendedError; then nothing is changed.
+        Raises CatalogNotFoundError, BeyondLimitError and CatalogContendedError; then nothing is changed.
         """
         catalog = await self._change(lambda: self.get_of_user(user_id), lambda found: found.with_favorites(favorites))
         liked = catalog.favorites

@@ -1,13 +1,13 @@
 """The users' catalogs over HTTP. Bodies are checked to the last nested field, and unknown fields are refused."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Final
 
 from cauce.fastapi import ReadTx, Tx, problems
-from fastapi import APIRouter, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from seedwork.text_types import Identifier, OneLine, Username
 
 from music_discovery.user_catalog.application import (
     CatalogContendedError,
@@ -16,6 +16,13 @@ from music_discovery.user_catalog.application import (
     UserCatalogUseCases,
 )
 from music_discovery.user_catalog.domain import (
+    MAX_CATALOG_BYTES,
+    MAX_FAVORITES_BYTES,
+    MAX_LIKED,
+    MAX_PLAYLIST_BYTES,
+    MAX_PLAYLISTS,
+    MAX_SONGS,
+    BeyondLimitError,
     CatalogId,
     Favorites,
     Playlist,
@@ -25,11 +32,9 @@ from music_discovery.user_catalog.domain import (
     User,
     UserCatalog,
     UserId,
-    canonical_id,
-    is_id,
 )
 
-__all__ = ["PROBLEMS", "router"]
+__all__ = ["PROBLEMS", "beyond_limit", "router"]
 
 PROBLEMS: Final[Mapping[type[Exception], int]] = {
     CatalogNotFoundError: 404,
@@ -43,37 +48,10 @@ router = APIRouter(prefix="/user-catalog", tags=["user catalog"])
 
 # --- what a body may be -------------------------------------------------------------------------------------
 
-_NOT_IN_TEXT: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-_TEXT: Final = re.compile(rf"[^{_NOT_IN_TEXT}]*[^\s{_NOT_IN_TEXT}][^{_NOT_IN_TEXT}]*")
-
-
-def _id(value: str) -> str:
-    if not is_id(value):
-        raise ValueError("expected an id like 12345678-1234-1234-1234-123456789abc")
-    return canonical_id(value)
-
-
-def _text(value: str) -> str:
-    if not _TEXT.fullmatch(value):
-        raise ValueError("expected text on one line: not blank, no control characters")
-    return value
-
-
-Id = Annotated[
-    str,
-    AfterValidator(_id),
-    Field(
-        description="8-4-4-4-12 hexadecimal digits, of any UUID version",
-        examples=["12345678-1234-1234-1234-123456789abc"],
-        json_schema_extra={"pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"},
-    ),
-]
-_SHOWN_PATTERN: Final[dict[str, JsonValue]] = {"pattern": f"^{_TEXT.pattern}$"}
-Name = Annotated[str, AfterValidator(_text), Field(max_length=200, json_schema_extra=_SHOWN_PATTERN)]
-Title = Annotated[str, AfterValidator(_text), Field(max_length=300, json_schema_extra=_SHOWN_PATTERN)]
-LikedId = Annotated[str, AfterValidator(_text), Field(max_length=128, json_schema_extra=_SHOWN_PATTERN)]
-
-MAX_ITEMS: Final = 10_000
+Id = Identifier
+Name = Annotated[str, OneLine(at_most=200)]
+Title = Annotated[str, OneLine(at_most=300)]
+LikedId = Annotated[str, OneLine(at_most=128)]
 
 
 class Json(BaseModel):
@@ -88,23 +66,28 @@ class SongJson(Json):
 
 
 class PlaylistJson(Json):
+    __doc__ = f"""A playlist. As JSON in UTF-8 it may have {MAX_PLAYLIST_BYTES:,} bytes."""
+
     id: Id
     name: Name
     is_public: bool
-    songs: list[SongJson] = Field(max_length=MAX_ITEMS)
+    songs: list[SongJson] = Field(max_length=MAX_SONGS)
 
 
 class UserJson(Json):
     id: Id
-    username: Name
+    username: Username
 
 
 class FavoritesJson(Json):
-    """Ids of what the user likes. A list that is left out is empty: the favorites are replaced as a whole."""
+    __doc__ = f"""Ids of what the user likes. A list that is left out is empty: the favorites are replaced as a whole.
 
-    songs: list[LikedId] = Field(default=[], max_length=MAX_ITEMS)
-    artists: list[LikedId] = Field(default=[], max_length=MAX_ITEMS)
-    albums: list[LikedId] = Field(default=[], max_length=MAX_ITEMS)
+    As JSON in UTF-8 they may have {MAX_FAVORITES_BYTES:,} bytes.
+    """
+
+    songs: list[LikedId] = Field(default=[], max_length=MAX_LIKED)
+    artists: list[LikedId] = Field(default=[], max_length=MAX_LIKED)
+    albums: list[LikedId] = Field(default=[], max_length=MAX_LIKED)
 
 
 class NewCatalog(Json):
@@ -163,6 +146,11 @@ class CatalogView(_View):
         return CatalogView.model_validate(catalog)
 
 
+class KeptFavoritesView(_View):
+    user_id: str
+    favorites: FavoritesView
+
+
 # --- the endpoints ------------------------------------------------------------------------------------------
 
 
@@ -190,9 +178,15 @@ async def create_catalog(body: NewCatalog, tx: Tx, response: Response) -> Catalo
     return CatalogView.of(catalog)
 
 
-@router.put("/playlists", responses=problems.responses(400, 404, 409, 413, 415, 422, 503))
-async def update_playlist(body: PlaylistUpdate, tx: Tx) -> CatalogView:
-    """Replace the playlist of that id, or add it; it then stands last. The public finds it if it is public."""
+@router.put(
+    "/playlists",
+    responses=problems.responses(400, 404, 409, 413, 415, 422, 503),
+    description="Replace the playlist of that id, or add it; it then stands last. The public finds it if it is public. "
+    f"A catalog has at most {MAX_PLAYLISTS} playlists, which may have {MAX_CATALOG_BYTES:,} bytes together as JSON in "
+    "UTF-8. The answer is the playlist as it is kept.",
+)
+async def update_playlist(body: PlaylistUpdate, tx: Tx) -> PlaylistView:
+    """Only the playlist is answered: a catalog may be a hundred times as large as what was sent."""
     use_cases = await tx.get(UserCatalogUseCases)
     playlist = Playlist(
         id=PlaylistId(body.playlist.id),
@@ -200,7 +194,8 @@ async def update_playlist(body: PlaylistUpdate, tx: Tx) -> CatalogView:
         is_public=body.playlist.is_public,
         songs=tuple(Song(id=song.id, title=song.title) for song in body.playlist.songs),
     )
-    return CatalogView.of(await use_cases.update_playlist(CatalogId(body.user_catalog_id), playlist))
+    await use_cases.update_playlist(CatalogId(body.user_catalog_id), playlist)
+    return PlaylistView.model_validate(playlist)
 
 
 @router.delete("/{id}/playlists/{playlistId}", status_code=204, responses=problems.responses(404, 409, 422, 503))
@@ -211,9 +206,19 @@ async def remove_playlist(id: Id, playlistId: Id, tx: Tx) -> None:  # noqa: A002
 
 
 @router.put("/favorites", responses=problems.responses(400, 404, 409, 413, 415, 422, 503))
-async def update_favorites(body: FavoritesUpdate, tx: Tx) -> CatalogView:
-    """Replace what a user likes, as a whole. Other services hear of it."""
+async def update_favorites(body: FavoritesUpdate, tx: Tx) -> KeptFavoritesView:
+    """Replace what a user likes, as a whole. Other services hear of it. The answer is the favorites as they are kept."""
     use_cases = await tx.get(UserCatalogUseCases)
     liked = body.favorites
     favorites = Favorites(songs=tuple(liked.songs), artists=tuple(liked.artists), albums=tuple(liked.albums))
-    return CatalogView.of(await use_cases.update_favorites(UserId(body.user_id), favorites))
+    catalog = await use_cases.update_favorites(UserId(body.user_id), favorites)
+    return KeptFavoritesView(user_id=catalog.user.id, favorites=FavoritesView.model_validate(catalog.favorites))
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+async def beyond_limit(_request: Request, error: Exception) -> Response:
+    """422, naming the part of the body that is too much."""
+    part = error.part if isinstance(error, BeyondLimitError) else ""
+    return problems.problem_response(422, detail=str(error), errors=[problems.invalid(f"/{part}", str(error))])
