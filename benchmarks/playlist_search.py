@@ -125,7 +125,7 @@ async def running(url: str, count: int) -> AsyncGenerator[httpx.AsyncClient]:
             await app({**scope, "state": dict(state)}, receive, send)
 
         transport = httpx.ASGITransport(app=with_state)
-        async with httpx.AsyncClient(transport=transport, base_url="http://music-discovery") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield http
 
 

@@ -24,7 +24,7 @@ def _discovery() -> FastAPI:
 @pytest.mark.parametrize("app", [_accounts, _discovery], ids=["accounts", "music-discovery"])
 async def test_every_script_style_and_picture_of_the_api_page_is_our_own(app: Callable[[], FastAPI]) -> None:
     transport = httpx.ASGITransport(app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.get("/docs")
         assert answer.status_code == 200
         parts = re.findall(r'(?:src|href)="([^"]+)"', answer.text)

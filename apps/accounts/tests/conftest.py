@@ -93,7 +93,7 @@ async def running(url: str, **more: str) -> AsyncGenerator[Running]:
     async with app.router.lifespan_context(app) as state:
         handed_over = _with_state(app, dict(state or {}))
         transport = httpx.ASGITransport(handed_over, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://accounts") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             accounts = Running(http=http, service=service, app=handed_over)
 
             def note(happening: Happening) -> None:

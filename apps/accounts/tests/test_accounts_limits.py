@@ -1,16 +1,21 @@
 """What is too much is refused before it costs anything."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import argon2
+import httpx
 import pytest
 from accounts.domain import Password
 from accounts.infrastructure import argon2_hasher
 from accounts.infrastructure.argon2_hasher import Argon2Hasher
+from cauce.errors import ConfigurationError
+from cauce.health import health_app
 
-from .conftest import Running, somebody
+from .conftest import Running, running, settings_for, somebody
 
 
 @pytest.fixture
@@ -114,3 +119,37 @@ async def test_a_cancelled_caller_gives_its_place_in_the_queue_back(monkeypatch:
 
     assert await hasher.hash(Password("correct horse"))
     hasher.close()
+
+
+@pytest.mark.parametrize("method", ["POST /users", "PUT /users/12345678-1234-1234-1234-123456789abc"])
+async def test_a_body_with_a_key_twice_is_answered_400(on_sqlite: Running, method: str) -> None:
+    verb, path = method.split()
+    body = json.dumps(somebody())[:-1] + ', "email": "jane@example.com"}'
+
+    answer = await on_sqlite.http.request(verb, path, content=body, headers={"content-type": "application/json"})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert "same key twice" in answer.json()["detail"]
+    assert await on_sqlite.rows() == []
+
+
+async def test_a_foreign_host_is_refused_and_the_health_port_serves_it(on_sqlite: Running) -> None:
+    foreign = {"host": "evil.example"}
+
+    answer = await on_sqlite.http.post("/users", json=somebody(), headers=foreign)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(health_app(on_sqlite.service))) as health:
+        alive = await health.get("http://localhost/health/live", headers=foreign)
+
+    assert (answer.status_code, alive.status_code) == (400, 200)
+    assert await on_sqlite.rows() == []
+
+
+async def test_the_names_it_is_called_by_are_a_setting(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/accounts.sqlite"
+    async with running(url, ACCOUNTS_ALLOWED_HOSTS="accounts.example, *.inside", ACCOUNTS_HOST="10.0.0.7") as accounts:
+        for host in ("accounts.example:3013", "a.inside", "10.0.0.7"):
+            answer = await accounts.http.post("/users", json=somebody(), headers={"host": host})
+            assert answer.status_code == 201, host
+        assert (await accounts.http.get("/users/x", headers={"host": "localhost"})).status_code == 400
+    with pytest.raises(ConfigurationError, match="ACCOUNTS_ALLOWED_HOSTS"):
+        settings_for(url, ACCOUNTS_ALLOWED_HOSTS="http://accounts.example")

@@ -116,7 +116,7 @@ async def running(url: str) -> AsyncGenerator[Discovery]:
     service.observe(observe)
     async with service.lifespan() as state:
         transport = httpx.ASGITransport(app=_with_state(app, state), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://music-discovery") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield Discovery(http=http, service=service, published=published)
 
 

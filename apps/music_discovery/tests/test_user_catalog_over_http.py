@@ -225,6 +225,9 @@ NO_SUCH_JSON: list[tuple[bytes, int]] = [
     (b'"text"', 422),
     (b"[]", 422),
     (b"\xff", 400),
+    (b'{"userCatalogId": "%s", "playlist": {"name": "a", "name": "b"}}' % ID.encode(), 400),
+    (b'{"userCatalogId": "1", "userCatalogId": "2", "playlist": {}}', 400),
+    (b'{"userCatalogId": NaN}', 400),
     (b'{"userCatalogId": "\\ud800", "playlist": {"name": "\\ud800", "\\ud800": 1}}', 422),
     (b"[" * 100_000, 400),
     (b" " * (1024 * 1024 + 1), 413),
@@ -290,3 +293,10 @@ async def test_text_of_every_script_comes_back_composed_and_otherwise_as_it_was(
     put["songs"][0]["title"] = "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 é"
     found = await discovery.catalog(catalog)
     assert (answer, found["playlists"], found["user"]["username"]) == (put, [put], "Ñandú 李小龍")
+
+
+async def test_a_foreign_host_is_refused(discovery: Any) -> None:
+    for method, path in (("GET", "/playlists"), ("PUT", "/user-catalog/favorites"), ("GET", "/openapi.json")):
+        answer = await discovery.http.request(method, path, headers={"host": "evil.example"})
+
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")

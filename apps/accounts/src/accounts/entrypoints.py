@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from cauce.fastapi import problems
+from cauce.fastapi import StrictJsonRoute, problems
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from seedwork.text_types import EmailAddress, Identifier, Username
@@ -71,7 +71,7 @@ def install(app: FastAPI, accounts: Accounts) -> None:
 
 
 def _router(accounts: Accounts) -> APIRouter:
-    router = APIRouter(prefix="/users", tags=["users"])
+    router = APIRouter(prefix="/users", tags=["users"], route_class=StrictJsonRoute)
 
     @router.post(
         "",

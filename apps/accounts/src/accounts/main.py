@@ -15,7 +15,7 @@ from contracts.accounts import NEST_NAMES, SOURCE, UserCreated, UserDeleted, Use
 from fastapi import FastAPI
 from seedwork import database, logs
 from seedwork.http import application
-from seedwork.settings import bridge_from, transport_from
+from seedwork.settings import bridge_from, hosts_of, transport_from
 from seedwork.turnstile import Turnstile
 
 from accounts import entrypoints
@@ -62,6 +62,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         lifespan=lifespan,
         responses=problems.responses(422, 500, 503),
         max_body_bytes=MAX_BODY_BYTES,
+        allowed_hosts=hosts_of(settings.accounts_allowed_hosts, settings.accounts_host),
     )
     entrypoints.install(app, accounts)
     app.add_middleware(Turnstile)

@@ -1,13 +1,16 @@
 """The settings of accounts-ms, from the environment."""
 
 from pydantic import Field
-from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings
+from seedwork.settings import LOOPBACK, AllowedHosts, BrokerSettings, DatabaseUrl, LogSettings
 
 __all__ = ["Settings"]
 
 
 class Settings(BrokerSettings, LogSettings):
     accounts_host: str = Field("127.0.0.1", description="where HTTP is served")
+    accounts_allowed_hosts: AllowedHosts = Field(
+        LOOPBACK, description="the names clients may call it by (Host), separated by commas; * for any"
+    )
     accounts_port: int = Field(3013, ge=1, le=65535, description="the port of HTTP")
     accounts_health_port: int = Field(9013, ge=1, le=65535, description="health and counters, on loopback")
     accounts_database_url: DatabaseUrl = Field(

@@ -14,7 +14,7 @@ from contracts.music_discovery import SOURCE, UserFavoritesUpdated
 from fastapi import FastAPI, Request, Response
 from seedwork import database, logs
 from seedwork.http import application
-from seedwork.settings import bridge_from, transport_from
+from seedwork.settings import bridge_from, hosts_of, transport_from
 
 from music_discovery import audit
 from music_discovery.playlist_catalog.application import PublicPlaylistUseCases
@@ -58,6 +58,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
         summary="Users' music catalogs, and the playlists they share",
         lifespan=service.lifespan,
         max_body_bytes=MAX_BODY_BYTES,
+        allowed_hosts=hosts_of(settings.music_discovery_allowed_hosts, settings.music_discovery_host),
     )
     app.include_router(user_catalog_http.router)
     app.include_router(playlist_catalog_http.router)

@@ -18,7 +18,16 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-__all__ = ["BrokerSettings", "DatabaseUrl", "LogSettings", "bridge_from", "transport_from"]
+__all__ = [
+    "LOOPBACK",
+    "AllowedHosts",
+    "BrokerSettings",
+    "DatabaseUrl",
+    "LogSettings",
+    "bridge_from",
+    "hosts_of",
+    "transport_from",
+]
 
 TRANSPORTS: Final = ("redis-streams", "redis-pubsub", "memory")
 NOT_YET: Final = ("nats", "rabbitmq")
@@ -63,6 +72,24 @@ def _with_its_files(url: str) -> str:
 
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 """A SQLAlchemy URL of one of the two databases, with an asyncio driver."""
+
+
+def _hosts(value: str) -> str:
+    hosts = [host.strip() for host in value.split(",")]
+    if not all(hosts) or any("/" in host or " " in host for host in hosts):
+        raise ValueError("expected names or addresses without ports, separated by commas, or * for any")
+    return ",".join(hosts)
+
+
+AllowedHosts = Annotated[str, AfterValidator(_hosts)]
+"""By which names a service is called, separated by commas; see `hosts_of`."""
+
+LOOPBACK: Final = "localhost,127.0.0.1,::1"
+
+
+def hosts_of(allowed: str, host: str) -> list[str]:
+    """The names in `allowed`, and the address that is listened on."""
+    return [*allowed.split(","), host]
 
 
 def _upper(value: object) -> object:

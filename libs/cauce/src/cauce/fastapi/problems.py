@@ -26,6 +26,7 @@ from cauce.fastapi.problem_document import (
     responses,
     show_in_openapi,
 )
+from cauce.fastapi.strict_json import DUPLICATE_KEY, NOT_A_NUMBER
 
 __all__ = ["FieldError", "Problem", "ProblemDocument", "install", "invalid", "problem_response", "responses"]
 
@@ -94,8 +95,9 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     found: Sequence[Any] = error.errors()
-    if any(one["type"] == "json_invalid" for one in found):
-        return problem_response(400, detail="The body is not JSON that can be read.")
+    for one in found:
+        if one["type"] == "json_invalid":
+            return problem_response(400, detail=_why_no_json(one))
     if any(tuple(one["loc"]) == ("body",) for one in found) and not _says_json(request):
         return problem_response(415, detail="Send the body as JSON, with Content-Type: application/json.")
     errors = [_field_error(one) for one in found[:_MAX_ERRORS]]
@@ -103,6 +105,11 @@ async def _validation(request: Request, error: Exception) -> Response:
     detail = f"{errors[0].path or errors[0].place}: {errors[0].detail}" if len(errors) == 1 else None
     detail = detail or f"{len(found)} fields are wrong{f'; the first {len(errors)} are listed' if more else ''}."
     return problem_response(422, detail=detail, errors=errors)
+
+
+def _why_no_json(error: Mapping[str, Any]) -> str:
+    said = str(error.get("ctx", {}).get("error", ""))
+    return said if said in (DUPLICATE_KEY, NOT_A_NUMBER) else "The body is not JSON that can be read."
 
 
 def _says_json(request: Request) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from cauce.fastapi import ReadTx, problems
+from cauce.fastapi import ReadTx, StrictJsonRoute, problems
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -23,7 +23,7 @@ __all__ = ["PROBLEMS", "router"]
 PROBLEMS: Final[Mapping[type[Exception], int]] = {PublicPlaylistNotFoundError: 404}
 """How the module's errors are answered."""
 
-router = APIRouter(tags=["public playlists"])
+router = APIRouter(tags=["public playlists"], route_class=StrictJsonRoute)
 
 
 class _View(BaseModel):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from cauce.fastapi import ReadTx, Tx, problems
+from cauce.fastapi import ReadTx, StrictJsonRoute, Tx, problems
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -44,7 +44,7 @@ PROBLEMS: Final[Mapping[type[Exception], int]] = {
 }
 """How the module's errors are answered."""
 
-router = APIRouter(prefix="/user-catalog", tags=["user catalog"])
+router = APIRouter(prefix="/user-catalog", tags=["user catalog"], route_class=StrictJsonRoute)
 
 # --- what a body may be -------------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+"""The names a service is called by: pure ASGI, asked before anything else of a request.
+
+A page of a stranger whose name resolves to this machine (DNS rebinding) makes a browser send requests here. They carry
+the stranger's name in Host.
+"""
+
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cauce.fastapi.problem_document import problem_response
+
+__all__ = ["AllowedHosts"]
+
+
+class AllowedHosts:
+    """Answers 400, as a problem document, to a request whose Host is none of `hosts`, or is not there exactly once.
+
+    A host is a name or an address without its port; case does not matter. `*.example.com` allows every name below
+    example.com, `*` allows all. A WebSocket is refused before it is opened.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
+        given = {host.strip().strip("[]").lower().rstrip(".") for host in hosts}
+        self._app = app
+        self._any = "*" in given
+        self._names = frozenset(given)
+        self._below = tuple(host[1:] for host in given if host.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._any or scope["type"] not in ("http", "websocket") or self._allows(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            response = problem_response(400, detail="This service is not served under the name in Host.")
+            await response(scope, receive, send)
+
+    def _allows(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        name = _name(given[0].decode("latin-1").lower()) if len(given) == 1 else ""
+        return bool(name) and (name in self._names or name.endswith(self._below))
+
+
+def _name(host: str) -> str:
+    """Without its port and brackets; empty if it is no host."""
+    if host.startswith("["):
+        name, closed, port = host[1:].partition("]")
+        well_formed = bool(closed) and (not port or (port[0] == ":" and port[1:].isdecimal()))
+    else:
+        name, colon, port = host.partition(":")
+        well_formed = not colon or port.isdecimal()
+    return name.rstrip(".") if well_formed else ""
