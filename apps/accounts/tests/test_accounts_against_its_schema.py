@@ -33,7 +33,7 @@ _BOUNDED = settings(
 def api(tmp_path: Path) -> Any:
     url = f"sqlite+aiosqlite:///{tmp_path}/accounts.sqlite"
     database.migrate(url, MIGRATIONS)
-    _, app = build(settings_for(url))
+    _, app = build(settings_for(url, ACCOUNTS_ALLOWED_HOSTS="*"))
     config = SchemathesisConfig.from_dict(_CONFIG)  # pyright: ignore[reportUnknownMemberType]  # untyped
     return openapi.from_asgi("/openapi.json", app, config=config)
 
