@@ -142,7 +142,7 @@ async def test_no_transaction_is_open_while_the_mail_travels(sink: Sink, service
     async with story(service_for(sink.port)) as s:
         await s.publish(JOHN)
         await s.handled(WELCOME)
-    assert seen == [["sending"]]
+    assert seen == [[None]]
     assert [row["state"] for row in await rows(database_url)] == ["sent"]
 
 
@@ -192,18 +192,18 @@ async def test_without_a_durable_broker_a_failed_mail_is_not_sent_when_the_event
     assert [row["state"] for row in await rows(database_url)] == ["failed"]
 
 
-async def test_a_hostile_address_is_recorded_as_failed_and_sends_nothing(
+async def test_a_hostile_address_is_recorded_as_refused_and_sends_nothing(
     sink: Sink, service_for: Build, database_url: str
 ) -> None:
     async with story(service_for(sink.port)) as s:
         await s.publish(UserCreated(id="1", username="ana", email="ana@example.com, victim@evil.example"))
-        await s.failed(WELCOME)
+        await s.handled(WELCOME)
         await s.publish(UserCreated(id="2", username="ana\r\nBcc: x@evil.example", email="ana@example.com"))
-        await s.failed(WELCOME)
+        await s.handled(WELCOME, id="2")
     assert sink.received == []
     assert [(row["state"], row["reason"]) for row in await rows(database_url)] == [
-        ("failed", "the user's e-mail is not one valid address"),
-        ("failed", "the username has control characters"),
+        ("refused", "the user's e-mail is not one valid address"),
+        ("refused", "the username has control characters"),
     ]
 
 
@@ -343,7 +343,7 @@ async def test_without_a_durable_broker_a_killed_mail_leaves_its_record_and_is_n
             await travelling.wait()
         process.kill()
     url = f"sqlite+aiosqlite:///{tmp_path}/.cauce/data/mailing.sqlite"
-    assert [(row["state"], row["ended_at"]) for row in await rows(url)] == [("sending", None)]
+    assert [(row["state"], row["ended_at"]) for row in await rows(url)] == [(None, None)]
 
     sink.on_data = None
     with mailing_process(tmp_path, **environ) as process:
@@ -351,7 +351,7 @@ async def test_without_a_durable_broker_a_killed_mail_leaves_its_record_and_is_n
         publish_as_the_article_does(valkey.url)
         await asyncio.to_thread(lines_until, process, "has been dealt with before")
     assert len(sink.received) == 1
-    assert [row["state"] for row in await rows(url)] == ["sending"]
+    assert [row["state"] for row in await rows(url)] == [None]
 
 
 def test_wrong_settings_stop_the_start_with_all_of_them_and_exit_code_2(tmp_path: Path) -> None:

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import trustme
 from aiosmtpd.smtp import Envelope
-from mailing.domain import Mail, MailNotSentError, MessageId, Welcome
+from mailing.domain import Mail, MailNotSentError, MailRefusedError, MessageId, Welcome
+from mailing.infrastructure.patience import Limits, Patience
 from mailing.infrastructure.smtp import SmtpMailer
+from testsupport.long_form import PROVE
 
 from .conftest import OpenSink, Sink, only_ana
 
 SENDER = Address(display_name="CloneSpotify", addr_spec="no-reply@clonespotify.example")
 WELCOME = Welcome(language="es", subject="Te damos la bienvenida", text="¡Hola!\n.\nAdiós\n", html="<p>¡Hola!</p>\n")
+
+
+HELLO = (b"220 hi\r\n", b"250 hi\r\n", b"250 sender\r\n", b"250 recipient\r\n")
 
 
 def mail_to(recipient: str = "john.doe@example.com") -> Mail:
@@ -83,7 +88,7 @@ async def test_nobody_listens() -> None:
     assert await reason_from(mailer) == (
         "the mail server 127.0.0.1:1 cannot be reached (see SMTP_HOST, SMTP_PORT): connection refused"
     )
-    mailer = SmtpMailer(host="smtp.nowhere.invalid", port=25, sender=SENDER, mail_limit_s=5)
+    mailer = SmtpMailer(host="smtp.nowhere.invalid", port=25, sender=SENDER, limits=Limits(opening_s=5))
     assert (await reason_from(mailer)).startswith("the mail server smtp.nowhere.invalid:25 ")
 
 
@@ -95,6 +100,38 @@ async def test_the_server_refuses_the_recipient_and_repeats_the_address(sink: Si
     assert await reason_from(mailer_for(sink)) == (
         f"the mail server localhost:{sink.port} refused the recipient: 550 5.1.1 (address): no such user"
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "for_good"),
+    [
+        ("550 5.1.1 no such user", 550, True),
+        ("551 not here", 551, True),
+        ("450 4.2.1 greylisted", 450, False),
+        ("421 4.3.2 closing", 421, False),
+    ],
+)
+@pytest.mark.parametrize("at", ["on_rcpt", "on_data"])
+async def test_a_refusal_of_recipient_or_mail_has_its_code(
+    sink: Sink, at: str, answer: str, code: int, for_good: bool
+) -> None:
+    async def refuse(envelope: Envelope) -> str:
+        return answer
+
+    setattr(sink, at, refuse)
+    with pytest.raises(MailRefusedError) as caught:
+        await mailer_for(sink).send(mail_to())
+    assert (caught.value.code, caught.value.for_good) == (code, for_good)
+
+
+@pytest.mark.parametrize(
+    "answers", [(*HELLO[:2], b"550 not you\r\n"), (*HELLO[:3], b"530 5.7.0 log in first\r\n"), (b"554 no\r\n",)]
+)
+async def test_what_our_own_setting_may_mend_is_no_refusal_of_the_recipient(answers: tuple[bytes, ...]) -> None:
+    async with raw_server(*answers, b"") as server:
+        with pytest.raises(MailNotSentError) as caught:
+            await mailer_for(server).send(mail_to())
+    assert not isinstance(caught.value, MailRefusedError)
 
 
 async def test_the_server_refuses_the_mail(sink: Sink) -> None:
@@ -132,18 +169,15 @@ async def raw_server(*answers: bytes) -> AsyncGenerator[Sink]:
         server.close()
 
 
-HELLO = (b"220 hi\r\n", b"250 hi\r\n", b"250 sender\r\n", b"250 recipient\r\n")
-
-
 async def test_the_server_accepts_the_connection_and_says_nothing() -> None:
     async with raw_server(b"") as silent:
-        reason = await reason_from(mailer_for(silent, answer_limit_s=0.2))
+        reason = await reason_from(mailer_for(silent, limits=Limits(opening_s=0.2)))
         assert reason == f"the mail server 127.0.0.1:{silent.port} did not answer in time"
 
 
 async def test_the_server_answers_a_little_for_ever() -> None:
     async with raw_server(b"220 hi\r\n", b"250-one\r\n", b"") as slow:
-        reason = await reason_from(mailer_for(slow, answer_limit_s=60, mail_limit_s=0.3))
+        reason = await reason_from(mailer_for(slow, limits=Limits(opening_s=0.3)))
         assert reason == f"the mail server 127.0.0.1:{slow.port} did not answer in time"
 
 
@@ -152,13 +186,105 @@ async def test_the_server_closes_while_talking() -> None:
         assert await reason_from(mailer_for(rude)) == (f"the mail server 127.0.0.1:{rude.port} closed the connection")
 
 
+@pytest.mark.parametrize(
+    ("said", "phase"),
+    [
+        (HELLO[:0], "opening_s"),
+        (HELLO[:1], "opening_s"),
+        (HELLO[:2], "mail_s"),
+        (HELLO[:3], "recipient_s"),
+        (HELLO, "data_s"),
+        ((*HELLO, b"354 go on\r\n"), "taken_s"),
+    ],
+)
+async def test_each_phase_has_a_limit_of_its_own(said: tuple[bytes, ...], phase: str) -> None:
+    other = dict.fromkeys(("opening_s", "mail_s", "recipient_s", "data_s", "taken_s"), 60.0)
+    async with raw_server(*said, b"") as silent:
+        reason = await reason_from(mailer_for(silent, limits=Limits(**{**other, "block_s": 0.0, phase: 0.2})))
+    assert "did not answer in time" in reason
+    assert ("it may have taken the mail" in reason) == (phase == "taken_s")
+
+
+def test_the_limits_are_at_least_those_of_rfc_5321() -> None:
+    limits = Limits()
+    assert (limits.opening_s, limits.mail_s, limits.recipient_s) == (300, 300, 300)
+    assert (limits.data_s, limits.block_s, limits.taken_s) == (120, 180, 600)
+    assert limits.total_s == 1800
+
+
+async def test_a_server_that_answers_late_has_one_mail_and_is_waited_for(sink: Sink) -> None:
+    """Later than it may be late with anything but the answer to the whole mail."""
+
+    async def late(_: Envelope) -> None:
+        await asyncio.sleep(20 if PROVE else 1)
+
+    sink.on_data = late
+    short = 10 if PROVE else 0.5
+    limits = Limits(opening_s=short, mail_s=short, recipient_s=short, data_s=short, block_s=short, taken_s=600)
+    await mailer_for(sink, limits=limits).send(mail_to())
+    sink.only()
+
+
+# --- slow servers -------------------------------------------------------------------------------------------
+
+
+async def slow_now(mailer: SmtpMailer, conversations: int) -> None:
+    while len(mailer.patience.slow) < conversations:  # noqa: ASYNC110  # product code has no event for it
+        await asyncio.sleep(0.01)
+
+
+async def test_of_many_slow_conversations_some_are_waited_for_and_the_others_are_tried_again_later(sink: Sink) -> None:
+    released, waiting = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow_for_some(envelope: Envelope) -> None:
+        if envelope.rcpt_tos[0].startswith("slow"):
+            waiting.release()
+            await released.wait()
+
+    sink.on_rcpt = slow_for_some
+    mailer = mailer_for(sink, patience=Patience(places=2, slow_after_s=0.2))
+    async with asyncio.TaskGroup() as tasks:
+        patient = [tasks.create_task(mailer.send(mail_to(f"slow{number}@example.com"))) for number in range(2)]
+        for _ in patient:
+            await waiting.acquire()
+        await slow_now(mailer, 2)
+        with pytest.raises(MailRefusedError) as caught:
+            await mailer.send(mail_to("slow2@example.com"))
+        await mailer.send(mail_to("quick@example.com"))
+        assert [one.recipients for one in sink.received] == [["quick@example.com"]]
+        released.set()
+    assert "given up before it was handed over" in caught.value.reason
+    assert (caught.value.code, caught.value.for_good) == (None, False)
+    assert len(sink.received) == 3
+
+
+async def test_a_mail_that_was_handed_over_is_waited_for_in_any_case(sink: Sink) -> None:
+    released, taken = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow(_: Envelope) -> None:
+        taken.release()
+        await released.wait()
+
+    sink.on_data = slow
+    mailer = mailer_for(sink, patience=Patience(places=1, slow_after_s=0.05))
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(3):
+            tasks.create_task(mailer.send(mail_to(f"user{number}@example.com")))
+        for _ in range(3):
+            await taken.acquire()
+        await slow_now(mailer, 3)
+        released.set()
+    assert len(sink.received) == 3
+    assert not mailer.patience.slow
+
+
 async def test_a_connection_lost_after_the_last_dot_leaves_it_open_who_has_the_mail() -> None:
     async with raw_server(*HELLO, b"354 go on\r\n") as dropping:
         assert await reason_from(mailer_for(dropping)) == (
             f"the mail server 127.0.0.1:{dropping.port} closed the connection; it may have taken the mail"
         )
     async with raw_server(*HELLO, b"354 go on\r\n", b"") as hanging:
-        assert await reason_from(mailer_for(hanging, answer_limit_s=0.2)) == (
+        assert await reason_from(mailer_for(hanging, limits=Limits(block_s=0.1, taken_s=0.1))) == (
             f"the mail server 127.0.0.1:{hanging.port} did not answer in time; it may have taken the mail"
         )
 
@@ -170,7 +296,7 @@ async def test_a_server_that_drops_dead_after_its_250_has_taken_the_mail() -> No
 
 async def test_something_that_is_no_mail_server() -> None:
     async with raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n", b"") as web:
-        assert (await reason_from(mailer_for(web, answer_limit_s=1))).startswith("the mail server 127.0.0.1:")
+        assert (await reason_from(mailer_for(web, limits=Limits(opening_s=1)))).startswith("the mail server 127.0.0.1:")
 
 
 async def test_hostile_words_of_a_server_stay_on_one_short_line() -> None:

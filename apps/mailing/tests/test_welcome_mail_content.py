@@ -19,7 +19,7 @@ from mailing.domain import (
     name_for_greeting,
     one_recipient,
 )
-from mailing.infrastructure.smtp import message_bytes
+from mailing.infrastructure.composing import message_bytes
 from mailing.infrastructure.templates import Templates
 
 SPANISH_TEMPLATES = Templates("es")
@@ -134,9 +134,33 @@ def test_without_a_name_the_greeting_has_none(name: str) -> None:
         ("john_doe", "john_doe"),
         (" José Núñez ", "José Núñez"),
         ("👩‍👩‍👧 مرحبا", "👩‍👩‍👧 مرحبا"),
+        ("J. R. R. O’Neill-Núñez", "J. R. R. O’Neill-Núñez"),
+        ("Dr. Ana", "Dr. Ana"),
+        ("J.R.R. Tolkien", "J.R.R. Tolkien"),
         ("Win money at https://evil.example", ""),
         ("WWW.evil.example", ""),
-        ("x" * 101, ""),
+        ("evil.example", ""),
+        ("your prize: evil.co", ""),
+        ("evil．example", ""),
+        ("evil。example", ""),
+        ("evil｡example", ""),
+        ("evil\u2024example", ""),
+        ("ｗｗｗ．ｅｖｉｌ．ｅｘａｍｐｌｅ", ""),
+        ("evil.рф", ""),
+        ("evil.xn--p1ai", ""),
+        ("127.0.0.1", ""),
+        ("ana@evil.example", ""),
+        ("evil/example", ""),
+        ("tel:555", ""),
+        ("Free money!", ""),
+        ("your account will be closed", ""),
+        ("x" * 41, ""),
+        ("moc.elpmaxe\u202e", ""),
+        ("\u3164", ""),
+        ("Ana\u2800", ""),
+        ("\u0301", ""),
+        ("\u200d", ""),
+        ("...", ""),
     ],
 )
 def test_a_name_that_would_advertise_something_is_not_repeated(username: str, greeted: str) -> None:

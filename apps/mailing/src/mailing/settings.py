@@ -39,6 +39,11 @@ class Settings(BrokerSettings, LogSettings):
     mail_delivery: Literal["at-least-once", "at-most-once"] = Field(
         "at-least-once", description="a mail cut off by a crash: sent again (same Message-ID), or left to a person"
     )
+    mail_per_recipient: int = Field(3, ge=1, le=1000, description="how many mails one mailbox is sent within an hour")
+    mail_kept_days: int = Field(30, ge=1, le=3650, description="how long the record of a mail is kept")
+    mail_address_key: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None, description="secret of the hashes that recipients are counted by; else one in the service's database"
+    )
     mail_language: Literal["es", "en"] = Field("es", description="the language of the mails")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a mail to one recipient is, and which addresses, names and ids may go into one. Knows no framework."""
+"""A mail to one recipient, what becomes of it, and why one was not sent."""
 
 import re
 import unicodedata
@@ -7,25 +7,31 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final, Literal, NewType
 
-from email_validator import EmailNotValidError, validate_email
-
 __all__ = [
     "Language",
     "Mail",
     "MailImpossibleError",
     "MailNotSentError",
+    "MailRefusedError",
     "MailUncertainError",
     "MessageId",
     "NewUser",
+    "Outcome",
     "Welcome",
     "has_control_characters",
     "message_id_of",
-    "name_for_greeting",
-    "one_recipient",
 ]
 
 Language = Literal["es", "en"]
 MessageId = NewType("MessageId", str)
+
+Outcome = Literal["sent", "refused", "withheld", "uncertain", "failed"]
+"""What became of a mail, for good.
+
+`sent`: the mail server took it. `refused`: the server, or a rule of ours, takes no mail for this recipient. `withheld`:
+the recipient has had as many as the bound allows. `uncertain`: it was handed over as often as it may be, and the
+server never said whether it took it. `failed`: it was not sent, and nobody tries again.
+"""
 
 
 class MailNotSentError(Exception):
@@ -36,8 +42,20 @@ class MailNotSentError(Exception):
         super().__init__(reason)
 
 
-class MailImpossibleError(MailNotSentError):
-    """It would be refused however often it is tried."""
+class MailRefusedError(MailNotSentError):
+    """This recipient or this mail was refused, which says nothing of other mails.
+
+    `code` is the server's, None if a rule of ours refused it; `for_good`: another attempt would end alike.
+    """
+
+    def __init__(self, reason: str, *, code: int | None = None, for_good: bool = True) -> None:
+        self.code = code
+        self.for_good = for_good
+        super().__init__(reason)
+
+
+class MailImpossibleError(MailRefusedError):
+    """A rule of ours refuses it: no such mail is composed or handed to a server."""
 
 
 class MailUncertainError(MailNotSentError):
@@ -73,38 +91,12 @@ class Mail:
     content: Welcome
 
 
-def one_recipient(address: str) -> str:
-    """The one bare address that this is, parsed and put together again; its domain in ASCII where possible.
-
-    Raises MailImpossibleError for anything else: a list, a display name, a comment, a control character.
-    """
-    try:
-        if has_control_characters(address):
-            raise EmailNotValidError
-        parsed = validate_email(address, check_deliverability=False)
-    except (EmailNotValidError, ValueError):  # its text may repeat the address
-        raise MailImpossibleError("the user's e-mail is not one valid address") from None
-    recipient = parsed.ascii_email or parsed.normalized
-    # What the parser let through is still not trusted to be one address for every mail server, some of which
-    # take a full-width ＠ or ， for the ASCII one.
-    seen_by_others = unicodedata.normalize("NFKC", recipient)
-    if seen_by_others.count("@") != 1 or re.search(r'[\s,;:<>()\[\]"\\]', seen_by_others):
-        raise MailImpossibleError("the user's e-mail is not one plain address")
-    return recipient
-
-
 def message_id_of(event_id: str, domain: str) -> MessageId:
     """The mail's Message-ID: the same for the same event, different for different ones, safe in a header."""
     plain = re.fullmatch(r"[A-Za-z0-9_-]{1,40}", event_id)  # a UUID, and NestJS's 22 characters
     # A plain id has no dot, so no event can choose another's digest as its id.
     local = event_id if plain else f"sha256.{sha256(event_id.encode()).hexdigest()}"
     return MessageId(f"<welcome.{local}@{domain}>")
-
-
-def name_for_greeting(username: str) -> str:
-    """The name to greet with; empty for one that would turn our mail into somebody's advertisement."""
-    looks_like_a_link = "://" in username or "www." in username.lower()
-    return "" if looks_like_a_link or len(username) > 100 else username.strip()
 
 
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
