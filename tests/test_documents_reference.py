@@ -28,7 +28,7 @@ from cauce.delivery.inbox.failures import Outcome
 from cauce.dev.servers import ValkeyServer
 from cauce.events.event import describe
 from cauce.events.names import matches
-from cauce.health import health_app
+from cauce.health.pages import health_pages
 from cauce.listeners.catalog import in_order
 from cauce.settings import inspect as effective
 from cauce.settings import load
@@ -192,7 +192,7 @@ def test_every_counter_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_page_of_the_health_port_is_in_the_table() -> None:
-    cases = "".join(re.findall(r"case \(.*", inspect.getsource(health_app)))
+    cases = "".join(re.findall(r"case \(.*", inspect.getsource(health_pages)))
     pages = re.findall(r'"(/[a-z/]+)"', cases)
     text = (REFERENCE / "health-port.md").read_text()
 

@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,50 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cauce.dev.ports import choose_port
-from testsupport.services import FOLDER
-
-PROGRAM = FOLDER / "hosted_service.py"
-
-
-class Hosted:
-    """The process, its ports and its output so far."""
-
-    def __init__(self, scenario: str, folder: Path, *, http_port: int | None = None, **environment: str) -> None:
-        self.http = f"http://127.0.0.1:{http_port or choose_port()}"
-        self.health = f"http://127.0.0.1:{choose_port()}"
-        self._out = folder / "out.txt"
-        self._err = folder / "err.txt"
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), scenario, self.http[17:], self.health[17:]],
-                stdout=out,
-                stderr=err,
-                env={"PATH": "", "PYTHONUNBUFFERED": "1", **environment},
-            )
-
-    @property
-    def out(self) -> list[str]:
-        return self._out.read_text().splitlines()
-
-    @property
-    def err(self) -> list[str]:
-        return self._err.read_text().splitlines()
-
-    def until(self, condition: Callable[[], bool], *, limit_s: float = 20) -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < deadline, f"waited {limit_s:g} s; it said:\n" + "\n".join(self.err)
-            time.sleep(0.01)
-
-    def ready(self) -> None:
-        self.until(lambda: any("is ready" in line for line in self.err) or self.process.poll() is not None)
-
-    def ended(self) -> int:
-        return self.process.wait(20)
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+from testsupport.hosted import Hosted
 
 
 @pytest.fixture

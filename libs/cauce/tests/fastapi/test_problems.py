@@ -12,7 +12,7 @@ import pytest
 from cauce import CommitUnknownError
 from cauce.errors import OutboxFullError
 from cauce.fastapi import problems
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, SecretStr
 from sqlalchemy.exc import OperationalError
 from starlette.responses import StreamingResponse
@@ -198,3 +198,33 @@ def test_an_application_that_only_wants_a_transaction_loads_no_sql() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "False"
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_neither_answered_nor_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+
+    @app.post("/read")
+    async def read(request: Request) -> None:
+        await request.body()
+
+    problems.install(app)
+    came: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return came.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/read", "headers": [], "query_string": b""}
+    with caplog.at_level(logging.INFO):
+        await app(scope, receive, send)
+
+    assert sent == []
+    assert caplog.records == []

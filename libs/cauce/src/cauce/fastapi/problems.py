@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -174,6 +175,8 @@ class _Unexpected:
 
         try:
             await self._app(scope, receive, watched_send)
+        except ClientDisconnect:
+            return  # there is nobody to answer; a line for each would let strangers write our log
         except Exception:
             if started:
                 raise

@@ -1,11 +1,8 @@
-"""The health port: is it alive, is it ready, what has it done. A bare ASGI application, to be mounted anywhere."""
+"""The figures of a service from its database, kept for a moment: for `/status`, and for what needs attention."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
 
 import msgspec
 
@@ -14,63 +11,17 @@ from cauce.ports.figures import Figures
 from cauce.ports.store import SupportsFigures
 from cauce.service.service import Service
 
-__all__ = ["ASGIApp", "health_app"]
+__all__ = ["STATUS_LIMIT_S", "Status"]
 
 log = logging.getLogger("cauce.health")
 
+STATUS_LIMIT_S = 5.0
+"""So long may the database take to answer."""
 _STATUS_KEPT_S = 1.0
-_STATUS_LIMIT_S = 5.0
 _ATTENTION_KEPT_S = 5.0
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
-
-def health_app(service: Service) -> ASGIApp:
-    """The health port as an ASGI application. May be mounted: `app.mount("/internal", health_app(service))`.
-
-    `/health/live`: 200 while the process answers. `/health/ready`: 200, or 503 with what is not ready and why; either
-    way with `needs_attention`: what waits for an operator, by listener, with the command that shows or fixes it, some
-    seconds old. `/health/moving`: the same page, and 503 too while anything needs attention: whether every event moves,
-    for whoever calls a person; `/health/ready` is for whoever sends requests. `/counters`: plain numbers since the start. `/status`: what `cauce status --json` reports of this
-    service, from its database, asked at most once a second; 503 while the database does not answer, 404 for a service
-    that keeps nothing there.
-    """
-    status = _Status(service)
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001
-        if scope["type"] != "http":
-            return
-        match (scope["method"], _path_here(scope)):
-            case ("GET" | "HEAD", "/health/live"):
-                await _answer(send, 200, {"status": "live", "service": service.name})
-            case ("GET" | "HEAD", "/health/ready" | "/health/moving" as page):
-                missing = await service.check()
-                waits = status.needs_attention()
-                body = {"ready": not missing, "service": service.name, "not_ready": missing, "needs_attention": waits}
-                red = missing or (waits and page == "/health/moving")
-                await _answer(send, 503 if red else 200, body)
-            case ("GET" | "HEAD", "/counters"):
-                counters = {"service": service.name, "unfinished": service.unfinished, **dict(service.counters)}
-                await _answer(send, 200, counters)
-            case ("GET" | "HEAD", "/status"):
-                await _answer(send, *await status.answer())
-            case _:
-                known = ["/health/live", "/health/ready", "/health/moving", "/counters", "/status"]
-                await _answer(send, 404, {"error": "no such page", "pages": known})
-
-    return app
-
-
-def _path_here(scope: Message) -> str:
-    """The path below the place where this application is mounted: ASGI's `path` begins with its `root_path`."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
-class _Status:
+class Status:
     """The figures of the service, kept for a moment: frequent requests do not load the database."""
 
     def __init__(self, service: Service) -> None:
@@ -92,7 +43,7 @@ class _Status:
 
     async def _look(self, store: SupportsFigures) -> None:
         try:
-            async with asyncio.timeout(_STATUS_LIMIT_S):
+            async with asyncio.timeout(STATUS_LIMIT_S):
                 self._attention = _needs_attention(await store.figures())
         except Exception as error:  # whatever a driver raises: `not_ready` names a database that is away
             log.debug("what needs attention could not be read: %s", type(error).__name__)
@@ -111,7 +62,7 @@ class _Status:
                 "error": f"{self._service.name} keeps nothing in a database; /counters has what it did since its start"
             }
         try:
-            async with asyncio.timeout(_STATUS_LIMIT_S):
+            async with asyncio.timeout(STATUS_LIMIT_S):
                 return 200, msgspec.to_builtins(await store.figures())
         except CauceError as error:  # no tables of ours: nothing durable is done here
             return 404, {"error": str(error)}
@@ -146,14 +97,3 @@ def _needs_attention(figures: Figures) -> dict[str, str]:
     if figures.outbox.set_aside:
         found["outbox"] = f"{figures.outbox.set_aside} that the broker will never take → cauce outbox status"
     return found
-
-
-async def _answer(send: Send, status: int, body: object) -> None:
-    payload = json.dumps(body).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(payload)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": payload})

@@ -1,4 +1,4 @@
-"""A service as a process: signals, the public HTTP door if it has one, the health port, and an exit code.
+"""The program of a service: from the first socket to the exit code.
 
 SIGTERM or Ctrl-C drains: the doors close, what runs finishes, connections are given back. A second signal exits at
 once; nothing depends on the drain.
@@ -12,15 +12,17 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
-
-import uvicorn
 
 from cauce.concurrency.process_end import ProcessEnd
 from cauce.errors import ConfigurationError
 from cauce.events.event import describe
-from cauce.health import health_app
+from cauce.hosting.descriptors import connections_within, raise_open_files
+from cauce.hosting.health_thread import health_apart
+from cauce.hosting.limits import HttpLimits
+from cauce.hosting.server import HttpServer
 from cauce.listeners.threads import too_few_threads
 from cauce.ports.transport import DurableTransport
 from cauce.service.service import Service
@@ -46,12 +48,17 @@ def run(
     port: int | None = None,
     health_host: str = "127.0.0.1",
     health_port: int | None = None,
+    limits: HttpLimits | None = None,
+    blocked_after_s: float = 10.0,
     grace_s: float = 20.0,
 ) -> int:
     """Run until a signal, and return the exit code: 0 drained, 1 crashed, 2 wrong configuration.
 
     `app` is an ASGI application whose lifespan is the service's; without one the service runs alone. A port in use is
-    a configuration mistake: one line that names it.
+    a configuration mistake: one line that names it. `limits` bounds what a client of it may take (`HttpLimits`).
+
+    The health port has a thread of its own, and answers when the service's event loop does not: `/health/live` is 503
+    once that has not turned for `blocked_after_s`.
 
     `grace_s` bounds the whole end, from the signal to the last thread of the process: a listener that swallows its
     cancellation, a thread that never returns, a connection that does not close. What has not ended by then is named in
@@ -59,9 +66,11 @@ def run(
     The process ends by itself, and exits 1, when half of the threads for blocking listeners have outlived their calls.
 
     The process is taken to be the service's: what is loaded when this is called is exempted from garbage collection
-    (`gc.freeze`), which would cost pauses meanwhile, and half a second of processor at the end.
+    (`gc.freeze`), which would cost pauses meanwhile, and half a second of processor at the end. Its soft limit of open
+    files is raised to the hard one.
     """
     gc.freeze()
+    open_files = raise_open_files()
     end = ProcessEnd(service.name, grace_s=grace_s, exit_code=EXIT_CRASHED, log=log)
     if not logging.getLogger().handlers:
         # A program that configured no logging still hears what its service has to say.
@@ -72,10 +81,21 @@ def run(
                 raise ConfigurationError(
                     ["an app needs a port and a port needs an app: run(service, app=app, port=3013)"]
                 )
-            http = None if port is None else doors.enter_context(_listen(host, port, "http"))
-            health = None if health_port is None else doors.enter_context(_listen(health_host, health_port, "health"))
+            hosted = _Hosted(
+                service=service,
+                app=app,
+                http=None if port is None else doors.enter_context(_listen(host, port, "http")),
+                health=None
+                if health_port is None
+                else doors.enter_context(_listen(health_host, health_port, "health")),
+                limits=_affordable(service.name, limits or HttpLimits(), open_files)
+                if app is not None
+                else HttpLimits(),
+                blocked_after_s=blocked_after_s,
+                grace_s=grace_s,
+            )
             with _signals_of(end) as signals:
-                return asyncio.run(_serve(service, app, http, health, grace_s, end, signals))
+                return asyncio.run(_serve(hosted, end, signals))
         except ConfigurationError as error:
             text = error.problems[0] if len(error.problems) == 1 else str(error)
             sys.stderr.write(f"{service.name}: {text}\n")
@@ -127,18 +147,28 @@ def _listen(host: str, port: int, what: str) -> socket.socket:
         ) from None
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signals and exits: each has one owner per process."""
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    """What `run` was given, with its ports open."""
 
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
+    service: Service
+    app: Any
+    http: socket.socket | None
+    health: socket.socket | None
+    limits: HttpLimits
+    blocked_after_s: float
+    grace_s: float
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets=sockets)
-        except SystemExit:
-            self.should_exit = True
+
+def _affordable(name: str, limits: HttpLimits, open_files: int | None) -> HttpLimits:
+    connections = connections_within(open_files, limits.connections)
+    if connections < limits.connections:
+        log.warning(
+            "%s: the system lets this process open %s files, so %d HTTP connections are held at once instead of %d; "
+            "raise the hard limit (ulimit -Hn), or lower HttpLimits.connections",
+            name, open_files, connections, limits.connections,
+        )  # fmt: skip
+    return replace(limits, connections=connections)
 
 
 class _App:
@@ -150,7 +180,11 @@ class _App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            except Exception as error:
+                if not _client_left(error):
+                    raise
             return
 
         async def without_traceback(message: dict[str, Any]) -> None:
@@ -163,42 +197,24 @@ class _App:
             raise
 
 
-def _server(app: Any, grace_s: float, *, lifespan: str) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="on" if lifespan == "on" else "off",
-            timeout_graceful_shutdown=max(1, int(grace_s - 5)),
-            server_header=False,
-        )
-    )
-
-
-async def _serve(
-    service: Service,
-    app: Any,
-    http: socket.socket | None,
-    health: socket.socket | None,
-    grace_s: float,
-    end: ProcessEnd,
-    signals: _Signals,
-) -> int:
+async def _serve(hosted: _Hosted, end: ProcessEnd, signals: _Signals) -> int:
+    service, grace_s = hosted.service, hosted.grace_s
     loop = end.loop = asyncio.get_running_loop()
     stopping = signals.stopping = asyncio.Event()
     if signals.came:
         stopping.set()
     started = False
     try:
-        async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as tasks:
-            health_server = _server(health_app(service), grace_s, lifespan="off")
-            if health is not None:
-                tasks.create_task(health_server.serve(sockets=[health]))
-            async with _running(service, app, http, grace_s, tasks) as serving:
+        async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as tasks, AsyncExitStack() as doors:
+            health = None
+            if hosted.health is not None:
+                apart = health_apart(service, hosted.health, blocked_after_s=hosted.blocked_after_s, tasks=tasks)
+                health = await doors.enter_async_context(apart)
+            async with _running(hosted, tasks) as serving:
                 started = True
-                _announce(service, http, health)
+                if health is not None:
+                    await health.ask_database()
+                _announce(service, hosted.http, hosted.health)
                 ends = (stopping.wait(), service.stopped(), _threads_run_out(service.name))
                 await _first_of(*ends, *(asyncio.wait({one}) for one in serving))
                 if stopping.is_set():
@@ -206,7 +222,6 @@ async def _serve(
                 end.begin()
                 service.end_within(grace_s * _OF_GRACE)
                 limit.reschedule(loop.time() + grace_s * _OF_GRACE)
-            health_server.should_exit = True
     except TimeoutError:
         log.error("%s: did not drain within %.0f s", service.name, grace_s)
         return EXIT_CRASHED
@@ -227,18 +242,30 @@ async def _serve(
     return EXIT_OK
 
 
+def _client_left(error: Exception) -> bool:
+    """Whether that is all there is to it: strangers decide how often, and each would be a traceback in the log."""
+    starlette = sys.modules.get("starlette.requests")
+    return starlette is not None and isinstance(error, starlette.ClientDisconnect)
+
+
 @asynccontextmanager
-async def _running(
-    service: Service, app: Any, http: socket.socket | None, grace_s: float, tasks: asyncio.TaskGroup
-) -> AsyncGenerator[list[asyncio.Task[None]]]:
+async def _running(hosted: _Hosted, tasks: asyncio.TaskGroup) -> AsyncGenerator[list[asyncio.Task[None]]]:
     """Started, until the block ends; gives what serves it. Raises what kept it from starting, or made it stop."""
-    if http is None:
+    service = hosted.service
+    if hosted.http is None:
         async with service:
             yield []
         return
-    guarded = _App(app)
-    public = _server(guarded, grace_s, lifespan="on")
-    serving = tasks.create_task(public.serve(sockets=[http]))
+    guarded = _App(hosted.app)
+    public = HttpServer(
+        guarded,
+        hosted.http,
+        name=f"{service.name}: http",
+        limits=hosted.limits,
+        end_limit_s=max(1, int(hosted.grace_s - 5)),
+        lifespan=True,
+    )
+    serving = tasks.create_task(public.serve())
     while not public.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.01)
     try:

@@ -1,0 +1,95 @@
+"""A listening socket that holds a bounded number of connections, and closes the others at once."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+from cauce.hosting.flood_log import FloodLog
+
+__all__ = ["Door"]
+
+_AT_ONCE = 64
+"""Connections taken in one turn of the loop: the others of the loop have their turn in between."""
+_PAUSE_S = 0.5
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_GONE_AGAIN = (BlockingIOError, InterruptedError, ConnectionAbortedError)
+
+
+class _Connection(socket.socket):
+    """An accepted connection that has a place until it is closed, whatever protocol it has by then."""
+
+    def __init__(self, accepted: socket.socket, places: set[int]) -> None:
+        family, kind, protocol = accepted.family, accepted.type, accepted.proto
+        super().__init__(family, kind, protocol, fileno=accepted.detach())
+        self._places = places
+        places.add(id(self))
+
+    def close(self) -> None:
+        self._places.discard(id(self))
+        super().close()
+
+
+class Door:
+    """Accepts for one event loop. asyncio's own server has no bound on connections; where descriptors run out it tries,
+    and logs a traceback, hundreds of times a second."""
+
+    def __init__(self, listening: socket.socket, *, connections: int, floods: FloodLog) -> None:
+        self._listening = listening
+        self._connections = connections
+        self._floods = floods
+        self._places: set[int] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def open(self, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Accept from now on. Connections that came before have waited in the system's queue."""
+        self._make_protocol = make_protocol
+        self._listening.setblocking(False)
+        self._watch()
+
+    def close(self) -> None:
+        """Refuse new connections; those that are open stay."""
+        if self._pause is not None:
+            self._pause.cancel()
+        asyncio.get_running_loop().remove_reader(self._listening)
+        self._listening.close()
+
+    def _watch(self) -> None:
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, _address = self._listening.accept()
+            except _GONE_AGAIN:
+                return
+            except OSError as error:
+                self._wait_a_moment(error)
+                return
+            if len(self._places) >= self._connections:
+                accepted.close()
+                self._floods.note(
+                    f"a connection was closed at once, because {self._connections} are open (HttpLimits.connections)"
+                )
+                continue
+            task = asyncio.get_running_loop().create_task(self._begin(_Connection(accepted, self._places)))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: _Connection) -> None:
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        except OSError:  # it has gone before it began
+            connection.close()
+
+    def _wait_a_moment(self, error: OSError) -> None:
+        """The system stays ready to give what we cannot take: without a pause the loop would do nothing else."""
+        if error.errno in _OUT_OF_RESOURCES:
+            self._floods.note("no connection can be accepted, because file descriptors or memory are used up")
+        else:
+            self._floods.note(f"a connection could not be accepted ({type(error).__name__}, errno {error.errno})")
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening)
+        self._pause = loop.call_later(_PAUSE_S, self._watch)
