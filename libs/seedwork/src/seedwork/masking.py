@@ -40,17 +40,29 @@ def _without_local_part(match: re.Match[str]) -> str:
     return match[0] if _UUID.search(match[1]) else f"{MASK}@{match[2]}"
 
 
+def _without_values(match: re.Match[str]) -> str:
+    """To the end of the line, but for what PostgreSQL says about the values: they may hold brackets themselves."""
+    end = max(match[2].rfind(said) for said in _SAID_AFTER_VALUES)
+    return match[1] + MASK + (match[2][end:] if end >= 0 else "")
+
+
+_SAID_AFTER_VALUES: Final = (") already", ") is not", ") is still", ") conflicts", ").")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+# None of them can be quadratic: lengths are bounded where a match may be tried from many places, and what has a
+# beginning that repeats takes the line to its end, so that no second match begins in it.
 _PATTERNS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     # the encoded form of argon2
     (re.compile(r"\$argon2[\w$=,+/.-]*"), MASK),
     # scheme://user:password@host
-    (re.compile(r"(\b[a-z][\w+.-]*://[^\s:/@]*:)[^\s@]+(?=@)", re.IGNORECASE), rf"\g<1>{MASK}"),
+    (
+        re.compile(r"((?<![\w+.-])[a-z][\w+.-]{1,30}://[^\s:/@]{0,256}:)[^\s@]{1,1024}(?=@)", re.IGNORECASE),
+        rf"\g<1>{MASK}",
+    ),
     # an e-mail address
     (re.compile(r"([\w.!#$%&'*+/=?^`{|}~-]{1,64})@([\w-]+(?:\.[\w-]+)+)"), _without_local_part),
     # PostgreSQL: Key (email)=(…) already exists.  Failing row contains (…).
-    (re.compile(r"(Key \([^)\n]*\)=\().*?(?=\) (?:already|is not|is still|conflicts))"), rf"\g<1>{MASK}"),
-    (re.compile(r"(Failing row contains \().*?(?=\)\.)"), rf"\g<1>{MASK}"),
+    (re.compile(r"(Key \([^=\n]{0,300}\)=\()(.*)"), _without_values),
+    (re.compile(r"(Failing row contains \()(.*)"), _without_values),
     # password='…', "password": "…"
     (
         re.compile(

@@ -58,5 +58,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _harmless(text: str) -> str:
     """A server's own words, without the address they repeat, on one short line."""
-    text = re.sub(r"<?[^\s<>]+@[^\s<>]+>?", "(address)", text)
+    text = re.sub(r"<?[^\s<>@]{1,64}@[^\s<>]{1,255}>?", "(address)", text)
     return "".join(character if character.isprintable() else " " for character in text)[:200]
