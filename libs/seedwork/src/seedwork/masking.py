@@ -55,7 +55,7 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], st
     (re.compile(r"\$argon2[\w$=,+/.-]*"), MASK),
     # scheme://user:password@host
     (
-        re.compile(r"((?<![\w+.-])[a-z][\w+.-]{1,30}://[^\s:/@]{0,256}:)[^\s@]{1,1024}(?=@)", re.IGNORECASE),
+        re.compile(r"((?<![\w+.-])[a-z][\w+.-]{1,30}://[^\s:/@]{0,64}:)[^\s@]{1,256}(?=@)", re.IGNORECASE),
         rf"\g<1>{MASK}",
     ),
     # an e-mail address
