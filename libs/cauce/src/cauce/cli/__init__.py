@@ -24,6 +24,7 @@ from cauce.cli.commands import (
     dead,
     dev,
     doctor,
+    erase,
     explain,
     listener,
     outbox,
@@ -38,7 +39,7 @@ from cauce.cli.parsing import Parser, refuse_unknown_words
 
 __all__ = ["main"]
 
-_COMMANDS = (dev, run, config, status, outbox, waiting, dead, listener, tail, topic, explain, doctor, rewind, db)
+_COMMANDS = (dev, run, config, status, outbox, waiting, dead, listener, tail, topic, explain, doctor, rewind, erase, db)
 
 _EPILOG = """\
 exit codes:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 
-__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "LanesSeen", "MemberId", "lane_of"]
+__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "LanesSeen", "MemberId", "lane_of", "lane_of_key"]
 
 
 Lane = NewType("Lane", int)
@@ -19,7 +19,12 @@ LANES = 16
 
 def lane_of(envelope: Envelope) -> Lane:
     """The lane of an envelope: same key, same lane, for ever; without a key, the lane of its id."""
-    return Lane(crc32((envelope.key if envelope.key is not None else envelope.id).encode()) % LANES)
+    return lane_of_key(envelope.key if envelope.key is not None else envelope.id)
+
+
+def lane_of_key(key: str) -> Lane:
+    """The lane of all events of a key."""
+    return Lane(crc32(key.encode()) % LANES)
 
 
 MemberId = NewType("MemberId", str)

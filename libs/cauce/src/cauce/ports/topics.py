@@ -14,7 +14,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Lane
 from cauce.ports.transport import Verdict
 
-__all__ = ["Group", "Inspectable", "Seen", "Topic"]
+__all__ = ["ErasedEntries", "Group", "Inspectable", "Seen", "Topic"]
 
 
 class Group(Struct, frozen=True, kw_only=True):
@@ -48,6 +48,15 @@ class Topic(Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     marked_beyond: tuple[Lane, ...] = ()
     """Lanes in which more is marked as trimmed on purpose than there ever was: a loss there is taken for that."""
+
+
+class ErasedEntries(Struct, frozen=True, kw_only=True):
+    """Entries of one key in a topic."""
+
+    topic: str
+    erased: int
+    unacknowledged: int
+    """Left as they are: a group has not acknowledged them, so a service has still to handle them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +117,10 @@ class Inspectable(Protocol):
 
     async def register_database(self, topic: str, group: str, database: str) -> None:
         """From now on the service has this database there; processes with another one are refused."""
+        ...
+
+    async def erase(self, topic: str, key: str, *, dry_run: bool) -> ErasedEntries:
+        """Delete the entries of this key that every group has acknowledged; what a group may still need is counted."""
         ...
 
     async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:

@@ -14,6 +14,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.inbox import FURTHEST, Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
 from cauce.ports.registration import Joined
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.erased_keys import erased_in_postgres, erased_name
 from cauce.stores.sql.parked_keys import lock_by_name, release_next
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
@@ -34,13 +35,14 @@ _MOVE = (
 )
 _LAST_HERE = (
     "(SELECT max(o.last_seq) FROM cauce_position o WHERE o.consumer IN "
-    "(SELECT consumer FROM cauce_listener UNION SELECT :consumer) AND o.source = {row}.source AND o.key = {row}.key "
+    "(SELECT consumer FROM cauce_listener UNION SELECT :consumer) AND o.source = {row}.source AND o.key IN ({row}.key, {erased}) "
     "AND o.incarnation = {row}.incarnation)"
 )
-"""The last number of a key that any listener of this service has handled; by the primary key, listener by listener."""
+"""The last number of a key that any listener of this service has handled, also of one whose traces were erased since; by
+the primary key, listener by listener."""
 _POSSIBLE = (
     f"CASE WHEN seq <= {FURTHEST} THEN true "
-    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived')}, 0) END"
+    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived', erased=erased_in_postgres('arrived.key'))}, 0) END"
 )
 _ARRIVE = f"""
     WITH arrived AS (
@@ -63,7 +65,8 @@ _ARRIVE = f"""
         p.last_seq, p.incarnation, p.occurred_at, :NOW - p.moved_at AS since_s,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
         AS parked, {_PAUSED} AS paused,
-        CASE WHEN a.seq > {FURTHEST} THEN COALESCE({_LAST_HERE.format(row="a")}, 0) ELSE 0 END AS elsewhere
+        CASE WHEN a.seq > {FURTHEST}
+            THEN COALESCE({_LAST_HERE.format(row="a", erased=erased_in_postgres("a.key"))}, 0) ELSE 0 END AS elsewhere
     FROM arrived a
     LEFT JOIN first USING (source, event_id)
     LEFT JOIN moved USING (source, key)
@@ -176,10 +179,11 @@ class SqlInbox:
 
     async def _last_here(self, place: Mapping[str, str], envelope: Envelope) -> int:
         found = await self._run(
-            f"SELECT {_LAST_HERE.format(row='a')} FROM (SELECT :source AS source, :key AS key, "
+            f"SELECT {_LAST_HERE.format(row='a', erased=':erased')} FROM (SELECT :source AS source, :key AS key, "
             ":incarnation AS incarnation) a",
             **place,
             incarnation=envelope.incarnation,
+            erased=erased_name(place["key"]),
         )
         return int(found.scalar_one() or 0)
 

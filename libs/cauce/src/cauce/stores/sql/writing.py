@@ -13,21 +13,27 @@ from cauce.formats.cloudevents import number, numbered, outgoing_around_number
 from cauce.ports.lanes import lane_of
 from cauce.ports.outbox import Outgoing
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.erased_keys import erased_in_postgres, erased_name
 
 __all__ = ["write_outgoing"]
 
+_ERASED = "COALESCE((SELECT e.seq FROM cauce_key_head e WHERE e.topic = {topic} AND e.key = {erased}), 0)"
+"""The last number of a key whose other traces were erased: a new row begins there. Added to what is inserted and taken
+from what is updated, in one statement, so that it counts once, also when two transactions insert."""
 _COUNT = (
-    "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
-    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq "
+    "INSERT INTO cauce_key_head (topic, key, seq) "
+    f"VALUES (:topic, :key, :count + {_ERASED.format(topic=':topic', erased=':erased')}) "
+    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + :count "
     "RETURNING seq, (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
 )
 _WRITE = f"""
     WITH counted AS (
         INSERT INTO cauce_key_head (topic, key, seq)
-        SELECT topic, key, count FROM unnest(
+        SELECT topic, key, count + {_ERASED.format(topic="c.topic", erased=erased_in_postgres("c.key"))} FROM unnest(
             CAST(:head_topics AS text[]), CAST(:head_keys AS text[]), CAST(:counts AS bigint[])
         ) WITH ORDINALITY AS c (topic, key, count, n) ORDER BY n
-        ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq RETURNING topic, key, seq
+        ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq
+            - {_ERASED.format(topic="excluded.topic", erased=erased_in_postgres("excluded.key"))} RETURNING topic, key, seq
     ), written AS (
         SELECT o.*, counted.seq - later AS key_seq, before || CASE WHEN counted.seq IS NULL THEN '' ELSE convert_to(
             '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
@@ -90,7 +96,9 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
     numbers: dict[str, int] = {}
     incarnation = None
     for (topic, key), ids in sorted(_events_by_key(outgoing).items()):
-        head = connection.execute(dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids)}).one()
+        head = connection.execute(
+            dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids), "erased": erased_name(key)}
+        ).one()
         numbers |= {event_id: int(head.seq) - left for event_id, left in _later(ids)}
         incarnation = str(head.incarnation)
     sent: list[dict[str, Any]] = []

@@ -9,10 +9,11 @@ from typing import Any
 
 from cauce.errors import TransportUnavailableError
 from cauce.ports.lanes import LANES, Lane
-from cauce.ports.topics import Group, Seen, Topic
+from cauce.ports.topics import ErasedEntries, Group, Seen, Topic
 from cauce.ports.transport import Verdict
 from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError
+from cauce.transports.redis.erasing import erase
 from cauce.transports.redis.pipeline import RedisCommands, RedisRefusal
 from cauce.transports.redis.queries import RedisQueries, just_before, milliseconds
 from cauce.transports.redis.replies import is_id, named, order, text, texts
@@ -100,6 +101,9 @@ class RedisTopics:
 
     async def register_database(self, topic: str, group: str, database: str) -> None:
         await self._queries.need(("HSET", self._keys.databases(topic), group, database))
+
+    async def erase(self, topic: str, key: str, *, dry_run: bool) -> ErasedEntries:
+        return await erase(self._queries, topic, key, dry_run=dry_run)
 
     async def set_back(self, topic: str, group: str, since: datetime) -> Mapping[Lane, int]:
         # A lane without a stream or without this group is left out: the service makes the group where it belongs.
