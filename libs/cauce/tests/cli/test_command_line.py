@@ -61,7 +61,7 @@ def test_help_imports_nothing_heavy() -> None:
             ["xyz"],
             (
                 "cauce: unknown command 'xyz'. Commands: dev, run, config, status, outbox, waiting, dead, listener, tail, topic, explain, "
-                "doctor, rewind, db. See: cauce --help\n"
+                "doctor, rewind, erase, db. See: cauce --help\n"
             ),
         ),
         (
