@@ -1,10 +1,11 @@
 """File descriptors: as many as the system gives, and some of them kept from the connections of clients."""
 
-import sys
 from contextlib import suppress
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # Windows
+    resource = None
 
 __all__ = ["connections_within", "raise_open_files"]
 
@@ -20,7 +21,7 @@ def raise_open_files() -> int | None:
     """Raise the soft limit of open files to the hard one; return what holds now, or None where the system has no limit.
 
     Children of the process inherit it."""
-    if sys.platform == "win32":
+    if resource is None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
