@@ -14,6 +14,7 @@ from testsupport.hosted import Hosted
 HALF = b"GET /hello HTTP/1.1\r\nhost: besieged\r\n"
 WHOLE = HALF + b"\r\n"
 HALF_A_BODY = b"POST /length HTTP/1.1\r\nhost: besieged\r\ncontent-length: 1000\r\n\r\nx"
+HALF_A_BODY_NOBODY_READS = b"PUT /hello HTTP/1.1\r\nhost: besieged\r\ncontent-length: 300000\r\n\r\n" + b"x" * 100_000
 MINUTES = {"headers_s": 300, "body_s": 300, "request_s": 300, "keep_alive_s": 300}
 
 
@@ -162,6 +163,40 @@ def test_idle_connections_are_closed_without_a_line_and_others_are_kept(besiege:
 def test_requests_that_come_in_one_piece_are_all_answered(besiege: Callable[..., Hosted]) -> None:
     with connected(besiege(LIMITS=limits(keep_alive_s=0.5)), WHOLE * 3) as client:
         assert until_closed(client).count(b"HTTP/1.1 200") == 3
+
+
+def test_the_rest_of_a_body_that_was_answered_early_is_no_header_and_the_connection_stays(
+    besiege: Callable[..., Hosted],
+) -> None:
+    hosted = besiege(LIMITS=limits())
+    with connected(hosted) as client:
+        for _ in range(3):
+            client.sendall(HALF_A_BODY_NOBODY_READS)
+            assert answer(client).startswith(b"HTTP/1.1 405 ")
+            client.sendall(b"x" * 200_000)
+        client.sendall(WHOLE)
+        assert answer(client).startswith(b"HTTP/1.1 200 ")
+    assert lines(hosted) == []
+
+
+def test_the_rest_of_a_body_that_was_answered_early_has_a_time_limit_too(besiege: Callable[..., Hosted]) -> None:
+    hosted = besiege(LIMITS=limits(body_s=0.5))
+    with connected(hosted, HALF_A_BODY_NOBODY_READS) as client:
+        with pytest.raises(ConnectionError):
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.02)
+        assert until_closed(client).count(b"HTTP/1.1 ") <= 1
+    assert any("body took too long" in line for line in lines(hosted))
+
+
+def test_after_such_a_body_a_connection_without_a_request_is_closed(besiege: Callable[..., Hosted]) -> None:
+    hosted = besiege(LIMITS=limits(headers_s=0.5))
+    with connected(hosted, HALF_A_BODY_NOBODY_READS) as client:
+        answer(client)
+        client.sendall(b"x" * 200_000)
+        assert until_closed(client) == b""
+    assert lines(hosted) == []
 
 
 def test_a_place_is_given_back_when_its_connection_ends(besiege: Callable[..., Hosted]) -> None:

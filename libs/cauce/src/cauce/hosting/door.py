@@ -12,6 +12,7 @@ __all__ = ["Door"]
 _AT_ONCE = 64
 """Connections taken in one turn of the loop: the others of the loop have their turn in between."""
 _PAUSE_S = 0.5
+_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE_AGAIN = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
@@ -80,6 +81,9 @@ class Door:
     async def _begin(self, connection: _Connection) -> None:
         connection.setblocking(False)
         try:
+            if connection.family in _TCP:
+                # asyncio does so only where the listening socket names TCP, and that of socket.create_server() does not.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
         except OSError:  # it has gone before it began
             connection.close()

@@ -5,6 +5,8 @@ import logging
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
+import h11
+
 from cauce.hosting.flood_log import FloodLog
 from cauce.hosting.limits import HttpLimits
 
@@ -70,6 +72,7 @@ class LimitedProtocol(Base):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        of_a_body = self._phase is _Phase.BODY
         super().data_received(data)
         if self.transport.get_protocol() is not self:
             self._end_deadline()  # a WebSocket from here on
@@ -77,7 +80,7 @@ class LimitedProtocol(Base):
         self._follow()
         if self._phase is _Phase.IDLE:
             self._await_headers()
-        if self._phase is _Phase.HEADERS:
+        if self._phase is _Phase.HEADERS and not of_a_body:
             self._header_bytes += len(data)
             if self._header_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
                 self._refuse(431)
@@ -97,11 +100,13 @@ class LimitedProtocol(Base):
         if cycle is None or getattr(self, "pipeline", None):  # a request that waits for another one has no time yet
             return
         if cycle.response_complete:
-            if self._phase not in (_Phase.BODY, _Phase.ANSWER):
+            if self._phase not in (_Phase.BODY, _Phase.ANSWER) or self._is_still_received(cycle):
                 return
             if self._has_begun_the_next(cycle):
                 self._await_headers()
                 self._header_bytes = 1
+            elif self._phase is _Phase.BODY:
+                self._await_headers()  # uvicorn has no timer for a connection whose request it answered half-read
             else:
                 # uvicorn closes an idle connection; this is for the one that cannot be closed in good order.
                 self._enter(_Phase.IDLE, self.loop.time() + self._limits.keep_alive_s + _FLUSH_S)
@@ -117,6 +122,17 @@ class LimitedProtocol(Base):
         if phase is _Phase.BODY:
             times.append(self.loop.time() + self._limits.body_s)
         self._enter(phase, min(times, default=None))
+
+    def _is_still_received(self, answered: "RequestResponseCycle") -> bool:
+        """Whether the rest of a body is still to come, of a request that was answered without it."""
+        connection = getattr(self, "conn", None)
+        return answered.more_body if connection is None else connection.their_state is h11.SEND_BODY
+
+    def on_message_complete(self) -> None:
+        """Of httptools: the base class notes it only while nothing was answered."""
+        getattr(super(), "on_message_complete")()  # noqa: B009  # h11's has none
+        if (cycle := self._request()) is not None:
+            cycle.more_body = False
 
     def _has_begun_the_next(self, answered: "RequestResponseCycle") -> bool:
         """Whether a part of another request came together with this one: in h11's buffer, or in httptools' scope."""
@@ -154,7 +170,9 @@ class LimitedProtocol(Base):
         """Answer that, if nothing is answered yet, and close. The application finds its client gone."""
         cycle = self._request()
         begun = self._phase is _Phase.IDLE
-        if cycle is not None and not cycle.response_complete:
+        if cycle is not None and cycle.response_complete:
+            begun = begun or self._phase is _Phase.BODY
+        elif cycle is not None:
             begun = begun or cycle.response_started
             cycle.disconnected = True
             cycle.message_event.set()
