@@ -129,7 +129,7 @@ def _ports(project: Project, environment: Mapping[str, str]) -> Iterator[_Port]:
                     [f"{service.name}: {template} cannot be read as a URL: {error}."], where="the environment"
                 ) from None
             if host in _LOOPBACK and number:
-                named = re.search(r":\$\{(\w+)[^}]*\}(?:/|$)", template)
+                named = re.search(r":\$\{(\w+)\b[^}$]*\}(?:/|$)", template)
                 yield _Port(service.name, _LOOPBACK[host], number, named[1] if named else None)
 
 

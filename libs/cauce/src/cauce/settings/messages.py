@@ -53,7 +53,7 @@ def _known_to_the_project(own: set[str], sources: Sources) -> tuple[set[str], bo
     return known, complete
 
 
-_SET_BY_CONTAINERS = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_ENV_\w+$")
+_SET_BY_CONTAINERS = re.compile(r"_SERVICE_(HOST|PORT)(_\w|$)|_PORT_\d+_(TCP|UDP)(_\w|$)|_ENV_\w")
 
 
 def _meant(name: str, known: Iterable[str]) -> str | None:
@@ -144,7 +144,20 @@ def _masked(one: Declared, value: str) -> str:
 def without_passwords(text: str) -> str:
     """`text` with the password of a URL masked, also in its query; anything else unchanged."""
     text = re.sub(r"^((?:[\w+.-]+:/+)?[^:/@]*):(.*)@", rf"\1:{MASK}@", text, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", rf"\1{MASK}", text, flags=re.IGNORECASE)
+    kept: list[str] = []
+    at = 0
+    while found := _PARAMETER.search(text, at):
+        kept.append(text[at : found.end()])
+        at = found.end()
+        if found[2] and _SECRET_NAME.search(found[1]):
+            kept.append(MASK)
+            at = end if (end := text.find("&", at)) >= 0 else len(text)
+    return "".join(kept) + text[at:]
+
+
+# Of a URL's query. Each part of the text is passed once, however many question marks there are.
+_PARAMETER: Final = re.compile(r"[?&]([^=&]*)(=?)")
+_SECRET_NAME: Final = re.compile(r"pass|secret|token", re.IGNORECASE)
 
 
 def shown(one: Declared, value: object) -> str | None:

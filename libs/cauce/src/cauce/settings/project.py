@@ -33,7 +33,7 @@ SERVERS = ("valkey", "postgres", "mail-sink")
 _PROJECT_KEYS = ("servers", "services", "ready_within_s", "grace_s")
 _SERVICE_KEYS = ("command", "ready", "address", "database", "env", "settings")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-((?:[^}$]|\$(?!\{))*))?\}")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 _EXAMPLE = """\
@@ -293,7 +293,7 @@ class _Reading:
 # Quoted and escaped pieces of a command; an operator inside them is an argument like any.
 _QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 # At an edge of a word, so that the & of an address is none; && and || anywhere.
-_OPERATOR = re.compile(r"(?:^|(?<=\s))\d*([&|;<>]+)|([&|;<>]+)(?=\s|$)|(&&|\|\|)")
+_OPERATOR = re.compile(r"(?:^|(?<=\s))\d*([&|;<>]+)|(?<![&|;<>])([&|;<>]+)(?=\s|$)|(&&|\|\|)")
 
 
 def _shell_operator(text: str) -> str | None:

@@ -61,8 +61,8 @@ def places(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], int]]:
         if found:
             header = _key_path(found[1])
             yield header, number
-        elif key := re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line):
-            yield (*header, *_key_path(key[1])), number
+        elif key := re.match(r"([A-Za-z0-9_.\"'\s-]+)=", line):
+            yield (*header, *_key_path(key[1].strip())), number
 
 
 def _key_path(text: str) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def _written_by_cauce_dev(path: Path) -> bool:
         return False
 
 
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
 
 
 def _parse(path: Path, shown: str) -> tuple[dict[str, Given], list[str]]:
@@ -103,11 +103,11 @@ def _parse(path: Path, shown: str) -> tuple[dict[str, Given], list[str]]:
         elif match[1] in given:
             problems.append(f"{match[1]} ({origin}) is there twice, first in {given[match[1]].origin}. Delete one.")
         else:
-            given[match[1]] = Given(_unquoted(match[2]), origin)
+            given[match[1]] = Given(_unquoted(match[2].strip()), origin)
     return given, problems
 
 
 def _unquoted(value: str) -> str:
     if quoted := re.fullmatch(r"""(["'])(.*)\1(?:\s+#.*)?""", value):
         return quoted[2]
-    return re.sub(r"(^|\s+)#.*", "", value)
+    return re.sub(r"(?:^|(?<=\s))#.*", "", value).rstrip()
