@@ -13,7 +13,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 MEMBERS := libs/cauce libs/contracts libs/seedwork libs/testsupport apps/accounts apps/mailing apps/music_discovery
 
-.PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test prove check format bench lock clean
+.PHONY: help setup demo demo-crash up infra accounts mailing music-discovery discovery test prove check format bench lock sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ lock: $(READY) ## Renew requirements.lock (needs uv on PATH)
 	uv export --quiet --all-packages --all-groups --no-emit-workspace --no-emit-project --no-header --no-annotate --format requirements-txt -o requirements.lock
 	uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 -c requirements.lock benchmarks/requirements.in -o benchmarks/requirements.lock
 	@touch $(READY)
+
+sbom: $(READY) ## Write sbom.cdx.json: a CycloneDX bill of materials of all that is locked
+	@$(BIN)/python scripts/sbom.py sbom.cdx.json
 
 clean: ## Remove .venv and the data of the embedded servers
 	rm -rf $(VENV) $(BENCH_VENV) .cauce

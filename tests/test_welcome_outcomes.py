@@ -16,16 +16,11 @@ from cauce.transports.redis.stream_keys import FIELD, StreamKeys
 from contracts.accounts import UserCreated, UserUpdated
 from testsupport.long_form import PROVE
 from testsupport.waiting import eventually
-from testsupport.whole_system import LiveSystem, live_system
+from testsupport.whole_system import WAITING, LiveSystem, live_system
 
 CREATED = "com.clonespotify.accounts.users.integration.user-created"
 ARTICLES_NAME = b"com.clonespotify.accounts.users.integration.user-updated"
 LISTENERS = ("mailing", "music-discovery")
-WAITING = (
-    "SELECT 1 FROM cauce_waiting w WHERE NOT EXISTS "
-    "(SELECT 1 FROM cauce_dead_letter d WHERE d.consumer = w.consumer AND d.event_id = w.event_id)"
-)
-"""What is to be handled. A dead letter holds its key's place too, until somebody decides."""
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"] if PROVE else ["postgres"])
@@ -43,14 +38,7 @@ def welcomed(live: LiveSystem, user: dict[str, str], *, within_s: float = 15.0) 
     """Waits until everything of the welcome has happened, and then until nothing more can."""
     eventually(lambda: live.mails(user["email"]), within_s=within_s, what=f"the mail of {user['username']}")
     eventually(lambda: live.catalog(user["id"]), within_s=within_s, what=f"the catalog of {user['username']}")
-    nothing_pending(live)
-
-
-def nothing_pending(live: LiveSystem) -> None:
-    eventually(lambda: not live.rows("accounts", "SELECT 1 FROM cauce_outbox WHERE sent_at IS NULL"))
-    for service in LISTENERS:
-        eventually(lambda service=service: live.pending("accounts-ms", f"{service}-ms") == 0)
-        eventually(lambda service=service: not live.rows(service, WAITING))
+    live.nothing_pending("accounts", *LISTENERS)
 
 
 def shares(live: LiveSystem, service: str) -> list[int]:
@@ -190,7 +178,7 @@ def test_m8_m35_a_listener_that_fails_is_tried_again_kills_nobody_and_the_welcom
 
 
 def test_m35_every_user_has_a_catalog_and_a_mail_and_the_accounting_adds_up(live: LiveSystem) -> None:
-    nothing_pending(live)
+    live.nothing_pending("accounts", *LISTENERS)
     users = {str(user_id) for (user_id,) in live.rows("accounts", "SELECT id FROM users")}
     with_catalog = {str(user_id) for (user_id,) in live.rows("music-discovery", "SELECT user_id FROM user_catalogs")}
     with_mail = {str(user_id) for (user_id,) in live.rows("mailing", "SELECT user_id FROM mails WHERE state = 'sent'")}

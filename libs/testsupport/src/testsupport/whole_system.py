@@ -20,8 +20,9 @@ from redis import Redis
 
 from testsupport.databases import query
 from testsupport.repository import ROOT
+from testsupport.waiting import eventually
 
-__all__ = ["CLEAN", "SERVICES", "LiveSystem", "free_ports", "live_system"]
+__all__ = ["CLEAN", "SERVICES", "WAITING", "LiveSystem", "free_ports", "live_system"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,11 @@ CLEAN = (
     "LOG_",
     "CAUCE_",
 )
+WAITING = (
+    "SELECT 1 FROM cauce_waiting w WHERE NOT EXISTS "
+    "(SELECT 1 FROM cauce_dead_letter d WHERE d.consumer = w.consumer AND d.event_id = w.event_id)"
+)
+"""What is to be handled. A dead letter holds its key's place too, until somebody decides."""
 
 
 class LiveSystem:
@@ -125,6 +131,13 @@ class LiveSystem:
                         after = info["last-delivered-id"].decode()
                         count += info["pending"] + len(redis.xrange(stream, min=f"({after}"))
         return count
+
+    def nothing_pending(self, publisher: str, *listeners: str) -> None:
+        """Wait until all that the publisher wrote has been sent, and handled or given up by these services."""
+        eventually(lambda: not self.rows(publisher, "SELECT 1 FROM cauce_outbox WHERE sent_at IS NULL"))
+        for service in listeners:
+            eventually(lambda service=service: self.pending(f"{publisher}-ms", f"{service}-ms") == 0)
+            eventually(lambda service=service: not self.rows(service, WAITING))
 
     def rows(self, service: str, question: str) -> list[tuple[Any, ...]]:
         """Ask a service's own database."""
