@@ -135,6 +135,8 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         await tx.inbox.arrive(LISTENER, [envelope(5, key="k5", seq=11)], idle_s=5)
     async with unit(store) as tx:
         await tx.inbox.arrive(LISTENER, [envelope(n, key=f"k{n}", seq=11) for n in range(100, 200)], idle_s=5)
+    async with unit(store) as tx:
+        await tx.inbox.arrive(LISTENER, [envelope(10, key="k9", seq=2_000_000)], idle_s=5)
     known = Known(consumers=[LISTENER, "ledger/other"], names=["shop.counted", "shop.sold"])
     for waiting in (await message_store.due(MINE, limit=512, known=known, in_trouble=False))[:1]:
         async with unit(store) as tx:

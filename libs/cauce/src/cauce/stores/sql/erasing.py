@@ -56,7 +56,7 @@ _COUNT = f"""
 """
 _KEEP_COUNTER = (
     "INSERT INTO cauce_key_head (topic, key, seq) SELECT topic, :erased, seq FROM cauce_key_head WHERE key = :key "
-    "ON CONFLICT (topic, key) DO UPDATE SET seq = excluded.seq"
+    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq"  # it was erased before
 )
 _KEEP_POSITION = (
     "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "

@@ -40,11 +40,12 @@ _LAST_HERE = (
 )
 """The last number of a key that any listener of this service has handled, also of one whose traces were erased since; by
 the primary key, listener by listener."""
-_POSSIBLE = (
-    f"CASE WHEN seq <= {FURTHEST} THEN true "
-    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived', erased=erased_in_postgres('arrived.key'))}, 0) END"
-)
-_ARRIVE = f"""
+
+
+def _arriving(*, possible: str, elsewhere: str) -> str:
+    """The statement for a batch. `possible`: whether the number of a row of `arrived` may move its key; `elsewhere`: the
+    last number of the key of `a` that another listener has handled."""
+    return f"""
     WITH arrived AS (
         SELECT * FROM unnest(
             CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:seqs AS bigint[]),
@@ -58,21 +59,30 @@ _ARRIVE = f"""
         INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at)
         SELECT :consumer, source, key, seq, incarnation, occurred_at, :NOW
         FROM arrived JOIN first USING (source, event_id)
-        WHERE seq IS NOT NULL AND {_POSSIBLE} ORDER BY source, key
+        WHERE seq IS NOT NULL AND {possible} ORDER BY source, key
         {_MOVE} RETURNING source, key
     )
     SELECT a.source, a.event_id, first.event_id IS NOT NULL AS first, moved.key IS NOT NULL AS moved,
         p.last_seq, p.incarnation, p.occurred_at, :NOW - p.moved_at AS since_s,
         EXISTS (SELECT 1 FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = a.source AND w.key = a.key)
         AS parked, {_PAUSED} AS paused,
-        CASE WHEN a.seq > {FURTHEST}
-            THEN COALESCE({_LAST_HERE.format(row="a", erased=erased_in_postgres("a.key"))}, 0) ELSE 0 END AS elsewhere
+        {elsewhere} AS elsewhere
     FROM arrived a
     LEFT JOIN first USING (source, event_id)
     LEFT JOIN moved USING (source, key)
     LEFT JOIN cauce_position p ON p.consumer = :consumer AND p.source = a.source AND p.key = a.key
 """.replace(":consumer", "CAST(:consumer AS text)")
+
+
+_ARRIVE = _arriving(possible="true", elsewhere="0")
 """One round trip for a whole batch. Rows are locked in one order, so that two processes never deadlock."""
+_ARRIVE_FAR = _arriving(
+    possible=f"CASE WHEN seq <= {FURTHEST} THEN true "
+    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived', erased=erased_in_postgres('arrived.key'))}, 0) END",
+    elsewhere=f"CASE WHEN a.seq > {FURTHEST} "
+    f"THEN COALESCE({_LAST_HERE.format(row='a', erased=erased_in_postgres('a.key'))}, 0) ELSE 0 END",
+)
+"""For a batch with a number that may be impossible. What is looked up then would cost the planner time for every batch."""
 _FIRST_TIME = (
     "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) VALUES (:consumer, :source, :event_id, :NOW) "
     f"ON CONFLICT DO NOTHING RETURNING {_PAUSED} AS paused"
@@ -126,8 +136,9 @@ class SqlInbox:
             return []
         if not self._dialect.postgres:
             return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
+        far = any((sequence_of(one) or 0) > FURTHEST for one in envelopes)
         rows = await self._run(
-            _ARRIVE,
+            _ARRIVE_FAR if far else _ARRIVE,
             idle=_milliseconds(idle_s),
             consumer=consumer,
             sources=[one.source for one in envelopes],

@@ -5,7 +5,7 @@ no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or
 (`lease_s`, `scheduled_at`), so that one left over from before a step back is recognised.
 
     cauce_outbox      events for other services: waiting to be sent, then kept for a window
-    cauce_key_head    the last sequence number of every key
+    cauce_key_head    the last sequence number of every key; of one that was erased: under its hash, and the row counts from there
     cauce_member      the running processes of this service, each with a lease
     cauce_lane        which process owns which lane, with a fencing epoch
     cauce_inbox       the events each listener has handled

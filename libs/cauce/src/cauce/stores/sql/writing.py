@@ -17,23 +17,23 @@ from cauce.stores.sql.erased_keys import erased_in_postgres, erased_name
 
 __all__ = ["write_outgoing"]
 
-_ERASED = "COALESCE((SELECT e.seq FROM cauce_key_head e WHERE e.topic = {topic} AND e.key = {erased}), 0)"
-"""The last number of a key whose other traces were erased: a new row begins there. Added to what is inserted and taken
-from what is updated, in one statement, so that it counts once, also when two transactions insert."""
+_BEFORE = "COALESCE((SELECT e.seq FROM cauce_key_head e WHERE e.topic = cauce_key_head.topic AND e.key = {erased}), 0)"
+"""How many events a key had before its traces were erased: its row counts those since. Asked in RETURNING, once for a key
+and by the primary key: the planner counts nothing for it there, and so keeps a plan for any number of keys."""
 _COUNT = (
-    "INSERT INTO cauce_key_head (topic, key, seq) "
-    f"VALUES (:topic, :key, :count + {_ERASED.format(topic=':topic', erased=':erased')}) "
-    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + :count "
-    "RETURNING seq, (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
+    "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, :count) "
+    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq "
+    f"RETURNING seq + {_BEFORE.format(erased=':erased')} AS seq, "
+    "(SELECT value FROM cauce_meta WHERE name = 'incarnation') AS incarnation"
 )
 _WRITE = f"""
     WITH counted AS (
         INSERT INTO cauce_key_head (topic, key, seq)
-        SELECT topic, key, count + {_ERASED.format(topic="c.topic", erased=erased_in_postgres("c.key"))} FROM unnest(
+        SELECT topic, key, count FROM unnest(
             CAST(:head_topics AS text[]), CAST(:head_keys AS text[]), CAST(:counts AS bigint[])
         ) WITH ORDINALITY AS c (topic, key, count, n) ORDER BY n
         ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq
-            - {_ERASED.format(topic="excluded.topic", erased=erased_in_postgres("excluded.key"))} RETURNING topic, key, seq
+        RETURNING topic, key, seq + {_BEFORE.format(erased=erased_in_postgres("cauce_key_head.key"))} AS seq
     ), written AS (
         SELECT o.*, counted.seq - later AS key_seq, before || CASE WHEN counted.seq IS NULL THEN '' ELSE convert_to(
             '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
