@@ -2,6 +2,7 @@
 
     valkey         the session's Valkey, emptied before the test; put right if an earlier test stopped it
     own_valkey     a Valkey of this test's own, to kill as it likes
+    redis7_program where a Redis 7 is; skips where there is none
     postgres       `.database()` gives the URL of a fresh database; as many as wanted, dropped after the test
     own_postgres   a PostgreSQL of this test's own
     url            of an empty database; the test runs once on SQLite and once on PostgreSQL
@@ -103,6 +104,16 @@ def session_mail_sink(servers_folder: Path) -> Iterator[MailSinkServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis7_program(pytestconfig: pytest.Config) -> Path:
+    """Redis 7, where it could be fetched; for a server beside Valkey."""
+    unpacked = pytestconfig.rootpath / ".cauce" / "redis7"
+    program = shutil.which("redis-server", path=os.pathsep.join([str(unpacked), os.environ.get("PATH", "")]))
+    if program is None:
+        pytest.skip("NOT TESTED on Redis 7: scripts/redis7.sh could not fetch it, and there is none on PATH")
+    return Path(program)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ ARTICLES_NAME = "com.clonespotify.accounts.users.integration.user-updated"
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSystem]:
     with live_system(tmp_path_factory.mktemp("story"), EVENTS_TRANSPORT=request.param) as system:
         yield system
+        assert system.refusals() == [], "each service has the rights it needs"
 
 
 def _durable(live: LiveSystem) -> bool:

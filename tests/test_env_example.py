@@ -29,3 +29,4 @@ def test_every_service_accepts_the_variables_of_the_example(service: str) -> Non
     url = getattr(settings, f"{name}_database_url")
     plain = url.get_secret_value() if isinstance(url, SecretStr) else str(url)
     assert plain == f"postgresql+psycopg://{name}:change-me@127.0.0.1:5432/{name}"
+    assert getattr(settings, "broker_url") == f"redis://{name}:change-me@127.0.0.1:6379"  # noqa: B009 — every service's

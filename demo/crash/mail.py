@@ -51,7 +51,7 @@ def main() -> int:
         "mail",
         modules=[confirm],
         store=SqlAlchemyStore(engine),
-        transport=RedisStreams(environ["REDIS_URL"]),
+        transport=RedisStreams(environ["MAIL_REDIS_URL"]),
         start="retained",
     )
     return run(service, health_port=int(environ["MAIL_HEALTH_PORT"]))

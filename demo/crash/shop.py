@@ -15,7 +15,7 @@ from demo.crash.events import OrderPlaced
 
 def main() -> int:
     store = SqlAlchemyStore(create_engine(environ["SHOP_DATABASE_URL"]))
-    service = Service("shop", store=store, transport=RedisStreams(environ["REDIS_URL"]), publishes=[OrderPlaced])
+    service = Service("shop", store=store, transport=RedisStreams(environ["SHOP_REDIS_URL"]), publishes=[OrderPlaced])
     app = FastAPI(lifespan=service.lifespan)
 
     @app.post("/orders/{order}/{email}", status_code=201)

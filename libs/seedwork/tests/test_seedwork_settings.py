@@ -1,18 +1,32 @@
 """The shared settings, and the transport that is chosen from them."""
 
+from pathlib import Path
+
 import pytest
 from cauce import ConfigurationError
-from cauce.settings import load
+from cauce.settings import inspect, load
 from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_pubsub import RedisPubSub
 from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import NEST_NAMES
 from pydantic import Field
-from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings, bridge_from, transport_from
+from seedwork.settings import (
+    BrokerSettings,
+    DatabaseUrl,
+    LogSettings,
+    RedisUrl,
+    bridge_from,
+    own_broker_url,
+    transport_from,
+)
 
 
 class Settings(BrokerSettings, LogSettings):
     shop_database_url: DatabaseUrl = Field("sqlite+aiosqlite:///shop.sqlite")
+
+
+class OwnUser(BrokerSettings):
+    redis_url: RedisUrl | None = own_broker_url("SHOP_REDIS_URL")
 
 
 def loaded(**environment: str) -> Settings:
@@ -46,6 +60,45 @@ def test_without_any_setting_the_article_s_defaults_hold() -> None:
 )
 def test_the_address_is_made_of_the_article_s_three_or_given_whole(environment: dict[str, str], url: str) -> None:
     assert loaded(**environment).broker_url == url
+
+
+OWN, SHARED = "redis://shop:pw@localhost:1", "redis://:pw@localhost:2"
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "url"),
+    [
+        ({"SHOP_REDIS_URL": OWN, "REDIS_URL": SHARED, "REDIS_HOST": "x"}, "", OWN),
+        ({"REDIS_URL": SHARED, "REDIS_HOST": "x"}, "", SHARED),
+        ({"SHOP_REDIS_URL": "", "REDIS_URL": SHARED}, "", SHARED),
+        ({"REDIS_PORT": "3"}, "", "redis://localhost:3"),
+        ({}, f"SHOP_REDIS_URL={OWN}\nREDIS_PORT=3\n", OWN),
+        ({"REDIS_URL": SHARED}, f"SHOP_REDIS_URL={OWN}\n", SHARED),
+        ({"SHOP_REDIS_URL": OWN}, f"SHOP_REDIS_URL={SHARED}\nREDIS_URL={SHARED}\n", OWN),
+    ],
+)
+def test_a_service_s_own_user_is_taken_first_and_what_is_set_by_hand_before_the_state_file(
+    tmp_path: Path, environment: dict[str, str], file: str, url: str
+) -> None:
+    (tmp_path / "dev.env").write_text(file)
+    environ = {**environment, "CAUCE_ENV_FILE": "dev.env"}
+    assert load(OwnUser, environ=environ, folder=tmp_path).broker_url == url
+
+
+@pytest.mark.parametrize("variable", ["SHOP_REDIS_URL", "REDIS_URL"])
+def test_what_is_wrong_with_it_is_told_of_the_variable_that_is_set(variable: str) -> None:
+    environ = {"CAUCE_ENV_FILE": "", variable: "http://shop:hunter2@broker"}
+    with pytest.raises(ConfigurationError) as error:
+        load(OwnUser, environ=environ)
+    assert str(error.value).splitlines()[1].startswith(f"  · {variable}=http://")
+    assert "hunter2" not in str(error.value)
+
+    environ[variable] = "redis://shop:hunter2@broker"
+    with pytest.raises(ConfigurationError, match=r"SHOP_REDIS_URL or REDIS_URL would send .* readable to broker"):
+        load(OwnUser, environ=environ)
+    [shown] = [one for one in inspect(OwnUser, environ={**environ, variable: OWN}) if one.name == "SHOP_REDIS_URL"]
+    assert shown.origin == ("environment" if variable == shown.name else "REDIS_URL, environment")
+    assert "pw" not in (shown.value or "")
 
 
 def test_the_articles_transport_can_be_chosen() -> None:

@@ -1,12 +1,13 @@
 """The settings of accounts-ms, from the environment."""
 
 from pydantic import Field
-from seedwork.settings import LOOPBACK, AllowedHosts, BrokerSettings, DatabaseUrl, LogSettings
+from seedwork.settings import LOOPBACK, AllowedHosts, BrokerSettings, DatabaseUrl, LogSettings, RedisUrl, own_broker_url
 
 __all__ = ["Settings"]
 
 
 class Settings(BrokerSettings, LogSettings):
+    redis_url: RedisUrl | None = own_broker_url("ACCOUNTS_REDIS_URL")
     accounts_host: str = Field("127.0.0.1", description="where HTTP is served")
     accounts_allowed_hosts: AllowedHosts = Field(
         LOOPBACK, description="the names clients may call it by (Host), separated by commas; * for any"

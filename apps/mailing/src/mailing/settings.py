@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, SecretStr, model_validator
-from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings
+from seedwork.settings import BrokerSettings, DatabaseUrl, LogSettings, RedisUrl, own_broker_url
 
 __all__ = ["Settings"]
 
@@ -22,6 +22,7 @@ def _address(value: str) -> str:
 
 
 class Settings(BrokerSettings, LogSettings):
+    redis_url: RedisUrl | None = own_broker_url("MAILING_REDIS_URL")
     mailing_database_url: DatabaseUrl = Field(
         "sqlite+aiosqlite:///.cauce/data/mailing.sqlite", repr=False, description="the database of mailing-ms"
     )

@@ -1,12 +1,13 @@
 """The settings of music-discovery-ms, from the environment."""
 
 from pydantic import Field
-from seedwork.settings import LOOPBACK, AllowedHosts, BrokerSettings, DatabaseUrl, LogSettings
+from seedwork.settings import LOOPBACK, AllowedHosts, BrokerSettings, DatabaseUrl, LogSettings, RedisUrl, own_broker_url
 
 __all__ = ["Settings"]
 
 
 class Settings(BrokerSettings, LogSettings):
+    redis_url: RedisUrl | None = own_broker_url("MUSIC_DISCOVERY_REDIS_URL")
     music_discovery_host: str = Field("127.0.0.1", description="the address the HTTP port is opened on")
     music_discovery_allowed_hosts: AllowedHosts = Field(
         LOOPBACK, description="the names clients may call it by (Host), separated by commas; * for any"

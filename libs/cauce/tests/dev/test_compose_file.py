@@ -6,16 +6,17 @@
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
 import redis
 import yaml
-from cauce.dev.ports import choose_port
+from cauce.dev.plan import make_plan
 from cauce.dev.servers import PostgresServer, programs
+from cauce.settings.project import Project
+from testsupport.compose_broker import command_of_broker, compose_broker, container
 from testsupport.repository import ROOT
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -64,44 +65,85 @@ def test_every_variable_and_every_secret_comes_from_the_env_file(example: dict[s
             assert re.search(r": \$\{\w+:-\}$", line), line
 
 
-def test_the_valkey_of_compose_wants_the_password_and_refuses_to_start_without(
-    compose: dict[str, Any], tmp_path: Path
-) -> None:
-    (tmp_path / "valkey-server").symlink_to(programs.find_valkey())
-    (tmp_path / "docker-entrypoint.sh").write_text('#!/bin/sh\nexec "$@"\n')
-    (tmp_path / "docker-entrypoint.sh").chmod(0o755)
-    command = [word.replace("$$", "$") for word in compose["services"]["redis"]["command"]]
-    environment = {"PATH": f"{tmp_path}:{os.defpath}"}
+PASSWORDS = {
+    name: f"{name.lower()} word"
+    for name in ("REDIS_PASS", "ACCOUNTS_REDIS_PASS", "MAILING_REDIS_PASS", "MUSIC_DISCOVERY_REDIS_PASS")
+}
 
+
+@pytest.fixture(params=["valkey", "redis7"])
+def in_container(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    program = request.getfixturevalue("redis7_program") if request.param == "redis7" else programs.find_valkey()
+    return container(tmp_path, program)
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_the_valkey_of_compose_refuses_to_start_without_a_password(
+    in_container: dict[str, str], tmp_path: Path, missing: str
+) -> None:
     refused = subprocess.run(
-        command, env={**environment, "REDIS_PASS": ""}, cwd=tmp_path, capture_output=True, text=True, timeout=10
+        command_of_broker(),
+        env={**in_container, **PASSWORDS, missing: ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert refused.returncode == 1
-    assert refused.stderr == "REDIS_PASS is empty. Copy .env.example to .env and set it there.\n"
-
-    port = choose_port()
-    command[-1] = command[-1].replace("<<END", f"--port {port} --bind 127.0.0.1 <<END")
-    with subprocess.Popen(
-        command, env={**environment, "REDIS_PASS": "pass word"}, cwd=tmp_path, stdout=subprocess.DEVNULL
-    ) as server:
-        try:
-            with redis.Redis(port=port, password="pass word") as client:
-                deadline = time.monotonic() + 10
-                while not _answers(client):
-                    assert time.monotonic() < deadline
-                assert client.config_get("appendonly") == {"appendonly": "yes"}
-            shown = " ".join(_arguments(server.pid))
-            assert "valkey-server" in shown, "the server itself is asked to stop, not a shell around it"
-            assert "pass word" not in shown
-        finally:
-            server.terminate()
+    assert refused.stderr == f"{missing} is empty. Copy .env.example to .env and set it there.\n"
 
 
-def _answers(client: "redis.Redis") -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
+def test_the_valkey_of_compose_has_the_users_of_cauce_dev_with_passwords_that_nobody_sees(
+    in_container: dict[str, str], tmp_path: Path
+) -> None:
+    project = Project.read(ROOT / "pyproject.toml")
+    with compose_broker({**in_container, **PASSWORDS}, tmp_path) as (port, pid):
+        with redis.Redis(port=port, password=PASSWORDS["REDIS_PASS"], protocol=2, decode_responses=True) as operator:
+            assert operator.config_get("appendonly") == {"appendonly": "yes"}
+            names = set(cast("list[str]", operator.acl_users()))
+            for user in make_plan(project, {}).users.values():
+                words = ["on", ">x", "resetchannels", *user.rights.words()]
+                operator.execute_command("ACL", "SETUSER", "expected", "reset", *words)
+                assert _rights(operator, user.name) == _rights(operator, "expected")
+                names.remove(user.name)
+            assert names == {"default"}
+        for name in ("accounts", "mailing", "music_discovery"):
+            password = PASSWORDS[f"{name.upper()}_REDIS_PASS"]
+            with redis.Redis(port=port, username=name, password=password, protocol=2) as client:
+                assert client.ping()
+                with pytest.raises(redis.ResponseError, match=r"(?i)permissions"):
+                    client.flushall()
+        with pytest.raises(redis.AuthenticationError), redis.Redis(port=port) as nobody:
+            nobody.ping()
+        shown = " ".join(_arguments(pid))
+        assert re.match(r"\S*(valkey|redis)-server ", shown), (
+            "the server itself is asked to stop, not a shell around it"
+        )
+        assert not any(password in shown for password in PASSWORDS.values())
+
+
+def _rights(operator: "redis.Redis", user: str) -> list[str]:
+    """Everything the server knows of a user but the password."""
+    lines = cast("list[str]", operator.execute_command("ACL", "LIST"))
+    [words] = [line.split() for line in lines if line.split()[1] == user]
+    return [
+        word for word in words[2:] if not word.startswith("#") and word != "sanitize-payload"
+    ]  # which is the default
+
+
+def test_every_line_of_env_gets_a_password_of_its_own_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    script, made = ROOT / "scripts" / "make-env.sh", tmp_path / ".env"
+    assert subprocess.run([script, made], timeout=30, check=True).returncode == 0
+    lines = dict(re.findall(r"^(\w+_PASS(?:WORD)?)=(.*)$", made.read_text(), re.MULTILINE))
+    assert len(lines) == len(set(lines.values())) == 8
+    assert all(re.fullmatch("[0-9a-f]{32}", password) for password in lines.values())
+    assert made.stat().st_mode & 0o777 == 0o600
+
+    before = made.read_text()
+    again = subprocess.run([script, made], capture_output=True, text=True, timeout=30)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    assert made.read_text() == before
 
 
 def _arguments(pid: int) -> list[str]:

@@ -85,7 +85,7 @@ def test_a_folder_without_a_project_is_answered_with_an_example(tmp_path: Path) 
             """,
             (
                 "pyproject.toml:2: unknown key 'server' in [tool.cauce.dev]. "
-                "Valid: grace_s, ready_within_s, servers, services. Did you mean 'servers'?"
+                "Valid: bridge_if, grace_s, pubsub_if, ready_within_s, servers, services. Did you mean 'servers'?"
             ),
         ),
         (
@@ -124,7 +124,7 @@ def test_a_folder_without_a_project_is_answered_with_an_example(tmp_path: Path) 
             """,
             (
                 "pyproject.toml:2: unknown key 'comand' in [tool.cauce.dev.services.accounts]. "
-                "Valid: address, command, database, env, ready, settings. Did you mean 'command'?"
+                "Valid: address, broker, command, database, env, hears, ready, settings, source. Did you mean 'command'?"
             ),
         ),
         (

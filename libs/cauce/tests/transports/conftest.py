@@ -1,8 +1,6 @@
 """Real servers for the tests of Redis Streams: Valkey, and Debian's Redis 7 (scripts/redis7.sh, called by `make test`)."""
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -12,16 +10,12 @@ from testsupport.redis_under_test import OtherServer, RedisUnderTest
 
 
 @pytest.fixture(scope="session")
-def session_redis7(servers_folder: Path, pytestconfig: pytest.Config) -> Iterator[ValkeyServer]:
-    unpacked = pytestconfig.rootpath / ".cauce" / "redis7"
-    program = shutil.which("redis-server", path=os.pathsep.join([str(unpacked), os.environ.get("PATH", "")]))
-    if program is None:
-        pytest.skip("NOT TESTED on Redis 7: scripts/redis7.sh could not fetch it, and there is none on PATH")
-    server = OtherServer(servers_folder / "redis7", program=Path(program))
+def session_redis7(servers_folder: Path, redis7_program: Path) -> Iterator[ValkeyServer]:
+    server = OtherServer(servers_folder / "redis7", program=redis7_program)
     server.start()
     if not server.is_redis:
         server.kill()
-        pytest.skip(f"NOT TESTED on Redis 7: {program} is something else")
+        pytest.skip(f"NOT TESTED on Redis 7: {redis7_program} is something else")
     yield server
     server.kill()
 

@@ -5,7 +5,7 @@ A service's own settings inherit from these and are read by `cauce.settings.load
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from cauce import IntegrationEvent, NestBridge
@@ -13,7 +13,7 @@ from cauce.ports.transport import DurableTransport, Transport
 from cauce.settings.this_machine import is_this_machine
 from cauce.settings.tls_files import problems_of_url
 from cauce.transports.memory import MemoryTransport
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -24,8 +24,10 @@ __all__ = [
     "BrokerSettings",
     "DatabaseUrl",
     "LogSettings",
+    "RedisUrl",
     "bridge_from",
     "hosts_of",
+    "own_broker_url",
     "transport_from",
 ]
 
@@ -47,6 +49,20 @@ def _redis_url(value: str) -> str:
     if not value.startswith(("redis://", "rediss://")):
         raise ValueError("expected redis://[:password@]host:port, or rediss:// for TLS")
     return _with_its_files(value)
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+"""The broker's address, with the user and the password."""
+
+
+def own_broker_url(variable: str) -> Any:
+    """What a service's settings say of `redis_url`: its own user at the broker, else the one that REDIS_URL names."""
+    return Field(
+        None,
+        repr=False,
+        validation_alias=AliasChoices(variable, "REDIS_URL"),
+        description="the broker, with a user of this service's own; else REDIS_URL",
+    )
 
 
 def _database_url(value: str) -> str:
@@ -104,12 +120,13 @@ class LogSettings(BaseSettings):
 
 
 class BrokerSettings(BaseSettings):
-    """The article's names (REDIS_HOST, REDIS_PORT, REDIS_PASS); REDIS_URL overrides the three."""
+    """The article's names (REDIS_HOST, REDIS_PORT, REDIS_PASS); REDIS_URL overrides the three. A service has a variable of
+    its own that overrides them all, see `own_broker_url`."""
 
     redis_host: str = Field("localhost", description="the broker's host")
     redis_port: int = Field(6379, ge=1, le=65535, description="the broker's port")
     redis_pass: SecretStr | None = Field(None, description="the broker's password")
-    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+    redis_url: RedisUrl | None = Field(
         None, repr=False, description="overrides host, port and password; rediss:// for TLS"
     )
     events_transport: Annotated[str, AfterValidator(_transport)] = Field(
@@ -136,10 +153,11 @@ class BrokerSettings(BaseSettings):
     def _no_password_travels_readable(self) -> Self:
         url = urlsplit(self.broker_url)
         if url.scheme == "redis" and url.password and not is_this_machine(url.hostname or "localhost"):
-            named = "REDIS_URL" if self.redis_url else "REDIS_PASS"
+            alias = type(self).model_fields["redis_url"].validation_alias
+            names = " or ".join(map(str, alias.choices)) if isinstance(alias, AliasChoices) else "REDIS_URL"
             raise ValueError(
-                f"{named} would send the broker's password, and every event, readable to {url.hostname}: "
-                "set REDIS_URL to rediss://… (TLS)"
+                f"{names if self.redis_url else 'REDIS_PASS'} would send the broker's password, and every event, "
+                f"readable to {url.hostname}: set {names} to rediss://… (TLS)"
             )
         return self
 

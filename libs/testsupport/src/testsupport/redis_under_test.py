@@ -1,7 +1,7 @@
 """A Redis or Valkey server as the contract of durable transports wants it, and what else can happen to one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,20 +11,28 @@ from cauce.dev.servers import ValkeyServer
 from cauce.errors import TransportUnavailableError
 from cauce.ports.lanes import LANES, Lane
 from cauce.ports.transport import BrokerId
+from cauce.settings.broker_rights import BrokerRights
 from cauce.testing.transport_contract import LANE, TOPIC, Hearing, message
 from cauce.transports.redis.stream_keys import StreamKeys
 from cauce.transports.redis_streams import RedisStreams
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-__all__ = ["OtherServer", "Proxy", "Publisher", "RedisUnderTest", "first_occurrences", "proxy"]
+__all__ = ["OtherServer", "Proxy", "Publisher", "RedisUnderTest", "first_occurrences", "proxy", "refusals"]
 
 
 class OtherServer(ValkeyServer):
     """Another program than the wheel's, or other settings: the later line of a setting counts."""
 
-    def __init__(self, folder: Path, *, program: Path | None = None, settings: Sequence[str] = ()) -> None:
-        super().__init__(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        program: Path | None = None,
+        settings: Sequence[str] = (),
+        users: Mapping[str, BrokerRights] | None = None,
+    ) -> None:
+        super().__init__(folder, users=users)
         self._other = program
         self.settings = list(settings)
 
@@ -40,6 +48,11 @@ class OtherServer(ValkeyServer):
         super().prepare()
         with (self.folder / "valkey.conf").open("a") as configuration:
             configuration.write("\n".join(self.settings) + "\n")
+
+
+async def refusals(admin: Any) -> list[str]:
+    """What the server refused its users for want of rights: the user, and the command, key or channel."""
+    return [f"{one['username']}: {one['object']}" for one in await admin.acl_log()]
 
 
 class RedisUnderTest:

@@ -106,6 +106,17 @@ class LiveSystem:
             host=environment["REDIS_HOST"], port=int(environment["REDIS_PORT"]), password=environment["REDIS_PASS"]
         )
 
+    def user(self, service: str) -> Any:
+        """A client of the broker with the user of this service, to be closed."""
+        url = self.system.environment[f"{service.upper().replace('-', '_')}_REDIS_URL"]
+        return Redis.from_url(url, protocol=2, decode_responses=True)
+
+    def refusals(self) -> list[str]:
+        """What the broker refused the services for want of rights, but for how it is: they may not ask, and need not know."""
+        with self.redis() as redis:
+            said = [(entry["username"], entry["object"]) for entry in redis.acl_log()]
+        return [f"{user}: {what}" for user, what in said if what not in ("info", "config|get")]
+
     def topic(self, service: str) -> list[dict[str, Any]]:
         """What the durable topic of this service holds, oldest first, as CloudEvents."""
         return [json.loads(entry) for entry in self.entries(service)]
@@ -187,7 +198,8 @@ def _with_replicas(project: Project, names: Collection[str]) -> Project:
             command=("env", *(f"{variable}={port}" for variable, port in given.items()), *services[name].command),
             ready=f"http://127.0.0.1:{health}/health/ready",
             address=next((f"http://127.0.0.1:{port}" for port in doors.values()), None),
-            database=None,  # the one of the first
+            database=None,  # the one of the first, and its user at the broker
+            broker=None,
         )
     return replace(project, services=services)
 

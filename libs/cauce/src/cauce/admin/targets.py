@@ -3,7 +3,8 @@
 As in `cauce config`: a service is a table of the project, `[tool.cauce.dev.services.NAME]` of the nearest
 pyproject.toml; its `database = "…_DATABASE_URL"` names the variable, whose value comes from the environment, else
 from `.cauce/dev.env`, else from the default in the service's settings. The broker is REDIS_URL, or REDIS_HOST,
-REDIS_PORT and REDIS_PASS. Anything else is named by its URL.
+REDIS_PORT and REDIS_PASS, whose user is the operators'; only where none of them is set is it the service's own, its
+`broker = "…_REDIS_URL"`. Anything else is named by its URL.
 """
 
 import os
@@ -24,6 +25,7 @@ from cauce.settings.project import Project, ServiceSpec, expand, project_setting
 __all__ = ["Broker", "Target", "broker_of_project", "find_targets"]
 
 _ASYNC = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite+aiosqlite"}
+_NOT_SET = "default"
 _EXPECTED = "expected postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
 
 
@@ -143,7 +145,7 @@ def broker_of_project(
     password = f":{quote(found['REDIS_PASS'][0], safe='')}@" if "REDIS_PASS" in found else ""
     host = found["REDIS_HOST"][0] if "REDIS_HOST" in found else "localhost"
     port = found["REDIS_PORT"][0] if "REDIS_PORT" in found else "6379"
-    origin = next((f"{name} ({origin})" for name, (_, origin) in found.items()), "default")
+    origin = next((f"{name} ({origin})" for name, (_, origin) in found.items()), _NOT_SET)
     return Broker(url=f"redis://{password}{f'[{host}]' if ':' in host else host}:{port}", origin=origin)
 
 
@@ -177,8 +179,20 @@ def _target(
         name=spec.name,
         database=_database_url(value, project.root, where=variable),
         origin=f"{variable} ({origin})",
-        broker=broker_of_project(redis_url=redis_url, environ=merged, folder=project.root),
+        broker=_broker(spec, project, redis_url, merged),
     )
+
+
+def _broker(spec: ServiceSpec, project: Project, redis_url: str | None, environ: Mapping[str, str]) -> Broker:
+    broker = broker_of_project(redis_url=redis_url, environ=environ, folder=project.root)
+    if (
+        broker.origin == _NOT_SET
+        and spec.broker
+        and (own := value_of(spec.broker, environ=environ, folder=project.root))
+    ):
+        url, origin = own
+        return Broker(url=url, origin=f"{spec.broker} ({origin})")
+    return broker
 
 
 def _expandable(env: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 from cauce.dev.errors import PortInUseError
 from cauce.dev.ports import choose_port, holder_of, is_free
 from cauce.errors import ConfigurationError, did_you_mean
+from cauce.settings.broker_rights import BrokerRights
 from cauce.settings.project import Project, expand
 
-__all__ = ["Plan", "make_plan", "require_free_ports"]
+__all__ = ["BrokerUser", "Plan", "make_plan", "require_free_ports"]
 
 _STORES = ("postgres", "sqlite")
 
@@ -24,12 +25,22 @@ _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "0.0.0.0": "127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerUser:
+    """A service's own user at the broker."""
+
+    name: str
+    rights: BrokerRights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`servers` to start; `elsewhere`: those named by hand, with the variable that does; `databases` to
-    create on PostgreSQL and `files` for SQLite, each a variable with a name."""
+    create on PostgreSQL and `files` for SQLite, each a variable with a name; `users` to make at the broker that is
+    started, by the variable that gets the URL."""
 
     servers: tuple[str, ...]
     elsewhere: Mapping[str, str]
+    users: Mapping[str, BrokerUser]
     databases: Mapping[str, str]
     files: Mapping[str, str]
 
@@ -52,6 +63,7 @@ def make_plan(project: Project, environment: Mapping[str, str]) -> Plan:
         for spec in project.services.values()
         if spec.database and not environment.get(spec.database)
     }
+    users = _users(project, environment)
     elsewhere: dict[str, str] = {}
     servers: list[str] = []
     for server in project.servers:
@@ -61,15 +73,26 @@ def make_plan(project: Project, environment: Mapping[str, str]) -> Plan:
         elif server == "postgres" and (store == "sqlite" or not wanted):
             if store != "sqlite":
                 elsewhere[server] = "the …_DATABASE_URL variables"
+        elif server == "valkey" and not users and any(spec.broker for spec in project.services.values()):
+            elsewhere[server] = "the variables of the services' own users"
         else:
             servers.append(server)
     on_postgres = store == "postgres"
     return Plan(
         servers=tuple(servers),
         elsewhere=elsewhere,
+        users=users if "valkey" in servers else {},
         databases=wanted if on_postgres else {},
         files={} if on_postgres else wanted,
     )
+
+
+def _users(project: Project, environment: Mapping[str, str]) -> Mapping[str, BrokerUser]:
+    return {
+        spec.broker: BrokerUser(name=spec.database_name, rights=project.rights(spec, environment))
+        for spec in project.services.values()
+        if spec.broker and not environment.get(spec.broker)
+    }
 
 
 def require_free_ports(project: Project, environment: Mapping[str, str]) -> None:

@@ -181,20 +181,25 @@ class DevSystem:
         self._report.progress(self.project.name, "starting (Ctrl-C stops)", done=False)
         self._state_file.remove()  # one that a killed run left behind tells of servers that are gone
         for name in plan.servers:
-            self.servers[name] = self._make_server(name)
+            self.servers[name] = self._make_server(name, plan)
         self._watch = self._watching.create_task(self._watch_all(), name="watch")
         await _together([self.start(name) for name in self.servers])
-        self.variables = {**self._server_variables(), **await self._database_variables(plan)}
+        self.variables = {
+            **self._server_variables(),
+            **self._broker_variables(plan),
+            **await self._database_variables(plan),
+        }
         self._state_file.write(self.variables)
         if not self._only_servers:
             self._make_services()
             await _together([self.start(name) for name in self.services])
 
-    def _make_server(self, name: str) -> EmbeddedServer:
+    def _make_server(self, name: str, plan: Plan) -> EmbeddedServer:
         folder = self.project.folder / "data" / name
         match name:
             case "valkey":
-                return ValkeyServer(folder, environment=self._given)
+                users = {user.name: user.rights for user in plan.users.values()}
+                return ValkeyServer(folder, users=users, environment=self._given)
             case "postgres":
                 return PostgresServer(folder, environment=self._given)
             case _:
@@ -229,6 +234,12 @@ class DevSystem:
                     "CAUCE_MAILS_URL": server.url,
                 }
         return found
+
+    def _broker_variables(self, plan: Plan) -> dict[str, str]:
+        valkey = self.servers.get("valkey")
+        if not isinstance(valkey, ValkeyServer):
+            return {}
+        return {variable: valkey.url_of(user.name) for variable, user in plan.users.items()}
 
     async def _database_variables(self, plan: Plan) -> dict[str, str]:
         found: dict[str, str] = {}

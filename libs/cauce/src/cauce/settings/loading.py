@@ -65,7 +65,7 @@ def inspect(
         Setting(
             name=declared.name,
             value=shown(declared, getattr(loaded, declared.attribute)),
-            origin=given[declared.name].origin if declared.name in given else "default",
+            origin=_origin(declared.name, given.get(declared.name)),
             description=declared.info.description or "",
         )
         for declared in declared_by(settings)
@@ -95,12 +95,17 @@ def value_of(
     return None
 
 
+def _origin(name: str, given: Given | None) -> str:
+    if given is None:
+        return "default"
+    return given.origin if given.name == name else f"{given.name}, {given.origin}"
+
+
 def _load(settings: type[SettingsT], sources: Sources) -> tuple[SettingsT, dict[str, Given]]:
     declared = declared_by(settings)
     given: dict[str, Given] = {}
     for one in declared:
-        found = next((value for name in one.names if (value := sources.get(name))), None)
-        if found:
+        if found := sources.get(*one.names):
             given[one.name] = found
     problems = [*sources.problems, *misspelt(declared, sources)]
     try:

@@ -100,7 +100,8 @@ def _wrong_value(one: Declared, detail: ErrorDetails, given: Given | None) -> st
     expected = _expected(one, detail, value)
     if one.secret and value:
         expected = expected.replace(value, MASK)
-    return f"{one.name}={_masked(one, value)} ({given.origin if given else 'default'}): {expected}"
+    name, origin = (given.name, given.origin) if given else (one.name, "default")
+    return f"{name}={_masked(one, value)} ({origin}): {expected}"
 
 
 _EXPECTED: Final = {

@@ -4,12 +4,17 @@
     servers = ["valkey", "postgres", "mail-sink"]      # default: none
     ready_within_s = 60                                # how long a service may take to become ready
     grace_s = 10                                       # how long it may take to stop
+    pubsub_if = "EVENTS_TRANSPORT=redis-pubsub"        # when the services use Pub/Sub, and no topics
+    bridge_if = "NEST_BRIDGE=on"                       # when they join NestJS's Pub/Sub to their topics
 
     [tool.cauce.dev.services.accounts]
     command  = "python -m accounts"                    # run in the folder of pyproject.toml, by no shell
     ready    = "http://127.0.0.1:${ACCOUNTS_HEALTH_PORT:-9013}/health/ready"   # 200 when ready
     address  = "http://127.0.0.1:${ACCOUNTS_PORT:-3013}"                       # for the table
     database = "ACCOUNTS_DATABASE_URL"                 # the variable that gets the URL of its own database
+    broker   = "ACCOUNTS_REDIS_URL"                    # the one that gets the broker's, with a user of its own
+    source   = "accounts-ms"                           # its name, for that user's rights
+    hears    = ["music-discovery-ms"]                  # the services whose events it hears, for the same
     env      = { LOG_LEVEL = "DEBUG" }                 # further variables; those set by hand win
     settings = "accounts.settings:Settings"            # for `cauce config`
 
@@ -24,17 +29,21 @@ from pathlib import Path
 from typing import cast
 
 from cauce.errors import ConfigurationError, did_you_mean
+from cauce.settings.broker_rights import BrokerRights
 from cauce.settings.pyproject import DEV_TABLE, as_table, dev_table, documents, parse, places, project_name
 
-__all__ = ["SERVERS", "Project", "ServiceSpec", "expand", "project_settings"]
+__all__ = ["SERVERS", "Condition", "Project", "ServiceSpec", "expand", "project_settings"]
 
 SERVERS = ("valkey", "postgres", "mail-sink")
 
-_PROJECT_KEYS = ("servers", "services", "ready_within_s", "grace_s")
-_SERVICE_KEYS = ("command", "ready", "address", "database", "env", "settings")
+_PROJECT_KEYS = ("servers", "services", "ready_within_s", "grace_s", "pubsub_if", "bridge_if")
+_SERVICE_KEYS = ("command", "ready", "address", "database", "broker", "source", "hears", "env", "settings")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-((?:[^}$]|\$(?!\{))*))?\}")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_OPERATOR_OF_BROKER = "default"
+_OPERATOR_OF_DATABASE = "postgres"
+_SOURCE = re.compile(r"[A-Za-z0-9._-]+")
 
 _EXAMPLE = """\
     [tool.cauce.dev]
@@ -46,6 +55,17 @@ _EXAMPLE = """\
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """That a variable has this value."""
+
+    variable: str
+    value: str
+
+    def holds(self, environment: Mapping[str, str]) -> bool:
+        return environment.get(self.variable) == self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """One service as the project describes it; the texts still hold their `${…}`."""
 
@@ -54,11 +74,14 @@ class ServiceSpec:
     ready: str | None = None
     address: str | None = None
     database: str | None = None
+    broker: str | None = None
+    source: str | None = None
+    hears: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def database_name(self) -> str:
-        """The name of its database and of the role that owns it."""
+        """The name of its database, of the role that owns it, and of its user at the broker."""
         return self.name.replace("-", "_")
 
 
@@ -72,6 +95,22 @@ class Project:
     services: Mapping[str, ServiceSpec] = field(default_factory=dict[str, ServiceSpec])
     ready_within_s: float = 60.0
     grace_s: float = 10.0
+    pubsub_if: Condition | None = None
+    bridge_if: Condition | None = None
+
+    def rights(self, spec: ServiceSpec, environment: Mapping[str, str]) -> BrokerRights:
+        """What the service's user may do at the broker, in this environment.
+
+        Channels of Pub/Sub are whoever's speaks in them, so there they are all of them. A bridge hears its service's own
+        topic to tell NestJS of it, and writes what NestJS says into the topics that the service hears.
+        """
+        given = {**spec.env, **environment}
+        own = [spec.source] if spec.source else []
+        if self.pubsub_if and self.pubsub_if.holds(given):
+            return BrokerRights(channels=("*",))
+        if self.bridge_if and self.bridge_if.holds(given):
+            return BrokerRights(writes=(*own, *spec.hears), hears=(*own, *spec.hears), channels=("*",))
+        return BrokerRights(writes=own, hears=spec.hears)
 
     @property
     def folder(self) -> Path:
@@ -102,6 +141,7 @@ class Project:
         services = reading.services(table)
         ready_within_s = reading.seconds(table, "ready_within_s", 60.0)
         grace_s = reading.seconds(table, "grace_s", 10.0)
+        pubsub_if, bridge_if = reading.condition(table, "pubsub_if"), reading.condition(table, "bridge_if")
         if reading.problems:
             raise ConfigurationError(reading.problems, where=file.name)
         return cls(
@@ -111,6 +151,8 @@ class Project:
             services=services,
             ready_within_s=ready_within_s,
             grace_s=grace_s,
+            pubsub_if=pubsub_if,
+            bridge_if=bridge_if,
         )
 
 
@@ -189,18 +231,26 @@ class _Reading:
             self.problem(path, "services: expected tables, as in [tool.cauce.dev.services.accounts].")
             return {}
         services: dict[str, ServiceSpec] = {}
-        databases: dict[str, str] = {}
+        owners: dict[str, str] = {}
+        users: dict[str, str] = {}
         for name, value in given.items():
             spec = self._service(name, value, (*path, name))
             if spec is None:
                 continue
             services[name] = spec
-            if spec.database:
-                owner = databases.setdefault(spec.database, name)
+            taken = users.setdefault(spec.database_name, name) != name
+            if (
+                taken
+                or (spec.broker and name == _OPERATOR_OF_BROKER)
+                or (spec.database and name == _OPERATOR_OF_DATABASE)
+            ):
+                self.problem((*path, name), f"{name}: another user is called {spec.database_name}. Call it otherwise.")
+            for key, variable in (("database", spec.database), ("broker", spec.broker)):
+                owner = owners.setdefault(variable, name) if variable else name
                 if owner != name:
+                    what = "the database" if key == "database" else "the user at the broker"
                     self.problem(
-                        (*path, name, "database"),
-                        f"{spec.database} is the database of {owner} already; every service has its own.",
+                        (*path, name, key), f"{variable} is {what} of {owner} already; every service has its own."
                     )
         return services
 
@@ -210,6 +260,15 @@ class _Reading:
             self.problem((*DEV_TABLE, key), f"{key} = {value!r}: expected a number of seconds above 0.")
             return default
         return float(value)
+
+    def condition(self, table: Mapping[str, object], key: str) -> Condition | None:
+        text = self._text(table, key, DEV_TABLE)
+        if text is None:
+            return None
+        variable, equals, wanted = text.partition("=")
+        if not (equals and wanted and _VARIABLE.fullmatch(variable)):
+            self.problem((*DEV_TABLE, key), f'{key} = {text!r}: expected a variable and its value, as in "NAME=on".')
+        return Condition(variable=variable, value=wanted)
 
     def _service(self, name: str, value: object, path: tuple[str, ...]) -> ServiceSpec | None:
         table = as_table(value)
@@ -222,18 +281,49 @@ class _Reading:
             self.problem(path, f"service name {name!r}: use a-z, 0-9, - and _, beginning with a letter.")
         command = self._command(table, path, name)
         ready, address = (self._url(table, key, path) for key in ("ready", "address"))
-        database = self._text(table, "database", path)
-        if database is not None and not _VARIABLE.fullmatch(database):
-            self.problem(
-                (*path, "database"),
-                f"database = {database!r}: expected the name of an environment variable, "
-                f'as in "{name.upper().replace("-", "_")}_DATABASE_URL".',
-            )
+        database = self._variable(table, "database", path, f"{_capitals(name)}_DATABASE_URL")
+        broker = self._variable(table, "broker", path, f"{_capitals(name)}_REDIS_URL")
+        source, hears = self._source(table, path), self._hears(table, path)
+        if broker and "source" not in table:
+            self.problem((*path, "broker"), f'{name} has a broker and no source, as in source = "{name}-ms".')
         self._text(table, "settings", path)
         env = self._env(table, path)
         if len(self.problems) > before:
             return None
-        return ServiceSpec(name=name, command=command, ready=ready, address=address, database=database, env=env)
+        return ServiceSpec(
+            name=name,
+            command=command,
+            ready=ready,
+            address=address,
+            database=database,
+            broker=broker,
+            source=source,
+            hears=hears,
+            env=env,
+        )
+
+    def _variable(self, table: Mapping[str, object], key: str, path: tuple[str, ...], example: str) -> str | None:
+        name = self._text(table, key, path)
+        if name is not None and not _VARIABLE.fullmatch(name):
+            self.problem(
+                (*path, key),
+                f'{key} = {name!r}: expected the name of an environment variable, as in "{example}".',
+            )
+        return name
+
+    def _source(self, table: Mapping[str, object], path: tuple[str, ...]) -> str | None:
+        source = self._text(table, "source", path)
+        if source is not None and not _SOURCE.fullmatch(source):
+            self.problem((*path, "source"), f"source = {source!r}: use letters, digits, dots, - and _.")
+        return source
+
+    def _hears(self, table: Mapping[str, object], path: tuple[str, ...]) -> tuple[str, ...]:
+        given = table.get("hears", [])
+        names = cast("list[object]", given) if isinstance(given, list) else [None]
+        if not all(isinstance(name, str) and _SOURCE.fullmatch(name) for name in names):
+            self.problem((*path, "hears"), f'hears = {given!r}: expected names of services, as in ["accounts-ms"].')
+            return ()
+        return tuple(str(name) for name in names)
 
     def _command(self, table: Mapping[str, object], path: tuple[str, ...], name: str) -> tuple[str, ...]:
         text = self._text(table, "command", path)
@@ -288,6 +378,10 @@ class _Reading:
                 return self._places[path]
             path = path[:-1]
         return 1
+
+
+def _capitals(name: str) -> str:
+    return name.upper().replace("-", "_")
 
 
 # Quoted and escaped pieces of a command; an operator inside them is an argument like any.

@@ -23,6 +23,7 @@ MARK: Final = "# Written by cauce dev"
 
 @dataclass(frozen=True, slots=True)
 class Given:
+    name: str
     value: str
     origin: str
 
@@ -51,11 +52,12 @@ class Sources:
         file, problems = _parse(path, _relative(path, folder))
         return cls(environment, folder, file, tuple(problems), generated=_written_by_cauce_dev(path))
 
-    def get(self, name: str) -> Given | None:
-        if value := self.environment.get(name):
-            return Given(value, "environment")
-        given = self.file.get(name)
-        return given if given and given.value else None
+    def get(self, *names: str) -> Given | None:
+        """The first of these that is set: what is set in the environment wins over the file."""
+        for name in names:
+            if value := self.environment.get(name):
+                return Given(name, value, "environment")
+        return next((given for name in names if (given := self.file.get(name)) and given.value), None)
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -103,7 +105,7 @@ def _parse(path: Path, shown: str) -> tuple[dict[str, Given], list[str]]:
         elif match[1] in given:
             problems.append(f"{match[1]} ({origin}) is there twice, first in {given[match[1]].origin}. Delete one.")
         else:
-            given[match[1]] = Given(_unquoted(match[2].strip()), origin)
+            given[match[1]] = Given(match[1], _unquoted(match[2].strip()), origin)
     return given, problems
 
 

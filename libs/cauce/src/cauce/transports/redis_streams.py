@@ -20,6 +20,7 @@ from cauce.errors import PublishError, TailUnverifiedError, TransportUnavailable
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES
 from cauce.ports.lanes import LANES, Lane
 from cauce.ports.transport import BrokerId, Deliver, LanesOwned, Status, Subscription, Tail, Verdict
+from cauce.settings.broker_rights import BrokerRights
 from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError, url_from_environment
 from cauce.transports.redis.group_reading import GroupReading
@@ -32,11 +33,6 @@ __all__ = ["RedisStreams"]
 _TAIL_PAGE = 50
 _IDLE_S = 1.0
 """Before a lane is appended to after so long a pause, the server is asked whether it still is the stream we know."""
-
-_PUBLISHING = (
-    "+ping +multi +exec +xadd +xrange +xtrim +xpending +xinfo|stream +xinfo|groups +time +hget +hset +hgetall +hsetnx"
-)
-_HEARING = "+ping +xreadgroup +xack +xgroup|create +xpending +xinfo|stream +xinfo|consumers +time +hget +hsetnx"
 
 
 @dataclass(slots=True)
@@ -278,23 +274,14 @@ class RedisStreams:
     ) -> Sequence[str]:
         """What a service's user needs, as the words after `ACL SETUSER name on >password resetchannels`.
 
-        `adopts`: the topics of others into which its NestBridge puts what NestJS said. Whoever may write to a topic speaks
-        for the service that it belongs to: who publishes one and hears another gets the right to hear as a selector, so
-        that it may not write there. `selectors=False` for Redis 6.2, which has none: such a user may write to both.
+        `publishes`: the service's own name, also of one that publishes nothing: its topic is where its database is
+        registered. `adopts`: the topics of others into which its NestBridge puts what NestJS said. See BrokerRights for
+        who may write where, and for `selectors`.
         """
-        appends_to = sorted({*adopts, *([publishes] if publishes else ())})
-        heard = sorted(set(hears))
-        publishing = [*self._keys_of(appends_to), *sorted(_PUBLISHING.split())] if appends_to else []
-        hearing = [*self._keys_of(heard), *sorted(_HEARING.split())] if heard else []
-        if not (publishing and hearing):
-            return ["-@all", *publishing, *hearing]
-        if selectors:
-            return ["-@all", *publishing, f"({' '.join(hearing)})"]
-        commands = {*_PUBLISHING.split(), *_HEARING.split()}
-        return ["-@all", *self._keys_of(sorted({*appends_to, *heard})), *sorted(commands)]
-
-    def _keys_of(self, topics: Sequence[str]) -> Sequence[str]:
-        return [f"~{self.keys.all_of(topic)}" for topic in topics]
+        rights = BrokerRights(
+            writes={*adopts, *([publishes] if publishes else ())}, hears=frozenset(hears), prefix=self.prefix
+        )
+        return rights.words(selectors=selectors)
 
     async def close(self) -> None:
         self._commands.close()

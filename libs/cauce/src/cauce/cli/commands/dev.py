@@ -17,6 +17,7 @@ started by hand read it.
 environment:
   STORE=sqlite                a SQLite file for each service instead of PostgreSQL
   REDIS_URL, REDIS_HOST, …    a Redis or Valkey of yours; none is started then
+  …_REDIS_URL                 the same for one service, with a user of its own
   …_DATABASE_URL              a database of yours for that service
   SMTP_HOST, SMTP_PORT        a mail server of yours; no sink is started then
   NO_COLOR                    no colours (there are none outside a terminal anyway)

@@ -1,11 +1,12 @@
 """A real Valkey."""
 
+import hashlib
 import os
 import re
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -14,13 +15,14 @@ from cauce.dev.errors import DevError
 from cauce.dev.private_file import write_private
 from cauce.dev.servers.embedded import EmbeddedServer
 from cauce.dev.servers.programs import find_valkey
+from cauce.settings.broker_rights import BrokerRights
 
 __all__ = ["ValkeyServer"]
 
 _CONFIGURATION = """\
 bind {host}
 port {port}
-requirepass {password}
+aclfile {users}
 dir {folder}
 appendonly yes
 appendfsync everysec
@@ -29,8 +31,16 @@ maxmemory-policy noeviction
 """
 
 
+# Whoever looks after the system: `cauce`, and no service that has a user of its own.
+_OPERATORS = "default"
+_SELECTORS_SINCE = 7
+
+
 class ValkeyServer(EmbeddedServer):
-    """Valkey with a password and an append-only file synced every second.
+    """Valkey with passwords and an append-only file synced every second.
+
+    `users`: by name, what they may do; each has a password of its own. The user without a name may do everything. Users
+    that somebody makes by hand are gone with the next start.
 
     What it acknowledged survives a kill of the process; a power cut may cost the last second.
     """
@@ -40,9 +50,15 @@ class ValkeyServer(EmbeddedServer):
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(
-        self, folder: Path, *, environment: Mapping[str, str] = os.environ, start_within_s: float = 30.0
+        self,
+        folder: Path,
+        *,
+        users: Mapping[str, BrokerRights] | None = None,
+        environment: Mapping[str, str] = os.environ,
+        start_within_s: float = 30.0,
     ) -> None:
         super().__init__(folder, start_within_s=start_within_s)
+        self._users = dict(users or {})
         self._environment = environment
 
     @cached_property
@@ -58,6 +74,15 @@ class ValkeyServer(EmbeddedServer):
         """`redis://…`, with the password. Known from the first start on."""
         return f"redis://:{self.password}@{self.host}:{self.port}/0"
 
+    def url_of(self, user: str) -> str:
+        """The same for one of `users`. Raises KeyError for another."""
+        if user not in self._users:
+            raise KeyError(user)
+        return f"redis://{user}:{self._password_of(user)}@{self.host}:{self.port}/0"
+
+    def _password_of(self, user: str) -> str:
+        return self.kept.secret(f"user {user}")
+
     @cached_property
     def version(self) -> str:
         said = subprocess.run(  # noqa: S603
@@ -69,15 +94,19 @@ class ValkeyServer(EmbeddedServer):
     def prepare(self) -> None:
         data = self.folder / "data"
         data.mkdir(mode=0o700, exist_ok=True)
+        users = self.folder / "users.acl"
+        write_private(users, "".join(f"{line}\n" for line in self._lines_of_users()))
         write_private(
             self.folder / "valkey.conf",
-            _CONFIGURATION.format(
-                host=self.host,
-                port=self.port,
-                password=self.password,
-                folder=_quoted(data),
-            ),
+            _CONFIGURATION.format(host=self.host, port=self.port, users=_quoted(users), folder=_quoted(data)),
         )
+
+    def _lines_of_users(self) -> Iterator[str]:
+        yield f"user {_OPERATORS} on {_hashed(self.password)} ~* &* +@all"
+        selectors = int(self.version.partition(".")[0] or _SELECTORS_SINCE) >= _SELECTORS_SINCE
+        for user, rights in self._users.items():
+            words = rights.words(selectors=selectors)
+            yield f"user {user} on {_hashed(self._password_of(user))} resetchannels {' '.join(words)}"
 
     def command(self) -> Sequence[str]:
         return [str(self._program), str(self.folder / "valkey.conf")]
@@ -105,6 +134,11 @@ class ValkeyServer(EmbeddedServer):
         except OSError:
             return b""
         return answer
+
+
+def _hashed(password: str) -> str:
+    """The word that gives a user this password, without it."""
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"
 
 
 def _quoted(path: Path) -> str:

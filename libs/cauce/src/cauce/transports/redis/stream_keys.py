@@ -1,6 +1,7 @@
-"""The names of what we keep on a Redis server. The braces keep a topic's keys on one node of a cluster."""
+"""The names of what we keep on a Redis server."""
 
 from cauce.ports.lanes import Lane
+from cauce.settings.broker_rights import key_of_topic
 
 __all__ = ["CONSUMER", "FIELD", "StreamKeys"]
 
@@ -32,9 +33,5 @@ class StreamKeys:
         """A hash: for every lane, the id below which entries were trimmed on purpose."""
         return self._of(topic, "trimmed")
 
-    def all_of(self, topic: str) -> str:
-        """A pattern for all of them."""
-        return self._of(topic, "*")
-
     def _of(self, topic: str, what: str) -> str:
-        return f"{self.prefix}:{{{topic}}}:{what}"
+        return key_of_topic(self.prefix, topic, what)
