@@ -138,7 +138,12 @@ async def test_json_that_is_not_called_so_is_415(http: httpx.AsyncClient) -> Non
 async def test_the_router_s_own_errors_are_problem_documents_too(http: httpx.AsyncClient) -> None:
     assert document(await http.get("/nowhere"), 404)
     assert (await http.get("/songs")).headers["allow"] == "POST"
-    assert document(await http.get("/songs"), 405)
+    assert document(await http.get("/songs"), 405)["detail"] == "GET is not possible here."
+
+
+async def test_a_method_of_the_client_s_own_is_not_repeated(http: httpx.AsyncClient) -> None:
+    said = document(await http.request("SECRET" * 50, "/songs"), 405)["detail"]
+    assert said == "This method is not possible here."
 
 
 async def test_a_problem_raised_below_becomes_the_answer(http: httpx.AsyncClient) -> None:

@@ -6,7 +6,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -85,12 +85,17 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "There is nothing at this address."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.method} is not possible here."
+        detail = f"{_known(request.method)} is not possible here."
     elif error.status_code == HTTPStatus.BAD_REQUEST:
         detail = "The body is not JSON that can be read."
     else:
         detail = error.detail
     return problem_response(error.status_code, detail=detail, headers=error.headers)
+
+
+def _known(method: str) -> str:
+    """The method, unless it is a word of the client's own."""
+    return method if method in HTTPMethod.__members__ else "This method"
 
 
 async def _validation(request: Request, error: Exception) -> Response:
@@ -181,6 +186,6 @@ class _Unexpected:
             if started:
                 raise
             route = getattr(scope.get("route"), "path", "an unknown route")
-            self._log.exception("%s %s failed unexpectedly: answered 500", scope["method"], route)
+            self._log.exception("%s %s failed unexpectedly: answered 500", _known(scope["method"]), route)
             response = problem_response(500, detail="Something went wrong on our side. It has been logged.")
             await response(scope, receive, send)
