@@ -6,7 +6,7 @@ from typing import Any, Final
 from testsupport.hostile_requests.hostile_values import identifier
 from testsupport.hostile_requests.request import MARK
 
-__all__ = ["BODY_LIMIT", "a_body", "a_call"]
+__all__ = ["BODY_LIMIT", "a_call"]
 
 BODY_LIMIT: Final = 16 * 1024
 
@@ -16,15 +16,15 @@ def a_call(chance: Random) -> tuple[str, str, dict[str, str], Any]:
     way = chance.random()
     if way < 0.15:
         key = {"Idempotency-Key": f"key-{chance.randrange(30)}"} if chance.random() < 0.2 else {}
-        return "POST", "/users", key, a_body(chance)
+        return "POST", "/users", key, _body(chance)
     path = f"/users/{identifier(chance, 20)}"
     if way < 0.4:
-        changed = {name: value for name, value in a_body(chance).items() if name in ("username", "email")}
+        changed = {name: value for name, value in _body(chance).items() if name in ("username", "email")}
         return "PUT", path, {}, {name: value for name, value in changed.items() if chance.random() < 0.7}
     return ("GET" if way < 0.9 else "DELETE"), path, {}, None
 
 
-def a_body(chance: Random) -> dict[str, Any]:
+def _body(chance: Random) -> dict[str, Any]:
     """A sign-up: of a few ids, names and addresses, so that some are taken."""
     number = chance.randrange(60)
     person = {

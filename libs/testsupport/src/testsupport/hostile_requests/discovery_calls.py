@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 from testsupport.hostile_requests.hostile_values import hostile_text, identifier
 from testsupport.hostile_requests.request import MARK
 
-__all__ = ["BODY_LIMIT", "a_body", "a_call"]
+__all__ = ["BODY_LIMIT", "a_call"]
 
 BODY_LIMIT: Final = 1024 * 1024
 _USERS: Final = 80
@@ -21,7 +21,7 @@ def a_call(chance: Random) -> tuple[str, str, dict[str, str], Any]:
         user = {"id": identifier(chance, _USERS), "username": f"{MARK} {chance.randrange(60)}"}
         return "POST", "/user-catalog", {}, {"id": _catalog(chance), "user": user}
     if way < 0.4:
-        return "PUT", "/user-catalog/playlists", {}, a_body(chance)
+        return "PUT", "/user-catalog/playlists", {}, _body(chance)
     if way < 0.52:
         return (
             "PUT",
@@ -36,7 +36,7 @@ def a_call(chance: Random) -> tuple[str, str, dict[str, str], Any]:
     return "GET", _page(chance), {}, None
 
 
-def a_body(chance: Random) -> dict[str, Any]:
+def _body(chance: Random) -> dict[str, Any]:
     """A playlist: empty, usual, or about as large as one can be."""
     songs = chance.choices((0, 3, 40, 1_000, 1_001), (20, 60, 15, 3, 2))[0]
     title = chance.choice((f"{MARK} song", "Ñandú", "字" * 20, "e\u0301" * 30, "😀 " * 10, f"{MARK} " * 40))

@@ -51,8 +51,12 @@ def request(service: str, seed: int, number: int) -> Request:
         method = chance.choice((method, method, *_METHODS))
     elif way > 0.45:
         kind = "another body"
-        body = hostile_body(chance, calls.a_body(chance) if document is None else document, calls.BODY_LIMIT)
-        method = chance.choice((method, method, method, "POST", "PUT", "DELETE", "GET"))
+        while document is None:  # where one is taken, so that it is looked into
+            method, target, given, document = calls.a_call(chance)
+        headers = [("Host", "127.0.0.1"), *given.items()]
+        body = hostile_body(chance, document, calls.BODY_LIMIT)
+        if chance.random() < 0.1:
+            method = chance.choice(_METHODS)
     head = f"{method} {target} {version}\r\n"
     lines = "".join(f"{header}: {value}\r\n" for header, value in (*headers, *body.headers))
     raw = f"{head}{lines}\r\n".encode("utf-8", "surrogatepass") + body.data
