@@ -7,6 +7,7 @@ the key). The inbox holds ids of events only.
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from sqlalchemy import text
@@ -65,15 +66,16 @@ _KEEP_POSITION = (
     "occurred_at = excluded.occurred_at, moved_at = excluded.moved_at"
 )
 _ERASE = (
-    "DELETE FROM cauce_outbox WHERE key = :key",
-    "DELETE FROM cauce_waiting WHERE key = :key",
+    "DELETE FROM cauce_outbox WHERE key = :key AND ({force} OR sent_at IS NOT NULL)",
+    f"DELETE FROM cauce_waiting WHERE key = :key AND ({{force}} OR {_GIVEN_UP})",
     "DELETE FROM cauce_dead_letter WHERE key = :key",
-    _KEEP_COUNTER,
-    "DELETE FROM cauce_key_head WHERE key = :key",
     _KEEP_POSITION,
     "DELETE FROM cauce_position WHERE key = :key",
     "UPDATE cauce_audit SET detail = replace(detail, :named, :unnamed) WHERE replace(detail, :named, '') <> detail",
 )
+"""Read whole tables, so nobody waits for them meanwhile. What has come to be done since it was counted stays."""
+_ERASE_NUMBER = (_KEEP_COUNTER, "DELETE FROM cauce_key_head WHERE key = :key")
+"""Publishers wait for these."""
 
 
 async def count_rows(connection: AsyncConnection, key: str) -> ErasedRows:
@@ -92,16 +94,15 @@ async def erase_rows(engine: AsyncEngine, key: str, *, why: str | None, force: b
     rows: list[ErasedRows] = []
 
     async def act(connection: AsyncConnection) -> bool | str:
-        if Dialect(connection.dialect.name).postgres:
-            # Who publishes now waits with his whole statement: half way through it he would not see where the number went.
-            await connection.execute(text("LOCK TABLE cauce_key_head IN SHARE ROW EXCLUSIVE MODE"))
         found = await count_rows(connection, key)
         if found.undone and not force:
             return _undone(found)
         values = {"key": key, "erased": erased_name(key), "named": _named(key), "unnamed": _named(erased_name(key))}
-        for statement in _ERASE:
-            used = {name: value for name, value in values.items() if f":{name}" in statement}
-            await change(connection, _typed(statement), **used)
+        await _run(connection, [one.format(force=force) for one in _ERASE], values)
+        if Dialect(connection.dialect.name).postgres:
+            # Who publishes now waits with his whole statement: half way through it he would not see where the number went.
+            await connection.execute(text("LOCK TABLE cauce_key_head IN SHARE ROW EXCLUSIVE MODE"))
+        await _run(connection, _ERASE_NUMBER, values)
         detail = {"key": erased_name(key), "rows": {name: getattr(found, name) for name in found.__struct_fields__}}
         await write_audit(connection, "erase", why=why, detail=detail)
         rows[:] = [found]
@@ -109,6 +110,12 @@ async def erase_rows(engine: AsyncEngine, key: str, *, why: str | None, force: b
 
     done = await in_one_action(engine, act)
     return rows[0] if done is True else str(done)
+
+
+async def _run(connection: AsyncConnection, statements: Sequence[str], values: Mapping[str, str]) -> None:
+    for statement in statements:
+        used = {name: value for name, value in values.items() if f":{name}" in statement}
+        await change(connection, _typed(statement), **used)
 
 
 def _named(key: str) -> str:
