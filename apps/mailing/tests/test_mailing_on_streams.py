@@ -301,7 +301,7 @@ async def test_a_mailbox_is_sent_a_few_mails_an_hour_and_what_is_over_that_is_wi
     sink: Sink, mailing: Start, accounts: Service, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with mailing(sink.port) as one, mailing(sink.port) as two:
-        spellings = ["victim@example.com", "VICTIM@example.com", "vic.tim@example.com", "victim+{}@example.com"]
+        spellings = ["victim@gmail.com", "VICTIM@gmail.com", "vic.tim@googlemail.com", "victim+{}@gmail.com"]
         users = [
             UserCreated(id=f"victim-{n}", username="ana", email=spelling.format(n))
             for n, spelling in enumerate(spellings * 5)

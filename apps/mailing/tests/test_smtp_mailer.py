@@ -92,14 +92,19 @@ async def test_nobody_listens() -> None:
     assert (await reason_from(mailer)).startswith("the mail server smtp.nowhere.invalid:25 ")
 
 
-async def test_the_server_refuses_the_recipient_and_repeats_the_address(sink: Sink) -> None:
+@pytest.mark.parametrize(
+    "repeated", ["<john.doe@example.com>", "john.doe@example.com", "John.Doe", "'john.doe'", "john.doe=example.com"]
+)
+async def test_the_server_refuses_the_recipient_and_repeats_the_address(sink: Sink, repeated: str) -> None:
     async def refuse(envelope: Envelope) -> str:
-        return "550 5.1.1 <john.doe@example.com>: no such user"
+        return f"550 5.1.1 {repeated}: no such user"
 
     sink.on_rcpt = refuse
-    assert await reason_from(mailer_for(sink)) == (
-        f"the mail server localhost:{sink.port} refused the recipient: 550 5.1.1 (address): no such user"
-    )
+    reason = await reason_from(mailer_for(sink))
+    assert reason.startswith(f"the mail server localhost:{sink.port} refused the recipient: 550 5.1.1 ")
+    assert reason.endswith(" no such user")
+    assert "(address)" in reason
+    assert "doe" not in reason.casefold()
 
 
 @pytest.mark.parametrize(

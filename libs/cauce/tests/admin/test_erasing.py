@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import redis
 from cauce.dev.servers import ValkeyServer
+from cauce.ports.lanes import Lane, lane_of_key
 from cauce.stores.sql.erased_keys import erased_name
+from cauce.stores.sql.erasing import erase_rows, find_rows
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
 KEY = "ana@ours.example"
@@ -44,7 +47,7 @@ async def test_nothing_of_the_key_is_left_and_its_later_events_are_in_order(
         async with project.database("mail") as database:
             await database.run(
                 "INSERT INTO cauce_audit (at, who, what, detail) VALUES (0, 'ops', 'discard', :detail)",
-                detail=f'{{"id":"1","key":"{KEY}","name":"x"}}',
+                detail=f'{{"id":"1","key":"{KEY}","name":"x","error":"ValueError: {KEY} is taken"}}',
             )
 
         async def acknowledged() -> bool:
@@ -114,6 +117,95 @@ async def test_what_is_still_to_be_done_stops_it_unless_it_is_given_up(
     assert KEY not in forced.out
 
 
+async def test_a_dead_letter_that_is_being_replayed_stops_it_and_an_effect_under_way_even_if_it_is_given_up(
+    project: Project, cauce: Command
+) -> None:
+    async with project.database("mail") as mail:
+        await mail.described(project.mail("redis://127.0.0.1:1"))
+        await mail.dead("mail.welcome", "a" * 32, key=KEY)
+        await mail.run("UPDATE cauce_waiting SET next_at = :NOW")
+
+        replayed = await cauce("erase", "mail", "--key", KEY)
+        await mail.member("mail-ms:1", range(16))
+        await mail.run("UPDATE cauce_inbox SET state = 'sending'")
+        under_way = await cauce("erase", "mail", "--key", KEY, "--force")
+
+    assert (replayed.code, under_way.code) == (1, 1)
+    assert "1 that a listener has not handled yet" in replayed.err
+    assert "an effect of an event of this key is under way" in under_way.err
+    assert KEY in await everything(project, "mail")
+
+
+async def test_a_key_that_looks_like_the_hash_of_an_erased_one_is_another_key(
+    project: Project, broker: ValkeyServer, cauce: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    like_it = erased_name(KEY)
+    async with project.running(broker.url, World()) as (shop, mail), project.database("shop") as database:
+        await publish(shop, UserCreated(id=KEY, name="Ann"), UserCreated(id=KEY, name="Anna"))
+        await until(handled(mail, 6))
+        assert (await cauce("erase", "shop", "--key", KEY)).code == 0
+        pasted = await cauce("erase", "shop", "--key", like_it, "--json")
+        await publish(shop, UserCreated(id=KEY, name="Ann"), *[UserCreated(id=like_it, name="Eve")] * 5)
+        await until(handled(mail, 24))
+        assert (await cauce("erase", "shop", "--key", KEY)).code == 0
+        await publish(shop, UserCreated(id=like_it, name="Eve"), UserCreated(id=KEY, name="Ann"))
+        await until(handled(mail, 30))
+        numbers = await database.run("SELECT key, key_seq FROM cauce_outbox ORDER BY position")
+        async with project.database("mail") as heard:
+            assert await heard.run("SELECT reason FROM cauce_dead_letter") == []
+
+    assert pasted.json["rows"] == dict.fromkeys(pasted.json["rows"], 0)
+    assert [tuple(one) for one in numbers] == [*((like_it, number) for number in range(1, 7)), (KEY, 4)]
+    assert "did not come" not in caplog.text
+
+
+async def test_what_was_published_and_sent_between_the_two_looks_is_erased_as_well(project: Project) -> None:
+    lane = int(lane_of_key(KEY))
+    async with project.database("shop") as shop:
+        late = await shop.outgoing("shop.user-created", age=2, lane=lane, key=KEY)  # its transaction committed later
+        await shop.run("DELETE FROM cauce_outbox")
+        await shop.outgoing("shop.user-created", age=1, sent_age=1, lane=lane, key=KEY)
+        await shop.outgoing("shop.user-created", age=1, sent_age=1, lane=lane, key="u-2")
+        await shop.run("UPDATE cauce_outbox SET sent_seq = position")
+        async with shop.engine.connect() as connection:
+            found = await find_rows(connection, KEY)
+        await shop.run(
+            "INSERT INTO cauce_outbox (position, event_id, topic, lane, key, name, message, created_at, sent_at, sent_seq) "
+            "SELECT 1, :late, topic, lane, :key, name, message, created_at, sent_at, sent_seq + 1 FROM cauce_outbox "
+            "WHERE key = 'u-2'",
+            late=late,
+            key=KEY,
+        )
+
+        done = await erase_rows(shop.engine, KEY, found, why=None, force=False)
+
+        assert not isinstance(done, str)
+        assert done.sent == 2
+        assert await shop.run("SELECT key FROM cauce_outbox") == [("u-2",)]
+
+
+async def test_what_the_broker_lost_is_known_although_the_first_row_of_it_is_erased_meanwhile(project: Project) -> None:
+    async with project.database("shop") as shop:
+        for _ in range(4):
+            await shop.outgoing("shop.ticked", age=1, sent_age=1)
+        await shop.run("UPDATE cauce_outbox SET sent_seq = position")
+        outbox = SqlAlchemyStore(shop.engine).message_store()
+        await shop.run("DELETE FROM cauce_outbox WHERE position = 2")
+
+        assert await outbox.mark_unsent("shop-ms", Lane(0), from_position=2) == 2
+        assert await shop.one("SELECT count(*) FROM cauce_outbox WHERE sent_at IS NOT NULL") == 1, "and no other"
+
+
+async def test_what_cannot_be_a_key_is_refused(
+    project: Project, cauce: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [await cauce("erase", "shop", "--key", key) for key in ("\udcff", "a\0b", "x" * 257)]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n")))
+    said.append(await cauce("erase", "shop", "--key", "-"))
+
+    assert [(one.code, one.err) for one in said] == [(2, "cauce erase: that is no key.\n")] * 4
+
+
 @pytest.mark.parametrize("dialect", ["sqlite"])
 async def test_what_a_group_has_not_acknowledged_stays_and_is_reported(
     project: Project, broker: ValkeyServer, cauce: Command, monkeypatch: pytest.MonkeyPatch
@@ -125,7 +217,7 @@ async def test_what_a_group_has_not_acknowledged_stays_and_is_reported(
             for lane in range(16):
                 client.xgroup_create(f"cauce:{{shop-ms}}:{lane}", "slow-ms", "0", mkstream=True)
 
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\n"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{KEY}\n".encode())))
         said = await cauce("erase", "shop", "--key", "-")
         as_json = await cauce("erase", "shop", "--key", KEY, "--json")
 

@@ -79,7 +79,7 @@ class SmtpMailer:
         try:
             await self.patience.hold(conversation, self._talk(smtp, mail, content, conversation))
         except (SMTPException, OSError, TimeoutError) as error:
-            raise self._not_sent(error, conversation) from None
+            raise self._not_sent(error, conversation, mail.recipient) from None
         else:
             with suppress(SMTPException, OSError, TimeoutError):  # the mail is accepted, whatever comes now
                 async with asyncio.timeout(_GOODBYE_LIMIT_S):
@@ -134,8 +134,8 @@ class SmtpMailer:
         if answer.code != _TAKEN:
             raise SMTPDataError(answer.code, answer.message)
 
-    def _not_sent(self, error: Exception, conversation: Conversation) -> MailNotSentError:
-        reason = reason_of(error, f"the mail server {self._host}:{self._port}")
+    def _not_sent(self, error: Exception, conversation: Conversation, recipient: str) -> MailNotSentError:
+        reason = reason_of(error, f"the mail server {self._host}:{self._port}", recipient)
         # RFC 1047: between the last dot and the 250 nobody knows who has the mail.
         if conversation.handed_over and not isinstance(error, SMTPDataError):
             return MailUncertainError(f"{reason}; it may have taken the mail")

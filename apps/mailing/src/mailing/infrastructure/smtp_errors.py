@@ -25,11 +25,11 @@ _REFUSED: Final[dict[type[SMTPResponseException], str]] = {
 }
 
 
-def reason_of(error: Exception, server: str) -> str:
-    """One line: which server, what it did or did not do, and which setting may be wrong."""
+def reason_of(error: Exception, server: str, recipient: str) -> str:
+    """One line: which server, what it did or did not do, and which setting may be wrong. Without the recipient."""
     if isinstance(error, SMTPResponseException):
         refused = next((what for kind, what in _REFUSED.items() if isinstance(error, kind)), "to talk to us")
-        return f"{server} refused {refused}: {error.code} {_harmless(error.message)}"
+        return f"{server} refused {refused}: {error.code} {_harmless(error.message, recipient)}"
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -44,9 +44,9 @@ def reason_of(error: Exception, server: str) -> str:
     if isinstance(error, OSError):  # SMTPConnectError is one
         refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
         words = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-        why = "connection refused" if refused else _harmless(words[-1]).lower() if words else "no connection"
+        why = "connection refused" if refused else _harmless(words[-1], recipient).lower() if words else "no connection"
         return f"{server} cannot be reached (see SMTP_HOST, SMTP_PORT): {why}"
-    return f"{server}: {_harmless(str(error))}"
+    return f"{server}: {_harmless(str(error), recipient)}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -56,7 +56,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _harmless(text: str) -> str:
-    """A server's own words, without the address they repeat, on one short line."""
+def _harmless(text: str, recipient: str) -> str:
+    """A server's own words on one short line, without the address they repeat, whole or only what is before the `@`."""
     text = re.sub(r"<?[^\s<>@]{1,64}@[^\s<>]{1,255}>?", "(address)", text)
+    local = recipient.rpartition("@")[0].casefold()
+
+    def without_it(word: re.Match[str]) -> str:
+        return "(address)" if word[0].strip("'.").casefold() == local else word[0]
+
+    text = re.sub(r"""[^\s<>()",:;=@]+""", without_it, text)
     return "".join(character if character.isprintable() else " " for character in text)[:200]

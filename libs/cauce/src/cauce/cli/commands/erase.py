@@ -60,14 +60,15 @@ async def _run(arguments: argparse.Namespace) -> int:
     from cauce.cli.options import targets_of
     from cauce.cli.running import DONE, NOT_DONE, WRONG
     from cauce.cli.screen import complain, say, say_json
+    from cauce.formats.cloudevents import key_problem
 
     targets = targets_of(arguments)
     if len(targets) > 1:
         complain(f"cauce erase: one service at a time, please: {', '.join(one.name for one in targets)}")
         return WRONG
-    key = sys.stdin.readline().rstrip("\r\n") if arguments.key == "-" else arguments.key
-    if not key:
-        complain("cauce erase: the key is empty.")
+    key = _key(arguments.key)
+    if not key or key_problem(key) is not None:
+        complain(f"cauce erase: {'that is no key' if key else 'the key is empty'}.")
         return WRONG
     target = targets[0]
     try:
@@ -80,6 +81,13 @@ async def _run(arguments: argparse.Namespace) -> int:
     else:
         say("\n".join(_lines(done)))
     return DONE if done.complete else NOT_DONE
+
+
+def _key(given: str) -> str:
+    """Bytes that are no text become halves of surrogates, as in an argument: they are in no key."""
+    if given != "-":
+        return given
+    return sys.stdin.buffer.readline().decode(errors="surrogateescape").rstrip("\r\n")
 
 
 def _as_json(done: "Erasure") -> "dict[str, Any]":

@@ -1,25 +1,30 @@
 """Everything that Cauce keeps of one key in a service's database, erased; what has to be counted on is kept by a hash.
 
-Tables: cauce_outbox, cauce_waiting and cauce_dead_letter (rows of the key), cauce_key_head and cauce_position (their
-numbers go on under `erased_name`, or later events of the key would look like old ones), cauce_audit (entries that name
-the key). The inbox holds ids of events only.
+It is looked for twice. First in a snapshot, which takes as long as there are rows; then, in the transaction that erases
+and holds up whoever publishes, only what that found and what can have come since, all of it by an index.
+
+Tables: cauce_outbox (rows by position; new ones by cauce_outbox_unsent and cauce_outbox_sent_seq), cauce_waiting and
+cauce_dead_letter (rows of the key), cauce_key_head and cauce_position (by their primary keys; their numbers go on under
+`kept_name`, or later events of the key would look like old ones), cauce_audit (entries that name the key). The inbox
+holds ids of events only.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from cauce.ports.lanes import lane_of_key
 from cauce.stores.sql.audit import write_audit
-from cauce.stores.sql.connections import change
+from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.erased_keys import erased_name
+from cauce.stores.sql.erased_keys import erased_name, kept_name
 from cauce.stores.sql.one_action import in_one_action
 
-__all__ = ["ErasedRows", "count_rows", "erase_rows"]
+__all__ = ["ErasedRows", "FoundRows", "erase_rows", "find_rows"]
 
 
 class ErasedRows(Struct, frozen=True, kw_only=True):
@@ -30,7 +35,7 @@ class ErasedRows(Struct, frozen=True, kw_only=True):
     unsent: int
     """Events that the broker has not taken yet, or refuses: other services have not got them."""
     waiting: int
-    """Deliveries that a listener of this service has not handled yet."""
+    """Deliveries that a listener of this service has not handled yet, or that somebody is replaying."""
     dead_letters: int
     counters: int
     """Numbers that are kept, under a hash of the key: of what was published, and of what each listener handled."""
@@ -42,89 +47,192 @@ class ErasedRows(Struct, frozen=True, kw_only=True):
         return self.unsent + self.waiting
 
 
+class FoundRows(Struct, frozen=True, kw_only=True):
+    """What a first look found."""
+
+    rows: ErasedRows
+    outbox: Sequence[int]
+    """Positions of the key's rows in the outbox."""
+    sent_up_to: Mapping[str, int]
+    """By topic: the place of the row that was sent last in the key's lane. What is sent later has a higher one."""
+
+
 _GIVEN_UP = (
-    "EXISTS (SELECT 1 FROM cauce_dead_letter d WHERE d.consumer = cauce_waiting.consumer "
-    "AND d.source = cauce_waiting.source AND d.event_id = cauce_waiting.event_id)"
+    "(next_at IS NULL AND EXISTS (SELECT 1 FROM cauce_dead_letter d WHERE d.consumer = cauce_waiting.consumer "
+    "AND d.source = cauce_waiting.source AND d.event_id = cauce_waiting.event_id))"
 )
-_COUNT = f"""
-    SELECT (SELECT count(*) FROM cauce_outbox WHERE key = :key AND sent_at IS NOT NULL) AS sent,
-        (SELECT count(*) FROM cauce_outbox WHERE key = :key AND sent_at IS NULL) AS unsent,
-        (SELECT count(*) FROM cauce_waiting WHERE key = :key AND NOT {_GIVEN_UP}) AS waiting,
-        (SELECT count(*) FROM cauce_dead_letter WHERE key = :key) AS dead_letters,
-        (SELECT count(*) FROM cauce_key_head WHERE key = :key)
-            + (SELECT count(*) FROM cauce_position WHERE key = :key) AS counters,
-        (SELECT count(*) FROM cauce_audit WHERE replace(detail, :named, '') <> detail) AS audit_entries
-"""
-_KEEP_COUNTER = (
-    "INSERT INTO cauce_key_head (topic, key, seq) SELECT topic, :erased, seq FROM cauce_key_head WHERE key = :key "
-    "ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq"  # it was erased before
+"""Of a waiting delivery: it is there for a dead letter that nobody replays."""
+_UNDER_WAY = (
+    "SELECT 1 FROM cauce_waiting w JOIN cauce_inbox i ON i.consumer = w.consumer AND i.source = w.source "
+    "AND i.event_id = w.event_id AND i.state = 'sending' JOIN cauce_lane l ON l.lane = w.lane "
+    "JOIN cauce_member m ON m.id = l.member AND m.lease_until >= :NOW WHERE w.key = :key"
 )
-_KEEP_POSITION = (
-    "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "
-    "SELECT consumer, source, :erased, last_seq, incarnation, occurred_at, moved_at FROM cauce_position WHERE key = :key "
-    "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, incarnation = excluded.incarnation, "
-    "occurred_at = excluded.occurred_at, moved_at = excluded.moved_at"
+"""Deliveries whose effect is being done without a transaction: when it fails, they are written down again."""
+_HEADS = (
+    "WITH RECURSIVE t (topic) AS (SELECT min(topic) FROM cauce_key_head UNION ALL "
+    "SELECT (SELECT min(h.topic) FROM cauce_key_head h WHERE h.topic > t.topic) FROM t WHERE t.topic IS NOT NULL) "
+    "SELECT h.topic, h.seq FROM t JOIN cauce_key_head h ON h.topic = t.topic AND h.key = :key"
 )
-_ERASE = (
-    "DELETE FROM cauce_outbox WHERE key = :key AND ({force} OR sent_at IS NOT NULL)",
-    f"DELETE FROM cauce_waiting WHERE key = :key AND ({{force}} OR {_GIVEN_UP})",
-    "DELETE FROM cauce_dead_letter WHERE key = :key",
-    _KEEP_POSITION,
-    "DELETE FROM cauce_position WHERE key = :key",
-    "UPDATE cauce_audit SET detail = replace(detail, :named, :unnamed) WHERE replace(detail, :named, '') <> detail",
+"""From one topic to the next, each by the primary key: there are few topics and a lot of keys."""
+_POSITIONS = (
+    "WITH RECURSIVE c (consumer) AS (SELECT min(consumer) FROM cauce_position UNION ALL "
+    "SELECT (SELECT min(p.consumer) FROM cauce_position p WHERE p.consumer > c.consumer) FROM c WHERE c.consumer IS NOT NULL"
+    "), s (consumer, source) AS (SELECT consumer, (SELECT min(p.source) FROM cauce_position p "
+    "WHERE p.consumer = c.consumer) FROM c WHERE consumer IS NOT NULL UNION ALL "
+    "SELECT consumer, (SELECT min(p.source) FROM cauce_position p WHERE p.consumer = s.consumer AND p.source > s.source) "
+    "FROM s WHERE s.source IS NOT NULL) SELECT p.consumer, p.source FROM s "
+    "JOIN cauce_position p ON p.consumer = s.consumer AND p.source = s.source AND p.key = :key"
 )
-"""Read whole tables, so nobody waits for them meanwhile. What has come to be done since it was counted stays."""
-_ERASE_NUMBER = (_KEEP_COUNTER, "DELETE FROM cauce_key_head WHERE key = :key")
-"""Publishers wait for these."""
+_NAMED = (
+    "SELECT position, detail FROM cauce_audit WHERE what <> 'erase' AND replace(detail, :named, '') <> detail "
+    "ORDER BY position"
+)
+_ERRORS = ("error", "problem")
+"""Of an audit entry: texts that may repeat what was in the event."""
 
 
-async def count_rows(connection: AsyncConnection, key: str) -> ErasedRows:
-    """What there is of the key."""
-    found = await connection.execute(
-        Dialect(connection.dialect.name).sql(_typed(_COUNT)), {"key": key, "named": _named(key)}
+async def find_rows(connection: AsyncConnection, key: str) -> FoundRows:
+    """What there is of the key. Reads every row of the outbox."""
+    outbox = await ask(connection, "SELECT position FROM cauce_outbox WHERE key = :key", key=key)
+    newest = await ask(
+        connection,
+        "SELECT topic, max(sent_seq) AS sent_seq FROM cauce_outbox WHERE lane = :lane AND sent_at IS NOT NULL GROUP BY topic",
+        lane=int(lane_of_key(key)),
     )
-    row = found.one()
-    return ErasedRows(**{name: int(getattr(row, name)) for name in ErasedRows.__struct_fields__})
+    positions = [int(row.position) for row in outbox]
+    return FoundRows(
+        rows=await _count(connection, key, positions),
+        outbox=positions,
+        sent_up_to={str(row.topic): int(row.sent_seq) for row in newest},
+    )
 
 
-async def erase_rows(engine: AsyncEngine, key: str, *, why: str | None, force: bool) -> ErasedRows | str:
+async def erase_rows(
+    engine: AsyncEngine, key: str, found: FoundRows, *, why: str | None, force: bool
+) -> ErasedRows | str:
     """Erase them in one transaction, with an audit entry that holds the hash of the key. Returns why not, and then
-    nothing is changed: something of the key is still to be sent or handled, unless `force` gives that up too; or a
-    transaction of the service holds one of the rows."""
+    nothing is changed: something of the key is still to be sent or handled, unless `force` gives that up too; an effect
+    is under way; or a transaction of the service holds one of the rows."""
     rows: list[ErasedRows] = []
 
     async def act(connection: AsyncConnection) -> bool | str:
-        found = await count_rows(connection, key)
-        if found.undone and not force:
-            return _undone(found)
-        values = {"key": key, "erased": erased_name(key), "named": _named(key), "unnamed": _named(erased_name(key))}
-        await _run(connection, [one.format(force=force) for one in _ERASE], values)
         if Dialect(connection.dialect.name).postgres:
             # Who publishes now waits with his whole statement: half way through it he would not see where the number went.
             await connection.execute(text("LOCK TABLE cauce_key_head IN SHARE ROW EXCLUSIVE MODE"))
-        await _run(connection, _ERASE_NUMBER, values)
-        detail = {"key": erased_name(key), "rows": {name: getattr(found, name) for name in found.__struct_fields__}}
+        outbox = sorted({*found.outbox, *await _since(connection, key, found.sent_up_to)})
+        there = await _count(connection, key, outbox)
+        if await ask(connection, _UNDER_WAY, key=key):
+            return "an effect of an event of this key is under way: once more when that has ended"
+        if there.undone and not force:
+            return _undone(there)
+        await _delete_outgoing(connection, outbox)
+        await change(connection, "DELETE FROM cauce_waiting WHERE key = :key", key=key)
+        await change(connection, "DELETE FROM cauce_dead_letter WHERE key = :key", key=key)
+        await _rename_numbers(connection, key)
+        await _unname_audit_entries(connection, key)
+        detail = {"key": erased_name(key), "rows": {name: getattr(there, name) for name in there.__struct_fields__}}
         await write_audit(connection, "erase", why=why, detail=detail)
-        rows[:] = [found]
+        rows[:] = [there]
         return True
 
     done = await in_one_action(engine, act)
     return rows[0] if done is True else str(done)
 
 
-async def _run(connection: AsyncConnection, statements: Sequence[str], values: Mapping[str, str]) -> None:
-    for statement in statements:
-        used = {name: value for name, value in values.items() if f":{name}" in statement}
-        await change(connection, _typed(statement), **used)
+async def _since(connection: AsyncConnection, key: str, sent_up_to: Mapping[str, int]) -> Sequence[int]:
+    """Positions of the key's rows in the outbox that were written since the first look, or committed since."""
+    lane = int(lane_of_key(key))
+    unsent = "SELECT position FROM cauce_outbox WHERE sent_at IS NULL AND lane = :lane AND key = :key"
+    sent = (
+        "SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL AND topic = :topic AND lane = :lane "
+        "AND sent_seq >= :sent_seq AND key = :key"
+    )
+    rows = list(await ask(connection, unsent, lane=lane, key=key))
+    topics = {*sent_up_to, *(str(head.topic) for head in await ask(connection, _HEADS, key=key))}
+    for topic in sorted(topics):
+        rows += await ask(connection, sent, topic=topic, lane=lane, sent_seq=sent_up_to.get(topic, 0), key=key)
+    return [int(row.position) for row in rows]
+
+
+async def _count(connection: AsyncConnection, key: str, outbox: Sequence[int]) -> ErasedRows:
+    dialect = Dialect(connection.dialect.name)
+    (sent,) = await ask(
+        connection,
+        "SELECT count(sent_at) AS sent, count(*) - count(sent_at) AS unsent FROM cauce_outbox "
+        f"WHERE {dialect.among('position', 'positions', type_='bigint')}",
+        positions=dialect.many(outbox),
+    )
+    (rows,) = await ask(
+        connection,
+        f"SELECT (SELECT count(*) FROM cauce_waiting WHERE key = :key AND NOT {_GIVEN_UP}) AS waiting, "
+        "(SELECT count(*) FROM cauce_dead_letter WHERE key = :key) AS dead_letters",
+        key=key,
+    )
+    counters = [*await ask(connection, _HEADS, key=key), *await ask(connection, _POSITIONS, key=key)]
+    return ErasedRows(
+        sent=int(sent.sent),
+        unsent=int(sent.unsent),
+        waiting=int(rows.waiting),
+        dead_letters=int(rows.dead_letters),
+        counters=len(counters),
+        audit_entries=len(await ask(connection, _NAMED, named=_named(key))),
+    )
+
+
+async def _delete_outgoing(connection: AsyncConnection, outbox: Sequence[int]) -> None:
+    dialect = Dialect(connection.dialect.name)
+    which = dialect.among("position", "positions", type_="bigint")
+    await change(connection, f"DELETE FROM cauce_outbox WHERE {which}", positions=dialect.many(outbox))
+
+
+async def _rename_numbers(connection: AsyncConnection, key: str) -> None:
+    """Keep the numbers under the hash."""
+    for head in await ask(connection, _HEADS, key=key):
+        await change(
+            connection,
+            "INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :erased, :seq) ON CONFLICT (topic, key) "
+            "DO UPDATE SET seq = cauce_key_head.seq + excluded.seq",  # it was erased before, and counted from there
+            topic=head.topic,
+            erased=kept_name(key),
+            seq=head.seq,
+        )
+        await change(
+            connection, "DELETE FROM cauce_key_head WHERE topic = :topic AND key = :key", topic=head.topic, key=key
+        )
+    for place in await ask(connection, _POSITIONS, key=key):
+        of_key = {"consumer": place.consumer, "source": place.source, "key": key}
+        where = "WHERE consumer = :consumer AND source = :source AND key = :key"
+        await change(
+            connection,
+            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "
+            "SELECT consumer, source, CAST(:erased AS text), last_seq, incarnation, occurred_at, moved_at "
+            f"FROM cauce_position {where} "
+            "ON CONFLICT (consumer, source, key) DO UPDATE SET last_seq = excluded.last_seq, "
+            "incarnation = excluded.incarnation, occurred_at = excluded.occurred_at, moved_at = excluded.moved_at",
+            **of_key,
+            erased=kept_name(key),
+        )
+        await change(connection, f"DELETE FROM cauce_position {where}", **of_key)
+
+
+async def _unname_audit_entries(connection: AsyncConnection, key: str) -> None:
+    """They name the hash, and lose the texts of errors."""
+    for entry in await ask(connection, _NAMED, named=_named(key)):
+        detail: dict[str, Any] = {
+            name: value for name, value in json.loads(entry.detail).items() if name not in _ERRORS
+        }
+        detail["key"] = erased_name(key)
+        await change(
+            connection,
+            "UPDATE cauce_audit SET detail = :detail WHERE position = :position",
+            detail=json.dumps(detail, separators=(",", ":")),
+            position=entry.position,
+        )
 
 
 def _named(key: str) -> str:
     """How an audit entry names a key, in its JSON."""
     return f'"key":{json.dumps(key)}'
-
-
-def _typed(statement: str) -> str:
-    return re.sub(r":(key|erased|named|unnamed)\b", r"CAST(:\1 AS text)", statement)
 
 
 def _undone(found: ErasedRows) -> str:

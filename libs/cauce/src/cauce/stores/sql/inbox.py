@@ -14,7 +14,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.inbox import FURTHEST, Arrival, Failure, Position, Refused, WaitingDelivery, letter_id, sequence_of
 from cauce.ports.registration import Joined
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.erased_keys import erased_in_postgres, erased_name
+from cauce.stores.sql.erased_keys import kept_name, kept_name_in_postgres
 from cauce.stores.sql.parked_keys import lock_by_name, release_next
 from cauce.stores.storable import bounded_delivery, storable_failure, storable_line
 
@@ -78,9 +78,9 @@ _ARRIVE = _arriving(possible="true", elsewhere="0")
 """One round trip for a whole batch. Rows are locked in one order, so that two processes never deadlock."""
 _ARRIVE_FAR = _arriving(
     possible=f"CASE WHEN seq <= {FURTHEST} THEN true "
-    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived', erased=erased_in_postgres('arrived.key'))}, 0) END",
+    f"ELSE seq <= {FURTHEST} + COALESCE({_LAST_HERE.format(row='arrived', erased=kept_name_in_postgres('arrived.key'))}, 0) END",
     elsewhere=f"CASE WHEN a.seq > {FURTHEST} "
-    f"THEN COALESCE({_LAST_HERE.format(row='a', erased=erased_in_postgres('a.key'))}, 0) ELSE 0 END",
+    f"THEN COALESCE({_LAST_HERE.format(row='a', erased=kept_name_in_postgres('a.key'))}, 0) ELSE 0 END",
 )
 """For a batch with a number that may be impossible. What is looked up then would cost the planner time for every batch."""
 _FIRST_TIME = (
@@ -194,7 +194,7 @@ class SqlInbox:
             ":incarnation AS incarnation) a",
             **place,
             incarnation=envelope.incarnation,
-            erased=erased_name(place["key"]),
+            erased=kept_name(place["key"]),
         )
         return int(found.scalar_one() or 0)
 

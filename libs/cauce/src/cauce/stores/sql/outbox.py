@@ -195,7 +195,10 @@ class SqlOutbox(TableGroup):
                 connection,
                 "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL WHERE topic = :topic AND lane = :lane "
                 "AND sent_at IS NOT NULL "
-                "AND sent_seq >= COALESCE((SELECT sent_seq FROM cauce_outbox WHERE position = :position), 0)",
+                "AND sent_seq >= COALESCE((SELECT sent_seq FROM cauce_outbox WHERE position = :position), "
+                # It was erased meanwhile: from the next one on.
+                "(SELECT min(n.sent_seq) FROM cauce_outbox n WHERE n.topic = :topic AND n.lane = :lane "
+                "AND n.sent_at IS NOT NULL AND n.position > :position))",
                 topic=topic,
                 lane=int(lane),
                 position=-1 if from_position is None else from_position,

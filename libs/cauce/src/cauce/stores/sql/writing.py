@@ -13,7 +13,7 @@ from cauce.formats.cloudevents import number, numbered, outgoing_around_number
 from cauce.ports.lanes import lane_of
 from cauce.ports.outbox import Outgoing
 from cauce.stores.sql.dialect import Dialect
-from cauce.stores.sql.erased_keys import erased_in_postgres, erased_name
+from cauce.stores.sql.erased_keys import kept_name, kept_name_in_postgres
 
 __all__ = ["write_outgoing"]
 
@@ -33,7 +33,7 @@ _WRITE = f"""
             CAST(:head_topics AS text[]), CAST(:head_keys AS text[]), CAST(:counts AS bigint[])
         ) WITH ORDINALITY AS c (topic, key, count, n) ORDER BY n
         ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + excluded.seq
-        RETURNING topic, key, seq + {_BEFORE.format(erased=erased_in_postgres("cauce_key_head.key"))} AS seq
+        RETURNING topic, key, seq + {_BEFORE.format(erased=kept_name_in_postgres("cauce_key_head.key"))} AS seq
     ), written AS (
         SELECT o.*, counted.seq - later AS key_seq, before || CASE WHEN counted.seq IS NULL THEN '' ELSE convert_to(
             '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
@@ -97,7 +97,7 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
     incarnation = None
     for (topic, key), ids in sorted(_events_by_key(outgoing).items()):
         head = connection.execute(
-            dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids), "erased": erased_name(key)}
+            dialect.sql(_COUNT), {"topic": topic, "key": key, "count": len(ids), "erased": kept_name(key)}
         ).one()
         numbers |= {event_id: int(head.seq) - left for event_id, left in _later(ids)}
         incarnation = str(head.incarnation)
