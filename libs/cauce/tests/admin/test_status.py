@@ -8,6 +8,7 @@ import pytest
 from cauce import Service
 from cauce.dev.servers import ValkeyServer
 from cauce.health import Message, health_app
+from cauce.stores.memory import MemoryStore
 from cauce.stores.sql.tables import metadata
 from testsupport.shop_and_mail import Command, Project, Ticked, UserCreated, World, figures_of, publish, until
 
@@ -193,6 +194,21 @@ async def test_a_service_that_never_ran_durably_is_not_told_to_make_tables(proje
         "it has not run with durable delivery. Over Pub/Sub nothing is written down, and lost events leave no trace. "
         "→ cauce doctor mail\n"
     )
+
+
+async def test_a_websocket_to_the_health_port_is_refused_without_an_error_in_the_log() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    mail = Service("mail", store=MemoryStore())
+    await health_app(mail)({"type": "websocket", "path": "/health/live"}, receive, send)
+
+    assert sent == [{"type": "websocket.close"}]
 
 
 async def _get(service: Service, path: str) -> Any:

@@ -24,7 +24,7 @@ def app() -> FastAPI:
     return made
 
 
-async def answer_to(body: str) -> httpx.Response:
+async def answer_to(body: str | bytes) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://test") as http:
         return await http.post("/", content=body, headers={"content-type": "application/json"})
 
@@ -38,10 +38,16 @@ async def answer_to(body: str) -> httpx.Response:
         ('{"a": 1, "x": [{"b": 1, "b": 1}]}', "the same key twice"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "NaN or Infinity"),
+        ('{"a": 1e400}', "too large"),
+        ('{"a": {"b": -1e400}}', "too large"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        ('{"a": 1}'.encode("utf-32-be"), "not JSON"),
+        (b'{"a": 1, "\xed\xa0\x80": 1}', "not UTF-8"),
+        ('{"a": 1}'.encode("utf-8-sig"), "not JSON"),
         ('{"a": 1', "not JSON"),
     ],
 )
-async def test_a_body_that_could_mean_two_things_is_answered_400_with_the_reason(body: str, said: str) -> None:
+async def test_a_body_that_could_mean_two_things_is_answered_400_with_the_reason(body: str | bytes, said: str) -> None:
     answer = await answer_to(body)
 
     assert answer.status_code == 400

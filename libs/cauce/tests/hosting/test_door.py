@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from contextlib import ExitStack
 
 import pytest
 from cauce.hosting.door import Door
@@ -23,7 +24,7 @@ async def test_what_is_written_is_sent_at_once(family: socket.AddressFamily, hos
             transport.close()
 
     address = listening.getsockname()[:2]
-    door = Door(listening, connections=1, floods=FloodLog(logging.getLogger("door"), "test"))
+    door = Door(listening, connections=1, running=(), floods=FloodLog(logging.getLogger("door"), "test"))
     door.open(Connected)
     try:
         async with asyncio.timeout(20):
@@ -32,4 +33,28 @@ async def test_what_is_written_is_sent_at_once(family: socket.AddressFamily, hos
             writer.close()
             await writer.wait_closed()
     finally:
-        door.close()
+        await door.close()
+
+
+class _Counted(asyncio.Protocol):
+    made = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        type(self).made += 1
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_no_connection_begins_after_the_door_has_closed(turns: int) -> None:
+    _Counted.made = 0
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as clients:
+        door = Door(listening, connections=10, running=(), floods=FloodLog(logging.getLogger("door"), "here"))
+        door.open(_Counted)
+        for _ in range(5):
+            clients.enter_context(socket.create_connection(listening.getsockname()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await door.close()
+        begun = _Counted.made
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert _Counted.made == begun

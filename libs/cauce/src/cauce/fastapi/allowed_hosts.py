@@ -4,13 +4,17 @@ A page of a stranger whose name resolves to this machine (DNS rebinding) makes a
 the stranger's name in Host.
 """
 
+import string
 from collections.abc import Iterable
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cauce.fastapi.problem_document import problem_response
 
 __all__ = ["AllowedHosts"]
+
+_OF_A_NAME: Final = frozenset(string.ascii_lowercase + string.digits + "-._")
 
 
 class AllowedHosts:
@@ -43,11 +47,15 @@ class AllowedHosts:
 
 
 def _name(host: str) -> str:
-    """Without its port and brackets; empty if it is no host."""
+    """Without its port and brackets; empty if it is no host.
+
+    `evil.example/.shop.example` ends as `*.shop.example` does, and would lead to evil.example in every link that is made
+    of it.
+    """
     if host.startswith("["):
         name, closed, port = host[1:].partition("]")
         well_formed = bool(closed) and (not port or (port[0] == ":" and port[1:].isdecimal()))
     else:
         name, colon, port = host.partition(":")
-        well_formed = not colon or port.isdecimal()
+        well_formed = (not colon or port.isdecimal()) and _OF_A_NAME.issuperset(name)
     return name.rstrip(".") if well_formed else ""

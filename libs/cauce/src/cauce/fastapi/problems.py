@@ -27,7 +27,7 @@ from cauce.fastapi.problem_document import (
     responses,
     show_in_openapi,
 )
-from cauce.fastapi.strict_json import DUPLICATE_KEY, NOT_A_NUMBER
+from cauce.fastapi.strict_json import DUPLICATE_KEY, NOT_A_NUMBER, NOT_UTF_8, TOO_LARGE_A_NUMBER
 
 __all__ = ["FieldError", "Problem", "ProblemDocument", "install", "invalid", "problem_response", "responses"]
 
@@ -115,7 +115,10 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 def _why_no_json(error: Mapping[str, Any]) -> str:
     said = str(error.get("ctx", {}).get("error", ""))
-    return said if said in (DUPLICATE_KEY, NOT_A_NUMBER) else "The body is not JSON that can be read."
+    return said if said in _REASONS else "The body is not JSON that can be read."
+
+
+_REASONS: Final = (DUPLICATE_KEY, NOT_A_NUMBER, TOO_LARGE_A_NUMBER, NOT_UTF_8)
 
 
 def _says_json(request: Request) -> bool:
@@ -181,7 +184,10 @@ class _Unexpected:
         try:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
-            return  # there is nobody to answer; a line for each would let strangers write our log
+            # Nobody reads it, but middleware outside makes an error, and the server a traceback, of no answer at all:
+            # strangers would write our log.
+            if not started:
+                await problem_response(400, detail="The body has not arrived whole.")(scope, receive, send)
         except Exception:
             if started:
                 raise

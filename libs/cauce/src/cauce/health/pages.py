@@ -37,6 +37,8 @@ def health_pages(answers: Answers) -> ASGIApp:
     """The pages as an ASGI application. It never raises for a request, and answers 404 with its pages to another path."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # or the server logs each that was not answered
         if scope["type"] != "http":
             return
         match (scope["method"], _path_here(scope)):

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cauce.hosting.flood_log import FloodLog
 
@@ -35,8 +35,12 @@ class Door:
     """Accepts for one event loop. asyncio's own server has no bound on connections; where descriptors run out it tries,
     and logs a traceback, hundreds of times a second."""
 
-    def __init__(self, listening: socket.socket, *, connections: int, floods: FloodLog) -> None:
+    def __init__(
+        self, listening: socket.socket, *, connections: int, running: Collection[object], floods: FloodLog
+    ) -> None:
+        """`running` are the requests that have not ended: one whose client has hung up counts as a connection."""
         self._listening = listening
+        self._running = running
         self._connections = connections
         self._floods = floods
         self._places: set[int] = set()
@@ -49,12 +53,14 @@ class Door:
         self._listening.setblocking(False)
         self._watch()
 
-    def close(self) -> None:
-        """Refuse new connections; those that are open stay."""
+    async def close(self) -> None:
+        """Refuse new connections; those that are open stay. All of them have their protocol when this returns."""
         if self._pause is not None:
             self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._listening)
         self._listening.close()
+        if self._beginning:
+            await asyncio.wait(self._beginning)
 
     def _watch(self) -> None:
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
@@ -68,15 +74,24 @@ class Door:
             except OSError as error:
                 self._wait_a_moment(error)
                 return
-            if len(self._places) >= self._connections:
+            if self._is_full():
                 accepted.close()
-                self._floods.note(
-                    f"a connection was closed at once, because {self._connections} are open (HttpLimits.connections)"
-                )
                 continue
             task = asyncio.get_running_loop().create_task(self._begin(_Connection(accepted, self._places)))
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)
+
+    def _is_full(self) -> bool:
+        """Whether there is no place, which is noted. Who hangs up leaves an endpoint running, and could come back for
+        another one without an end."""
+        if len(self._places) >= self._connections:
+            why = f"{self._connections} are open"
+        elif len(self._running) >= self._connections:
+            why = f"{self._connections} requests have not ended, those included whose clients have hung up"
+        else:
+            return False
+        self._floods.note(f"a connection was closed at once, because {why} (HttpLimits.connections)")
+        return True
 
     async def _begin(self, connection: _Connection) -> None:
         connection.setblocking(False)

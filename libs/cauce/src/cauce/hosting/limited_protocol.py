@@ -2,23 +2,25 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from cauce.hosting.flood_log import FloodLog
 from cauce.hosting.limits import HttpLimits
 
-if TYPE_CHECKING:  # the two are alike in what is used here, and only one of them may be installed
-    from uvicorn.protocols.http.h11_impl import H11Protocol as Base
-    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
-else:
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol as Base
-
 __all__ = ["LimitedProtocol"]
 
-_MOST_HEADER_BYTES = 64 * 1024
+_MOST_BYTES_READ = 8 * 1024
+"""Of one connection in one turn of the loop. asyncio reads 256 KiB: in chunks of one byte, that holds up all others for
+half a second, and whoever sends them may do it again in every turn."""
+_MOST_BYTES_BESIDE = 64 * 1024
+"""Headers (h11 takes 16 KiB, or any number that comes in one piece), chunk lines, trailers, and what comes after a request
+before that is answered. A body's chunk lines may have as many bytes again as the body."""
 _FLUSH_S = 60.0
 """So long may a client take to fetch the rest of an answer whose connection is about to be closed."""
 
@@ -44,27 +46,36 @@ _REASONS: Final = {
 }
 
 
-class LimitedProtocol(Base):
+class LimitedProtocol(H11Protocol):
     """One connection. Where the base class waits for its client without an end, this one ends it.
+
+    h11, whatever else is installed: httptools takes trailers, and headers of a request that waits for another one,
+    without an end, and tells only the last request of a connection that its client has gone.
 
     A connection that has become a WebSocket has no deadline any more; it still has its place at the door.
     """
 
     def __init__(self, *, limits: HttpLimits, floods: FloodLog, **given: Any) -> None:
         super().__init__(**given)
+        self.conn = self._counted = _Counted(h11.SERVER, max_incomplete_event_size=_MOST_BYTES_BESIDE)
         self.logger = _lines_of_strangers(floods)
         self.timeout_keep_alive = limits.keep_alive_s  # pyright: ignore[reportAttributeAccessIssue]  # only given to call_later
         self._limits = limits
         self._floods = floods
         self._phase = _Phase.HEADERS
-        self._header_bytes = 0
+        self._beside_bytes = self._body_bytes = 0
+        """Of the request that is being read."""
         self._began = 0.0
         self._timed: object = None
         """The request, as uvicorn has it, that the deadline belongs to."""
         self._deadline: asyncio.TimerHandle | None = None
+        if self.ws_protocol_class is not None:
+            self.ws_protocol_class = _logging_to(self.logger, self.ws_protocol_class)  # pyright: ignore[reportAttributeAccessIssue]  # only called
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as the base class
         super().connection_made(transport)
+        with suppress(AttributeError):  # another loop than asyncio's
+            transport.max_size = _MOST_BYTES_READ  # pyright: ignore[reportAttributeAccessIssue]  # there is no public way
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,18 +83,22 @@ class LimitedProtocol(Base):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        of_a_body = self._phase is _Phase.BODY
+        before = self._counted.body_bytes
         super().data_received(data)
         if self.transport.get_protocol() is not self:
             self._end_deadline()  # a WebSocket from here on
             return
-        self._follow()
+        if self.transport.is_closing():
+            return
         if self._phase is _Phase.IDLE:
             self._await_headers()
-        if self._phase is _Phase.HEADERS and not of_a_body:
-            self._header_bytes += len(data)
-            if self._header_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
-                self._refuse(431)
+        body = self._counted.body_bytes - before
+        self._body_bytes += body
+        self._beside_bytes += len(data) - body
+        self._follow()
+        if self._too_much_beside():
+            self._floods.note("a connection was closed, because it sent more beside a request's body than is taken")
+            self._refuse(431)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -97,25 +112,17 @@ class LimitedProtocol(Base):
     def _follow(self) -> None:
         """See what the base class is at now, and let that have its own time."""
         cycle = self._request()
-        if cycle is None or getattr(self, "pipeline", None):  # a request that waits for another one has no time yet
+        if cycle is None:
             return
         if cycle.response_complete:
-            if self._phase not in (_Phase.BODY, _Phase.ANSWER) or self._is_still_received(cycle):
-                return
-            if self._has_begun_the_next(cycle):
-                self._await_headers()
-                self._header_bytes = 1
-            elif self._phase is _Phase.BODY:
-                self._await_headers()  # uvicorn has no timer for a connection whose request it answered half-read
-            else:
-                # uvicorn closes an idle connection; this is for the one that cannot be closed in good order.
-                self._enter(_Phase.IDLE, self.loop.time() + self._limits.keep_alive_s + _FLUSH_S)
+            self._follow_answered()
             return
         phase = _Phase.BODY if cycle.more_body else _Phase.ANSWER
         if cycle is not self._timed:
             self._timed = cycle
             if self._phase is not _Phase.HEADERS:
                 self._began = self.loop.time()
+                self._beside_bytes = self._body_bytes = 0
         elif phase is self._phase:
             return
         times = [] if self._limits.request_s is None else [self._began + self._limits.request_s]
@@ -123,29 +130,34 @@ class LimitedProtocol(Base):
             times.append(self.loop.time() + self._limits.body_s)
         self._enter(phase, min(times, default=None))
 
-    def _is_still_received(self, answered: "RequestResponseCycle") -> bool:
-        """Whether the rest of a body is still to come, of a request that was answered without it."""
-        connection = getattr(self, "conn", None)
-        return answered.more_body if connection is None else connection.their_state is h11.SEND_BODY
+    def _follow_answered(self) -> None:
+        if self._phase not in (_Phase.BODY, _Phase.ANSWER) or self.conn.their_state is h11.SEND_BODY:
+            return  # in the second case the rest of a body is still to come
+        if self._bytes_ahead():
+            self._await_headers()
+            self._beside_bytes = 1
+        elif self._phase is _Phase.BODY:
+            self._await_headers()  # uvicorn has no timer for a connection whose request it answered half-read
+        else:
+            # uvicorn closes an idle connection; this is for the one that cannot be closed in good order.
+            self._enter(_Phase.IDLE, self.loop.time() + self._limits.keep_alive_s + _FLUSH_S)
 
-    def on_message_complete(self) -> None:
-        """Of httptools: the base class notes it only while nothing was answered."""
-        getattr(super(), "on_message_complete")()  # noqa: B009  # h11's has none
-        if (cycle := self._request()) is not None:
-            cycle.more_body = False
+    def _bytes_ahead(self) -> int:
+        """How much of other requests waits until this one is answered."""
+        return len(self.conn.trailing_data[0])
 
-    def _has_begun_the_next(self, answered: "RequestResponseCycle") -> bool:
-        """Whether a part of another request came together with this one: in h11's buffer, or in httptools' scope."""
-        connection = getattr(self, "conn", None)
-        in_buffer = connection is not None and bool(connection.trailing_data[0])
-        return in_buffer or self.scope is not answered.scope
+    def _too_much_beside(self) -> bool:
+        # uvicorn stops reading what is ahead, but goes on whenever the application asks whether its client is there.
+        if self._phase is _Phase.ANSWER:
+            return self._bytes_ahead() > _MOST_BYTES_BESIDE
+        return self._beside_bytes > _MOST_BYTES_BESIDE + self._body_bytes
 
-    def _request(self) -> "RequestResponseCycle | None":
+    def _request(self) -> RequestResponseCycle | None:
         """The request that uvicorn has read last, being answered or answered; None before the first one."""
         return self.cycle
 
     def _await_headers(self) -> None:
-        self._began, self._header_bytes = self.loop.time(), 0
+        self._began, self._beside_bytes, self._body_bytes = self.loop.time(), 0, 0
         self._enter(_Phase.HEADERS, self._began + self._limits.headers_s)
 
     def _enter(self, phase: _Phase, until: float | None) -> None:
@@ -160,7 +172,7 @@ class LimitedProtocol(Base):
             self._deadline = None
 
     def _out_of_time(self) -> None:
-        if self._phase is _Phase.HEADERS and not self._header_bytes:
+        if self._phase is _Phase.HEADERS and not self._beside_bytes:
             self.transport.abort()  # connected and said nothing, as browsers do in advance
             return
         self._floods.note(_TOO_SLOW[self._phase])
@@ -185,10 +197,24 @@ class LimitedProtocol(Base):
             f"content-length: {len(text)}\r\n\r\n{text}".encode()
         )
         self.transport.close()
+        self._enter(_Phase.IDLE, self.loop.time() + _FLUSH_S)
+
+
+class _Counted(h11.Connection):
+    """Counts what it gives of bodies."""
+
+    body_bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self.body_bytes += len(event.data)
+        return event
 
 
 class _Strangers(logging.LoggerAdapter[logging.Logger]):
-    """uvicorn warns once a request of what a client does wrong: counted instead. Its errors are logged as always."""
+    """uvicorn warns once a request of what a client does wrong, and says at its end with a traceback each which requests
+    it cancelled: counted instead. Its other errors are logged as always."""
 
     def __init__(self, logger: logging.Logger, floods: FloodLog) -> None:
         super().__init__(logger)
@@ -198,6 +224,21 @@ class _Strangers(logging.LoggerAdapter[logging.Logger]):
     def warning(self, msg: object, *args: object, **_options: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._floods.note(f"a client sent what is not understood ({msg})")
 
+    def error(self, msg: object, *args: object, **options: Any) -> None:
+        if isinstance(options.get("exc_info"), asyncio.CancelledError):
+            self._floods.note("a request was cancelled, because it had not ended when the service did")
+        else:
+            super().error(msg, *args, **options)
+
 
 def _lines_of_strangers(floods: FloodLog) -> Any:
     return _Strangers(logging.getLogger("uvicorn.error"), floods)
+
+
+def _logging_to(logger: Any, make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(**given: Any) -> Any:
+        protocol = make(**given)
+        protocol.logger = logger
+        return protocol
+
+    return made

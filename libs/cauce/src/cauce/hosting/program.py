@@ -244,8 +244,15 @@ async def _serve(hosted: _Hosted, end: ProcessEnd, signals: _Signals) -> int:
 
 def _client_left(error: Exception) -> bool:
     """Whether that is all there is to it: strangers decide how often, and each would be a traceback in the log."""
-    starlette = sys.modules.get("starlette.requests")
-    return starlette is not None and isinstance(error, starlette.ClientDisconnect)
+    left = [
+        getattr(sys.modules[module], name)
+        for module, name in (
+            ("starlette.requests", "ClientDisconnect"),
+            ("starlette.websockets", "WebSocketDisconnect"),
+        )
+        if module in sys.modules
+    ]
+    return isinstance(error, tuple(left))
 
 
 @asynccontextmanager

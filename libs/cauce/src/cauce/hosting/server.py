@@ -40,7 +40,9 @@ class HttpServer(uvicorn.Server):
         )
         self._limits = limits
         self._floods = FloodLog(log, name)
-        self._door = Door(listening, connections=limits.connections, floods=self._floods)
+        self._door = Door(
+            listening, connections=limits.connections, running=self.server_state.tasks, floods=self._floods
+        )
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -55,7 +57,7 @@ class HttpServer(uvicorn.Server):
             self._door.open(self._protocol)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._door.close()
+        await self._door.close()
         try:
             await super().shutdown(sockets=[])
         finally:

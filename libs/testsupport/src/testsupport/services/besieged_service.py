@@ -68,6 +68,17 @@ async def length(request: Request) -> int:
     return len(await request.body())
 
 
+@app.post("/largest-part")
+async def largest_part(request: Request) -> int:
+    return max([len(part) async for part in request.stream()])
+
+
+@app.get("/until-hung-up")
+async def until_hung_up(request: Request) -> None:
+    while not await request.is_disconnected():  # noqa: ASYNC110  # as people write it
+        await asyncio.sleep(0.01)
+
+
 @app.get("/long")
 async def long() -> None:
     await asyncio.sleep(60)
