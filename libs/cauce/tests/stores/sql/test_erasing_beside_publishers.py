@@ -1,9 +1,9 @@
-"""`cauce erase` reads whole tables, and nobody who publishes waits for that."""
+"""`cauce erase` reads whole tables and waits for rows, and nobody who publishes waits for that."""
 
 import asyncio
 
 from cauce.dev.servers import ScratchDatabases
-from cauce.stores.sql.erasing import ErasedRows, erase_rows
+from cauce.stores.sql.erasing import ErasedRows, erase_rows, find_rows
 from cauce.stores.sql.schema import upgrade
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing.store_contract import envelope, unit
@@ -23,13 +23,16 @@ async def test_publishing_goes_on_while_the_rows_of_a_key_are_erased(postgres: S
         tx.publish(envelope(1, key="k1"))
 
     async with store.engine.connect() as other, store.engine.connect() as looking, asyncio.TaskGroup() as tasks:
-        await other.execute(text("UPDATE cauce_audit SET who = who"))  # the last of the tables that are read whole
+        found = await find_rows(looking, "k1")
+        await other.execute(
+            text("UPDATE cauce_audit SET who = who")
+        )  # what it changes last, before it locks the numbers
 
         async def waits() -> bool:
             await looking.rollback()  # a transaction sees the activities of one moment
             return (await looking.execute(text(WAITS))).first() is not None
 
-        erasing = tasks.create_task(erase_rows(store.engine, "k1", why=None, force=True))
+        erasing = tasks.create_task(erase_rows(store.engine, "k1", found, why=None, force=True))
         await until(waits)
         async with unit(store) as tx:
             tx.publish(envelope(2, key="k2"))

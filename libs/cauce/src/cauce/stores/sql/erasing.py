@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -116,27 +116,41 @@ async def erase_rows(
     rows: list[ErasedRows] = []
 
     async def act(connection: AsyncConnection) -> bool | str:
+        there = await _count(connection, key, found.outbox)
+        if (why_not := await _why_not(connection, key, there, force=force)) is not None:
+            return why_not
+        await _delete_rows(connection, key, found.outbox, force=force)
+        await _rename_positions(connection, key)
+        await _unname_audit_entries(connection, key)
         if Dialect(connection.dialect.name).postgres:
             # Who publishes now waits with his whole statement: half way through it he would not see where the number went.
+            # So it is the last thing: whatever this transaction has to wait for, it has by now.
             await connection.execute(text("LOCK TABLE cauce_key_head IN SHARE ROW EXCLUSIVE MODE"))
-        outbox = sorted({*found.outbox, *await _since(connection, key, found.sent_up_to)})
-        there = await _count(connection, key, outbox)
-        if await ask(connection, _UNDER_WAY, key=key):
-            return "an effect of an event of this key is under way: once more when that has ended"
-        if there.undone and not force:
-            return _undone(there)
-        await _delete_outgoing(connection, outbox)
-        await change(connection, "DELETE FROM cauce_waiting WHERE key = :key", key=key)
-        await change(connection, "DELETE FROM cauce_dead_letter WHERE key = :key", key=key)
+        since = await _since(connection, key, found.sent_up_to)
+        came = await _count(connection, key, since)
+        if (why_not := await _why_not(connection, key, came, force=force)) is not None:
+            return why_not
+        await _delete_rows(connection, key, since, force=force)
         await _rename_numbers(connection, key)
-        await _unname_audit_entries(connection, key)
-        detail = {"key": erased_name(key), "rows": {name: getattr(there, name) for name in there.__struct_fields__}}
-        await write_audit(connection, "erase", why=why, detail=detail)
-        rows[:] = [there]
+        done = structs.replace(
+            there,
+            sent=there.sent + came.sent,
+            unsent=there.unsent + came.unsent,
+            waiting=there.waiting + came.waiting,
+            dead_letters=there.dead_letters + came.dead_letters,
+        )
+        await write_audit(connection, "erase", why=why, detail={"key": erased_name(key), "rows": structs.asdict(done)})
+        rows[:] = [done]
         return True
 
     done = await in_one_action(engine, act)
     return rows[0] if done is True else str(done)
+
+
+async def _why_not(connection: AsyncConnection, key: str, there: ErasedRows, *, force: bool) -> str | None:
+    if await ask(connection, _UNDER_WAY, key=key):
+        return "an effect of an event of this key is under way: once more when that has ended"
+    return _undone(there) if there.undone and not force else None
 
 
 async def _since(connection: AsyncConnection, key: str, sent_up_to: Mapping[str, int]) -> Sequence[int]:
@@ -179,14 +193,18 @@ async def _count(connection: AsyncConnection, key: str, outbox: Sequence[int]) -
     )
 
 
-async def _delete_outgoing(connection: AsyncConnection, outbox: Sequence[int]) -> None:
+async def _delete_rows(connection: AsyncConnection, key: str, outbox: Sequence[int], *, force: bool) -> None:
+    """Delete what was counted. A delivery that has come since stays, unless `force` gives it up."""
     dialect = Dialect(connection.dialect.name)
     which = dialect.among("position", "positions", type_="bigint")
     await change(connection, f"DELETE FROM cauce_outbox WHERE {which}", positions=dialect.many(outbox))
+    given_up = "" if force else f" AND {_GIVEN_UP}"
+    await change(connection, f"DELETE FROM cauce_waiting WHERE key = :key{given_up}", key=key)
+    await change(connection, "DELETE FROM cauce_dead_letter WHERE key = :key", key=key)
 
 
 async def _rename_numbers(connection: AsyncConnection, key: str) -> None:
-    """Keep the numbers under the hash."""
+    """Keep those of what was published under the hash."""
     for head in await ask(connection, _HEADS, key=key):
         await change(
             connection,
@@ -199,6 +217,10 @@ async def _rename_numbers(connection: AsyncConnection, key: str) -> None:
         await change(
             connection, "DELETE FROM cauce_key_head WHERE topic = :topic AND key = :key", topic=head.topic, key=key
         )
+
+
+async def _rename_positions(connection: AsyncConnection, key: str) -> None:
+    """Keep those of what was handled under the hash."""
     for place in await ask(connection, _POSITIONS, key=key):
         of_key = {"consumer": place.consumer, "source": place.source, "key": key}
         where = "WHERE consumer = :consumer AND source = :source AND key = :key"
