@@ -66,7 +66,7 @@ def test_a_sign_up_a_favourite_and_an_outage_need_no_more_rights_than_each_servi
 
     assert live.refusals() == []
     for service in SERVICES:
-        assert live.not_ready(service) == {}
+        eventually(lambda service=service: live.not_ready(service) == {})
 
 
 @pytest.mark.parametrize("service", SERVICES)

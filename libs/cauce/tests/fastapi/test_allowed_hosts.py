@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from cauce.errors import ConfigurationError
 from cauce.fastapi import AllowedHosts
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -72,6 +73,14 @@ async def test_a_request_without_a_host_or_with_two_is_refused() -> None:
 async def test_a_star_allows_every_name_and_none_at_all() -> None:
     assert await status_for(b"evil.example", allowed=["*"]) == 200
     assert await status_for(allowed=["*"]) == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["*.", "", "*shop.example", "shop.example:8000", "https://shop.example", "a b", "[::1]:80"]
+)
+def test_what_can_be_no_host_is_refused_at_start(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a name such as"):
+        AllowedHosts(PlainTextResponse("here"), hosts=["localhost", host])
 
 
 async def test_the_refusal_is_a_problem_document_that_does_not_repeat_the_name() -> None:

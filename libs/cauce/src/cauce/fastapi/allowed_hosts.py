@@ -10,11 +10,14 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cauce.errors import ConfigurationError
 from cauce.fastapi.problem_document import problem_response
 
 __all__ = ["AllowedHosts"]
 
+_EXPECTED: Final = "expected a name such as shop.example, an address, *.shop.example or *, without port and path"
 _OF_A_NAME: Final = frozenset(string.ascii_lowercase + string.digits + "-._")
+_OF_AN_ADDRESS: Final = frozenset(string.hexdigits + ":.")
 
 
 class AllowedHosts:
@@ -22,10 +25,15 @@ class AllowedHosts:
 
     A host is a name or an address without its port; case does not matter. `*.example.com` allows every name below
     example.com, `*` allows all. A WebSocket is refused before it is opened.
+
+    Raises ConfigurationError for what can be no host, such as one with a port or a path.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
-        given = {host.strip().strip("[]").lower().rstrip(".") for host in hosts}
+        written = [host.strip().lower() for host in hosts]
+        if problems := [f"the allowed host {host!r}: {_EXPECTED}" for host in written if not _is_a_pattern(host)]:
+            raise ConfigurationError(problems)
+        given = {host.strip("[]").rstrip(".") for host in written}
         self._app = app
         self._any = "*" in given
         self._names = frozenset(given)
@@ -44,6 +52,13 @@ class AllowedHosts:
         given = [value for name, value in scope["headers"] if name == b"host"]
         name = _name(given[0].decode("latin-1").lower()) if len(given) == 1 else ""
         return bool(name) and (name in self._names or name.endswith(self._below))
+
+
+def _is_a_pattern(host: str) -> bool:
+    """Whether it is `*`, an address, or a name that may begin with `*.`."""
+    name = host.removeprefix("*.").rstrip(".")
+    is_address = ":" in name and set(name.removeprefix("[").removesuffix("]")) <= _OF_AN_ADDRESS
+    return host == "*" or is_address or (bool(name) and _OF_A_NAME.issuperset(name))
 
 
 def _name(host: str) -> str:

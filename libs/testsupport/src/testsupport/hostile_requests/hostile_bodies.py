@@ -48,7 +48,7 @@ def hostile_body(chance: Random, document: Any, limit: int) -> Body:
         lambda: framed(plain, chance.choice(_MEDIA_TYPES)),
         lambda: framed(text.encode(chance.choice(_ENCODINGS), "replace"), chance.choice((_JSON, *_MEDIA_TYPES))),
         lambda: framed(bytes(chance.randrange(256) for _ in range(200)) + plain),
-        lambda: framed(gzip.compress(plain), _JSON, ("Content-Encoding", chance.choice(("gzip", "br", MARK)))),
+        lambda: framed(gzip.compress(plain, mtime=0), _JSON, ("Content-Encoding", chance.choice(("gzip", "br", MARK)))),
         lambda: framed(*_multipart(chance, plain)),
         lambda: _around(chance, text, limit),
         lambda: _chunked(chance, plain),
