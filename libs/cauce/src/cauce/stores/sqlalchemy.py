@@ -1,6 +1,7 @@
 """A service's own database through the user's SQLAlchemy session: PostgreSQL or SQLite."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -33,9 +34,12 @@ from cauce.stores.sql.trouble import (
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
+log = logging.getLogger("cauce.store")
+
 _ANSWER_LIMIT_S = 2.0
 _PROVISIONED_S = 0.005
-_GIVEN_BACK_S = 1.0
+_GIVEN_BACK_S = 6.0
+"""A little longer than SQLite waits for another process that writes."""
 
 
 class SqlAlchemyStore:
@@ -156,6 +160,10 @@ class SqlAlchemyStore:
             async with asyncio.timeout(_GIVEN_BACK_S):
                 while pool.checkedout():  # noqa: ASYNC110  # the pool tells nobody
                     await asyncio.sleep(0.005)
+        if left := pool.checkedout():
+            log.warning(
+                "connections of the database that are still in use: %d. They stay open when they are given back", left
+            )
 
 
 class _Work:
