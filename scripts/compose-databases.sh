@@ -6,7 +6,7 @@ set -eu
 for service in accounts mailing music_discovery; do
     variable=$(echo "${service}_DB_PASS" | tr '[:lower:]' '[:upper:]')
     if [ -z "$(printenv "$variable")" ]; then
-        echo "$variable is empty. Copy .env.example to .env and set it there." >&2
+        echo "$variable is empty. scripts/make-env.sh makes .env with it; in one of your own, add it." >&2
         exit 1
     fi
     psql --no-psqlrc --quiet --username="${POSTGRES_USER:-postgres}" --dbname=postgres \

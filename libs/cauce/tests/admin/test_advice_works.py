@@ -91,6 +91,7 @@ class System:
 
             await until(told)
             assert (await http.get("/health/ready")).status_code == 200
+            assert " → " in (await http.get("/health/moving")).text, "as a person reads it"
         assert set(found) == {subject, *also}
         return found[subject].partition(" → ")[2]
 
@@ -243,6 +244,22 @@ async def test_a_head_that_nothing_makes_due(project: Project, broker: ValkeySer
         await system.run(await system.stuck("held"))
         await system.welcomed("Ann")
         await system.healthy("held")
+
+
+async def test_a_listener_that_was_renamed_is_named_as_it_is_called_now(
+    project: Project, broker: ValkeyServer, cauce: Command
+) -> None:
+    async with _running(project, broker, cauce, "Ann") as system:
+        await publish(system.shop, UserCreated(id="1", name="Ann"))
+        await system.stuck("failing")
+        async with project.database("mail") as database:
+            await database.run("UPDATE cauce_waiting SET next_at = NULL, attempts = 0, error = NULL")
+            await database.run("UPDATE cauce_listener SET name = 'mail.greet' WHERE consumer = 'mail-ms/mail.welcome'")
+        system.world.broken.clear()
+        advice = await system.page("mail.greet")
+        assert advice == "cauce waiting retry --listener mail.greet --state held"
+        await system.run(advice)
+        await system.welcomed("Ann")
 
 
 async def test_an_event_that_the_broker_rejected_permanently(

@@ -90,7 +90,9 @@ def test_the_valkey_of_compose_refuses_to_start_without_a_password(
         timeout=30,
     )
     assert refused.returncode == 1
-    assert refused.stderr == f"{missing} is empty. Copy .env.example to .env and set it there.\n"
+    assert (
+        refused.stderr == f"{missing} is empty. scripts/make-env.sh makes .env with it; in one of your own, add it.\n"
+    )
 
 
 def test_the_valkey_of_compose_has_the_users_of_cauce_dev_with_passwords_that_nobody_sees(
@@ -168,7 +170,10 @@ def test_the_script_of_compose_makes_a_closed_database_for_each_service(
         [script], env={**environment, "MAILING_DB_PASS": ""}, capture_output=True, text=True, timeout=30
     )
     assert refused.returncode == 1
-    assert refused.stderr == "MAILING_DB_PASS is empty. Copy .env.example to .env and set it there.\n"
+    assert (
+        refused.stderr
+        == "MAILING_DB_PASS is empty. scripts/make-env.sh makes .env with it; in one of your own, add it.\n"
+    )
     own_postgres.drop_database("accounts")
     with psycopg.connect(
         host=own_postgres.host, port=own_postgres.port, user="postgres", password=environment["PGPASSWORD"]

@@ -7,9 +7,7 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +27,7 @@ from cauce.transports.memory import MemoryTransport
 from cauce.transports.redis_streams import RedisStreams
 from redis import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
+from testsupport.said_process import SaidProcess
 from testsupport.services import FOLDER
 
 ID = "061b4f14-295d-40b8-aa74-dd4aa8a248bf"
@@ -39,39 +38,22 @@ def line_of(text: str) -> int:
     return 1 + next(number for number, line in enumerate(SOURCE.read_text().splitlines()) if text in line)
 
 
-class Letters:
+class Letters(SaidProcess):
     """The process and what it has said."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.health = f"http://127.0.0.1:{environment['LETTERS_HEALTH_PORT']}"
-        self._out, self._err = folder / "out.txt", folder / "err.txt"
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", "import letters_service; letters_service.main()"],
-                cwd=SOURCE.parent,
-                stdout=out,
-                stderr=err,
-                env={"PATH": os.environ["PATH"], "CAUCE_ENV_FILE": "", "PYTHONUNBUFFERED": "1", **environment},
-            )
-
-    @property
-    def out(self) -> list[str]:
-        return self._out.read_text().splitlines()
-
-    @property
-    def err(self) -> list[str]:
-        return self._err.read_text().splitlines()
+        super().__init__(
+            [sys.executable, "-c", "import letters_service; letters_service.main()"],
+            folder,
+            environment={"PATH": os.environ["PATH"], "CAUCE_ENV_FILE": "", **environment},
+            cwd=SOURCE.parent,
+        )
 
     @property
     def said(self) -> list[str]:
         """All lines but those of the start."""
         return [line for line in self.err if not re.match("letters (hears|publishes|uses|is ready|waits)", line)]
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, "waited 20 s; it said:\n" + "\n".join(self.err)
-            time.sleep(0.01)
 
     def started(self) -> None:
         self.until(lambda: any(re.match("letters (is ready|waits)", line) for line in self.err))

@@ -72,7 +72,8 @@ def _path_here(scope: Message) -> str:
 
 
 async def _answer(send: Send, status: int, body: object) -> None:
-    payload = json.dumps(body).encode()
+    # As a person reads it; half a surrogate, which no encoding has, becomes an escape that JSON knows.
+    payload = json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace")
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(payload)).encode()),

@@ -98,7 +98,7 @@ def _lines(done: "Erasure") -> "Iterator[str]":
     from cauce.cli.screen import headed, lines_of, yellow
 
     rows = done.rows
-    yield f"{done.service}: {'would be erased' if done.dry_run else 'erased'} of the key with the hash"
+    yield f"{done.service}: {'what would be' if done.dry_run else 'what was'} erased of the key with this hash"
     yield f"  {done.key_hash}"
     yield ""
     yield from headed(

@@ -92,6 +92,13 @@ class _Reading:
         meta = {str(row.name): str(row.value) for row in await self._ask("SELECT name, value FROM cauce_meta")}
         at = float((await self._ask("SELECT :NOW AS now"))[0].now)
         description = read_description(meta.get("description", ""))
+        known = {
+            str(row.consumer): row
+            for row in await self._ask(
+                "SELECT consumer, name, first_seen_at, paused_at, paused_because FROM cauce_listener"
+            )
+        }
+        names = {consumer: str(row.name or listener_of(consumer)) for consumer, row in known.items()}
         lanes = await self._ask(
             "SELECT count(*) AS lanes, count(m.id) AS owned FROM cauce_lane l "
             f"LEFT JOIN cauce_member m ON m.id = l.member AND {LEASE_HOLDS}"
@@ -103,22 +110,18 @@ class _Reading:
             durable=description.transport.durable if description and description.transport else None,
             at=at,
             incarnation=meta.get("incarnation", ""),
-            listeners=await self._listeners(description, at),
+            listeners=await self._listeners(description, at, known, names),
             outbox=await self._outbox(at),
-            stuck=await read_stuck(self._connection, description),
+            stuck=await read_stuck(self._connection, description, names),
             lanes=int(lanes[0].lanes),
             lanes_owned=int(lanes[0].owned),
             members=await self._members(),
             counted_since_s=_age(oldest[0].at, at),
         )
 
-    async def _listeners(self, description: Description | None, at: float) -> tuple[ListenerFigures, ...]:
-        known = {
-            row.consumer: row
-            for row in await self._ask(
-                "SELECT consumer, name, first_seen_at, paused_at, paused_because FROM cauce_listener"
-            )
-        }
+    async def _listeners(
+        self, description: Description | None, at: float, known: Mapping[str, Any], names: Mapping[str, str]
+    ) -> tuple[ListenerFigures, ...]:
         in_code = {one.consumer for one in description.listeners} if description else set[str]()
         received = await self._by_consumer(_RECEIVED)
         unsettled = await self._by_consumer(_UNSETTLED)
@@ -129,11 +132,10 @@ class _Reading:
         discarded = await self._by_consumer(
             "SELECT consumer, count(*) AS n FROM cauce_audit WHERE what = 'discard' GROUP BY consumer"
         )
-        shown = {consumer: row.name or listener_of(consumer) for consumer, row in known.items()}
         everyone = sorted({*known, *received, *waiting, *dead})
         return tuple(
             ListenerFigures(
-                listener=shown.get(consumer) or listener_of(consumer),
+                listener=names.get(consumer) or listener_of(consumer),
                 handled=received.get(consumer, 0) - unsettled.get(consumer, 0),
                 failing=int(waiting[consumer].failing) if consumer in waiting else 0,
                 next_try_in_s=_until(waiting[consumer].next_at, at) if consumer in waiting else None,

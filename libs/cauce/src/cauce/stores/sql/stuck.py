@@ -18,37 +18,41 @@ __all__ = ["read_stuck"]
 _OVERDUE_S = 60.0
 
 
-async def read_stuck(connection: AsyncConnection, description: Description | None) -> StuckFigures:
+async def read_stuck(
+    connection: AsyncConnection, description: Description | None, names: Mapping[str, str]
+) -> StuckFigures:
     """Read it in the caller's snapshot. `description` is the code of the last start: without one, nothing counts as
-    left behind by it."""
+    left behind by it. `names`: what listeners are called now, by consumer."""
     unsent: Mapping[str, int] = {}
     if description is not None and description.sends_to is not None:
         unsent = await count_unsent_elsewhere(connection, description.sends_to)
     return StuckFigures(
         overdue=await count_overdue(connection, longer_than_s=_OVERDUE_S),
-        postponed=await _by_listener(connection, "postponed"),
-        held=await _by_listener(connection, "held"),
-        left_behind=await _left_behind(connection, description) if description is not None else (),
+        postponed=await _by_listener(connection, "postponed", names),
+        held=await _by_listener(connection, "held", names),
+        left_behind=await _left_behind(connection, description, names) if description is not None else (),
         unsent_elsewhere=unsent,
     )
 
 
-async def _by_listener(connection: AsyncConnection, state: WaitingState) -> Mapping[str, int]:
+async def _by_listener(connection: AsyncConnection, state: WaitingState, names: Mapping[str, str]) -> Mapping[str, int]:
     found = Counter[str]()
     for consumer, count in (await count_by_listener(connection, state)).items():
-        found[listener_of(consumer)] += count
+        found[names.get(consumer) or listener_of(consumer)] += count
     return found
 
 
-async def _left_behind(connection: AsyncConnection, description: Description) -> tuple[LeftBehind, ...]:
+async def _left_behind(
+    connection: AsyncConnection, description: Description, names: Mapping[str, str]
+) -> tuple[LeftBehind, ...]:
     consumers = {one.consumer for one in description.listeners}
-    names = {name for one in description.events for name in (one.name, *one.earlier_names)}
+    events = {name for one in description.events for name in (one.name, *one.earlier_names)}
     return tuple(
         LeftBehind(
-            listener=listener_of(one.consumer),
+            listener=names.get(one.consumer) or listener_of(one.consumer),
             event=one.name,
             count=one.count,
             listener_in_code=one.consumer in consumers,
         )
-        for one in await count_unhandled(connection, Known(consumers=consumers, names=names))
+        for one in await count_unhandled(connection, Known(consumers=consumers, names=events))
     )
