@@ -31,8 +31,10 @@ from cauce.delivery.outbox.tail import TailCheck
 from cauce.delivery.pace import Pace
 from cauce.delivery.registration import Registration
 from cauce.delivery.retention import Keep, Pruning
+from cauce.delivery.wakeups import WakeUps
 from cauce.errors import ConfigurationError, TransportUnavailableError
 from cauce.events.envelope import Emission
+from cauce.ports.hints import Hint, SupportsHints
 from cauce.ports.lanes import Lane, MemberId
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import DurableTransport, RegistersDatabases, Status, SupportsHealth
@@ -116,6 +118,9 @@ class DurableDelivery:
         topics = listening.sends_to
         self._pruning = self._new_pruning(topics)
         self.watch = self._new_watch()
+        self._wake_ups = WakeUps(
+            self.ownership, hints=store.hints() if isinstance(store, SupportsHints) else None, woken=self._woken
+        )
         self._relay = None
         if transport is not None:
             self._sending = self._watched(reports.status("relay"), first=self._subscription is None)
@@ -129,11 +134,17 @@ class DurableDelivery:
         """Why some events of our lanes do not move, in one line; None while all do."""
         return self._troubles.problem(self.ownership.epochs())
 
-    def committed(self, *, to_send: bool, waiting: bool) -> None:
-        """A transaction of this process wrote something for the broker, or for a durable listener here."""
+    def committed(self, *, to_send: Collection[Lane] = (), waiting: Collection[Lane] = ()) -> None:
+        """A transaction of this process wrote something for the broker, or for a durable listener, in these lanes."""
         if to_send and self._relay is not None:
-            self._relay.wake()
+            self._wake_ups.tell(Hint.TO_SEND, to_send)
         if waiting:
+            self._wake_ups.tell(Hint.WAITING, waiting)
+
+    def _woken(self, hint: Hint) -> None:
+        if Hint.TO_SEND in hint and self._relay is not None:
+            self._relay.wake()
+        if Hint.WAITING in hint:
             self._waiting_room.wake()
 
     async def report_left_behind(self) -> None:
@@ -154,6 +165,7 @@ class DurableDelivery:
         """Own lanes, and send what is committed, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.ownership.run())
+            tasks.create_task(self._wake_ups.run())
             if self._transport is None or self._relay is None:
                 if self._local is not None:
                     self._local.up()

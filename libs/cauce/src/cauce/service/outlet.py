@@ -6,6 +6,7 @@ from cauce.delivery.durable import DurableDelivery
 from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import PublishError
 from cauce.events.event import Event, IntegrationEvent
+from cauce.ports.lanes import lane_of
 from cauce.ports.outbox import Outgoing
 from cauce.ports.store import Outbound
 from cauce.publishing.pending import AfterCommit, Pending, ToSend
@@ -49,8 +50,10 @@ class RunOutlet:
             return
         self._queue.accept([item for item in pending if isinstance(item, AfterCommit)])
         self._durable.committed(
-            to_send=any(isinstance(item, ToSend) for item in pending),
-            waiting=any(isinstance(item, AfterCommit) and item.durable for item in pending),
+            to_send={lane_of(item.envelope) for item in pending if isinstance(item, ToSend)},
+            waiting={
+                lane_of(item.emission.envelope) for item in pending if isinstance(item, AfterCommit) and item.durable
+            },
         )
 
 

@@ -19,7 +19,7 @@ from cauce.delivery.volatile.queue import AfterCommitQueue
 from cauce.errors import CauceError, ConfigurationError
 from cauce.events.envelope import Envelope
 from cauce.listeners.threads import too_few_threads
-from cauce.ports.lanes import Lane
+from cauce.ports.lanes import Lane, lane_of
 from cauce.ports.store import DurableStore
 from cauce.ports.transport import Status, Transport
 from cauce.publishing.dispatcher import Dispatcher
@@ -243,7 +243,7 @@ class Run:
         async def adopt(envelope: Envelope, known_to: Sequence[str]) -> bool:
             new = await message_store.adopt(envelope, known_to=known_to)
             if new:
-                durable.committed(to_send=True, waiting=False)
+                durable.committed(to_send=[lane_of(envelope)])
             return new
 
         inward = Inward(

@@ -20,6 +20,7 @@ from cauce.ports.store import Outbound, UnitOfWork
 from cauce.stores.sql.connections import connected
 from cauce.stores.sql.engine import READ_ONLY, create_engine, is_in_memory, keep_promises
 from cauce.stores.sql.figures import figures_of
+from cauce.stores.sql.hints import SqlHints
 from cauce.stores.sql.inbox import SqlInbox
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sql.refused import problems_of
@@ -120,6 +121,9 @@ class SqlAlchemyStore:
 
     def message_store(self) -> SqlMessageStore:
         return SqlMessageStore(self.engine)
+
+    def hints(self) -> SqlHints | None:
+        return SqlHints(self.engine) if self.engine.driver == "psycopg" else None
 
     def inbox(self, work: UnitOfWork, joined: Mapping[str, Joined] | None = None) -> SqlInbox:
         return SqlInbox(cast("AsyncSession", work.session), joined or {})

@@ -52,6 +52,9 @@ class Ownership:
         self._delays_are_true = False
         self.has_begun = False
         """Whether the first beat has shared out lanes."""
+        self.members: Collection[MemberId] = ()
+        """The processes with a lease at the last beat, this one included."""
+        self._owners: Mapping[Lane, MemberId | None] = {}
         self._ownerless: dict[Lane, float] = {}
         """Lanes without an owner at the last beat, and when that was first seen."""
 
@@ -62,6 +65,13 @@ class Ownership:
     def epochs(self) -> Mapping[Lane, Epoch]:
         """Lanes that are still ours, those being given back included: for finishing what runs."""
         return self._keeper.owned(self._now())
+
+    def owner_of(self, lane: Lane) -> MemberId | None:
+        """Whose the lane is: this process's, or another's as of the last beat. None if nobody's, or not known."""
+        if lane in self._keeper.owned(self._now()):
+            return self.me
+        owner = self._owners.get(lane)
+        return None if owner == self.me else owner
 
     def drop(self, lane: Lane) -> None:
         """Let go of a lane whose order we could not keep: the next beat takes it again, to be read from the start."""
@@ -116,6 +126,7 @@ class Ownership:
         answered = self._now()
         self._keeper.renewed(requested_at=asked, now=answered)
         self._renewed_at = asked
+        self.members, self._owners = seen.members, {row.lane: row.owner for row in seen.rows}
         await self._mind_the_clock(seen, asked_at=asked, answered_at=answered)
         beat = self._keeper.beat(seen, now=answered)
         taken: Mapping[Lane, Epoch] = {}
