@@ -6,8 +6,8 @@
 
 Starts its own PostgreSQL (fsync on) and Valkey (append-only file, synced every second). All ways take turns, round by
 round; a ratio is taken inside each round and the table shows the median, because the machines this runs on are shared.
-Goals: 10 a unit of work, 11 the relay, 12 the whole way, 13 latency, also beside a key that
-fails, idleness, and that kept rows cost nothing.
+Goals: 10 a unit of work, 11 the relay, 12 the whole way, 13 latency, also with two processes
+of each service and beside a key that fails, idleness, and that kept rows cost nothing.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from statistics import median
 
 from cauce.dev.servers import PostgresServer, ValkeyServer
 from durability import failing_key, idleness, killed_process, with_cauce
+from durability import two_of_each as two
 from durability.kept_rows import fill
 from durability.paced_services import PacedServices
 from durability.peers import missing
@@ -195,6 +196,27 @@ async def one_process_dies(bench: Bench) -> None:
     limit(13, "an event of the dead one's lanes, slowest (the lease is 10 s)", found.delayed_s, "s", 12)
 
 
+async def two_of_each(bench: Bench) -> None:
+    producing, consuming = await bench.place("shared_calling"), await bench.place("shared_hearing")
+    services, count = PacedServices(producing, consuming), max(20, bench.times(100) * 6 // 10)
+    async with services.running():
+        alone = await two.p50_and_p90(services, count)
+        others = (
+            side(__file__, "produce", "cauce", producing, 0),
+            side(__file__, "consume", "cauce", consuming, 1_000_000_000),
+        )
+        try:
+            await two.shared_out(services, others)
+            shared = await two.p50_and_p90(services, count)
+        finally:
+            for other in others:
+                other.kill()
+    print(f"\n### Two processes of each service instead of one, four events a second ({count} of them)\n")
+    print(f"  one of each: p50 {alone[0]:.1f} ms, p90 {alone[1]:.1f} ms; two: {shared[0]:.1f} and {shared[1]:.1f} ms")
+    limit(13, "commit → effect, p50, against one of each", shared[0] / alone[0], "×", 1.3)
+    limit(13, "commit → effect, p90, against one of each", shared[1] / alone[1], "×", 2)
+
+
 async def kept_rows(bench: Bench) -> None:
     empty, full = await bench.place("empty"), await bench.place("well_used")
     await fill(full, bench.kept)
@@ -224,7 +246,7 @@ GOALS: Mapping[str, Sequence[Callable[[Bench], Awaitable[None]]]] = {
     "10": [units_of_work],
     "11": [relay],
     "12": [whole_way],
-    "13": [latency, one_key_fails, one_process_dies, idle, kept_rows],
+    "13": [latency, two_of_each, one_key_fails, one_process_dies, idle, kept_rows],
 }
 
 

@@ -79,9 +79,19 @@ class PacedServices:
         await until(lambda: all(one in self._applied for one in ids))
         return median(self._applied[one] - self._committed[one] for one in ids) * 1000
 
+    async def taken_ms(self, ids: Sequence[str]) -> Sequence[float]:
+        """From the commit of the change to the commit of its effect: of each, the quickest first."""
+        await until(lambda: all(one in self._applied for one in ids))
+        return sorted((self._applied[one] - self._committed[one]) * 1000 for one in ids)
+
     def lanes(self) -> Collection[Lane]:
         """Those of the process that hears here."""
         run = self._consumer._run  # pyright: ignore[reportPrivateUsage]
+        return run.lanes() if run is not None else ()
+
+    def lanes_to_send(self) -> Collection[Lane]:
+        """Those of the process that publishes here."""
+        run = self._service._run  # pyright: ignore[reportPrivateUsage]
         return run.lanes() if run is not None else ()
 
     def of_lanes(self, ids: Sequence[str], lanes: Collection[Lane]) -> Sequence[str]:
