@@ -36,7 +36,7 @@ class Place:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
             await connection.run_sync(by_hand.create_all)
-            if not missing():
+            if not (missing() or self.database.startswith("sqlite")):
                 await connection.run_sync(outbox_table().metadata.create_all)
         await engine.dispose()
 

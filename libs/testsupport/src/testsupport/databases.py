@@ -5,9 +5,11 @@ import sqlite3
 from typing import Any
 
 import psycopg
-from sqlalchemy import make_url
+from cauce.stores.sql.standard_driver import standard_driver_of
+from sqlalchemy import Engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["leave", "query"]
+__all__ = ["engines_of", "leave", "query"]
 
 _KEPT = 4
 _connections: dict[str, "psycopg.Connection[tuple[Any, ...]]"] = {}
@@ -33,6 +35,13 @@ def query(url: str, sql: str, *, write: bool = False) -> list[tuple[Any, ...]]:
         except psycopg.OperationalError:
             kept.close()  # the server was restarted since, or has ended it
     return _ask(plain, psycopg.connect(plain, connect_timeout=5, autocommit=True), sql, write=write)
+
+
+def engines_of(engine: AsyncEngine) -> list[Engine]:
+    """For events of SQLAlchemy's: the engine of the user's sessions, and the one beside it that Cauce's own statements
+    have on a SQLite file."""
+    own = standard_driver_of(engine)
+    return [engine.sync_engine] if own is None else [engine.sync_engine, own.engine]
 
 
 def leave() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from testsupport.databases import engines_of
+
 __all__ = ["DatabaseClock"]
 
 _ON_POSTGRES = (
@@ -30,7 +32,8 @@ class DatabaseClock:
         self._on_sqlite = self._engine.dialect.name == "sqlite"
         self._set_by_s = 0.0
         for engine in engines:
-            event.listen(engine.sync_engine, "connect", self._prepare)
+            for one in engines_of(engine):
+                event.listen(one, "connect", self._prepare)
 
     def _prepare(self, connection: Any, _record: object) -> None:
         if self._on_sqlite:

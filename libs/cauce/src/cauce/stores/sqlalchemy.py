@@ -26,6 +26,7 @@ from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sql.refused import problems_of
 from cauce.stores.sql.schema import PROBE, create_tables
 from cauce.stores.sql.sessions import FollowedSession, Following, follow, joins_an_outer_transaction
+from cauce.stores.sql.standard_driver import standard_driver_of
 from cauce.stores.sql.trouble import (
     is_refused_as_read_only,
     mark_errors_of,
@@ -150,6 +151,8 @@ class SqlAlchemyStore:
 
     async def close(self) -> None:
         """Close the engine's connections, unless the sessions use one connection that the user's code opened."""
+        if (own := standard_driver_of(self.engine)) is not None:
+            await own.close()
         if not isinstance(self._sessions.kw.get("bind"), AsyncConnection):
             await self._all_given_back()
             await self.engine.dispose()

@@ -79,9 +79,9 @@ async def test_a_new_file_that_somebody_is_writing_is_waited_for(tmp_path: Path)
 
 
 async def test_a_weaker_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cauce.stores.sql.engine as module
+    import cauce.stores.sql.pragmas as module
 
-    pragmas: Any = module._SQLITE_PRAGMAS  # pyright: ignore[reportPrivateUsage]  # a SQLite that cannot is hard to find
+    pragmas: Any = module.PRAGMAS  # a SQLite that cannot is hard to find
     monkeypatch.setitem(pragmas, "synchronous", 9)
     engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/weak.sqlite")
     with pytest.raises(ConfigurationError, match=r"SQLite refuses PRAGMA synchronous = 9 \(it is \d\)"):

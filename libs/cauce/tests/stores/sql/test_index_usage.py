@@ -20,6 +20,7 @@ from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing.store_contract import delivery, envelope, unit
 from sqlalchemy import event, text
 from sqlalchemy.schema import CreateIndex, DropIndex
+from testsupport.databases import engines_of
 
 KEPT = 1_000_000
 BACKLOG = 100_000
@@ -78,9 +79,11 @@ async def explained(
     def before(connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
         seen.append(explain(connection.connection, statement, parameters[0] if many else parameters))
 
-    event.listen(store.engine.sync_engine, "before_cursor_execute", before)
+    for engine in engines_of(store.engine):
+        event.listen(engine, "before_cursor_execute", before)
     yield seen
-    event.remove(store.engine.sync_engine, "before_cursor_execute", before)
+    for engine in engines_of(store.engine):
+        event.remove(engine, "before_cursor_execute", before)
 
 
 def explained_by_postgres(connection: Any, statement: str, parameters: Any) -> Executed:

@@ -1,12 +1,10 @@
 """Engines with the settings that Cauce's promises need, for PostgreSQL and for SQLite."""
 
 import asyncio
-import sqlite3
 import time
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
@@ -18,7 +16,10 @@ from cauce.settings.tls_files import POSTGRESQL, problems_of_files
 from cauce.stores.sql.driver_state import connection_class_of_asyncpg, read_outcome_of_commits
 from cauce.stores.sql.error_values import hide_values
 from cauce.stores.sql.poolers import prepare_nothing_behind_poolers, refuse_poolers
+from cauce.stores.sql.pragmas import LOCK_LOOKS_EVERY_S, set_pragmas
 from cauce.stores.sql.refused import problems_of
+from cauce.stores.sql.standard_driver import StandardDriver
+from cauce.stores.sql.turns import TURN_LIMIT_S, Turns
 from cauce.stores.sql.watching import watch_statements
 
 __all__ = ["READ_ONLY", "create_engine", "is_in_memory", "keep_promises"]
@@ -32,15 +33,8 @@ _POOL_SIZE = 20
 _RESTS_SINCE = "cauce_rests_since"
 _RESTED_S = 1.0
 _WRITES = "cauce_writes"
-_TURN_LIMIT_S = 30.0
-_BUSY_TIMEOUT_S = 5
-_SQLITE_PRAGMAS = {
-    "journal_mode": "wal",
-    "synchronous": 2,
-    "busy_timeout": _BUSY_TIMEOUT_S * 1000,
-    "foreign_keys": 1,
-}
-"""Committed means on the disk (2 = FULL), and writers wait for each other instead of failing."""
+_MAKES_CONNECTIONS = frozenset({"creator", "async_creator", "async_creator_fn", "module", "dbapi"})
+"""Options with which connections are made in a way of the user's, that nothing can be put beside."""
 
 
 def create_engine(url: str, **options: Any) -> AsyncEngine:
@@ -68,14 +62,19 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     if backend not in _DRIVERS:
         raise ConfigurationError([f"database {backend!r} is not supported: use sqlite+aiosqlite or postgresql+psycopg"])
     _check_driver(parsed)
+    arguments: dict[str, Any]
     if backend == "sqlite":
         if is_in_memory(parsed):  # it lives in one connection, which transactions then have one after the other
             alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
-            options = {**alone, "pool_timeout": _TURN_LIMIT_S, **options}
+            options = {**alone, "pool_timeout": TURN_LIMIT_S, **options}
         engine = _checked(create_async_engine(parsed, hide_parameters=True, **options))
-        _prepare_sqlite(engine)
+        turns = Turns()
+        _prepare_sqlite(engine, turns)
+        arguments = options.get("connect_args", {})
+        if not (is_in_memory(parsed) or _MAKES_CONNECTIONS & {*options, *arguments}):
+            StandardDriver(parsed, turns, **arguments).stand_beside(engine)
         return engine
-    arguments: dict[str, Any] = options.pop("connect_args", {})
+    arguments = options.pop("connect_args", {})
     if problems := [*problems_of_files({**parsed.query, **arguments}, POSTGRESQL)]:
         raise ConfigurationError(problems, where="the options of the database URL")
     if parsed.get_driver_name() == "psycopg":
@@ -149,15 +148,13 @@ def is_in_memory(url: URL) -> bool:
     return url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
 
 
-def _prepare_sqlite(engine: AsyncEngine) -> None:
-    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-
+def _prepare_sqlite(engine: AsyncEngine, turns: Turns) -> None:
     def begun(connection: Connection) -> None:
         if connection.get_execution_options().get(_READ_ONLY, False):
             connection.exec_driver_sql("PRAGMA query_only = 1")
             connection.exec_driver_sql("BEGIN")
         else:
-            _wait_for_turn(connection, turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
+            _wait_for_turn(connection, turns)
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def invalidated(connection: Any, _record: object, _error: object) -> None:
@@ -168,21 +165,14 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
             with suppress(SQLAlchemyError, engine.dialect.loaded_dbapi.Error, ValueError, asyncio.CancelledError):
                 connection.run_async(_roll_back)
 
-    event.listen(engine.sync_engine, "connect", _set_pragmas)
+    event.listen(engine.sync_engine, "connect", _connected)
     event.listen(engine.sync_engine, "invalidate", invalidated)
     event.listen(engine.sync_engine, "begin", begun)
     event.listen(engine.sync_engine, "checkin", _end_turn)
 
 
-def _set_pragmas(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN comes too late and is always deferred
-    cursor = connection.cursor()
-    for pragma, wanted in _SQLITE_PRAGMAS.items():
-        _set(connection, cursor, f"PRAGMA {pragma} = {wanted}")
-        cursor.execute(f"PRAGMA {pragma}")
-        if (found := cursor.fetchone()[0]) != wanted and not (pragma == "journal_mode" and found == "memory"):
-            raise ConfigurationError([f"SQLite refuses PRAGMA {pragma} = {wanted} (it is {found})"])
-    cursor.close()
+def _connected(connection: Any, _record: object) -> None:
+    set_pragmas(connection, lambda: connection.run_async(_pause))
 
 
 def _end_turn(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -198,42 +188,22 @@ def _end_turn(connection: Any, record: ConnectionPoolEntry) -> None:
         cursor.close()
 
 
-def _set(connection: Any, cursor: Any, statement: str) -> None:
-    """Execute it, waiting while the database is locked. The first process that opens a new file turns it to WAL, and
-    SQLite does not wait for that: others that open it at the same moment get "database is locked" at once, whatever the
-    busy timeout."""
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-        try:
-            return cursor.execute(statement)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        connection.run_async(_pause)
-
-
 async def _pause(_driver: object) -> None:
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(LOCK_LOOKS_EVERY_S)
 
 
 async def _roll_back(driver: Any) -> None:
     await asyncio.shield(driver.rollback())
 
 
-def _wait_for_turn(connection: Connection, turn: asyncio.Lock) -> None:
-    """Queue the writers of one process; SQLite's own waiting is a lottery, which some writer loses under load.
-
-    The turn ends when the connection goes back to the pool. A writer that waits too long proceeds without a turn, and
-    gets SQLite's own error.
-    """
+def _wait_for_turn(connection: Connection, turns: Turns) -> None:
+    """The turn ends when the connection goes back to the pool."""
     pooled: Any = connection.connection
     if _WRITES in pooled.record_info:
         return
 
     async def wait(_driver: object) -> None:
-        async with asyncio.timeout(_TURN_LIMIT_S):
-            await turn.acquire()
+        if (turn := await turns.wait()) is not None:
+            pooled.record_info[_WRITES] = turn
 
-    with suppress(TimeoutError):
-        pooled.dbapi_connection.run_async(wait)
-        pooled.record_info[_WRITES] = turn
+    pooled.dbapi_connection.run_async(wait)

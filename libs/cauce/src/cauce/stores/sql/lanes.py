@@ -6,7 +6,7 @@ Tables: cauce_member and cauce_lane, both by their primary keys; cauce_lane has 
 from collections.abc import Mapping, Sequence
 
 from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
-from cauce.stores.sql.connections import TableGroup
+from cauce.stores.sql.connections import OwnConnection, TableGroup, writing
 
 __all__ = ["LEASE_HOLDS", "SqlLanes"]
 
@@ -20,74 +20,74 @@ LEASE_HOLDS = f"m.lease_until >= :NOW AND NOT {_AHEAD}"
 class SqlLanes(TableGroup):
     """The LaneTable of the ports, by the database's clock."""
 
-    async def beat(self, me: MemberId, *, lease_s: float) -> LanesSeen:
-        async with self._writing() as connection:
+    @writing
+    async def beat(self, connection: OwnConnection, me: MemberId, *, lease_s: float) -> LanesSeen:
+        await self._run(
+            connection,
+            "INSERT INTO cauce_member (id, lease_until, lease_s) VALUES (:me, :NOW + :lease, :lease) "
+            "ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, lease_s = excluded.lease_s",
+            me=me,
+            lease=lease_s,
+        )
+        await self._run(
+            connection,
+            "DELETE FROM cauce_member WHERE (lease_until < :NOW - 3600 OR lease_until > :NOW + 3600 + lease_s) "
+            "AND id NOT IN (SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
+        )
+        rows = await self._run(
+            connection,
+            "SELECT l.lane, l.member, l.epoch, "
+            f"CASE WHEN {LEASE_HOLDS} THEN m.lease_until - :NOW ELSE 0 END AS left_s "
+            "FROM cauce_lane l LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
+        )
+        members = list(
             await self._run(
                 connection,
-                "INSERT INTO cauce_member (id, lease_until, lease_s) VALUES (:me, :NOW + :lease, :lease) "
-                "ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, lease_s = excluded.lease_s",
-                me=me,
-                lease=lease_s,
+                f"SELECT m.id, {LEASE_HOLDS} AS holds, {_AHEAD} AS ahead, :NOW AS clock FROM cauce_member m",
             )
-            await self._run(
-                connection,
-                "DELETE FROM cauce_member WHERE (lease_until < :NOW - 3600 OR lease_until > :NOW + 3600 + lease_s) "
-                "AND id NOT IN (SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
+        )
+        lanes = [
+            LaneRow(
+                Lane(int(row.lane)),
+                None if row.member is None else MemberId(str(row.member)),
+                Epoch(int(row.epoch)),
+                float(row.left_s),
             )
-            rows = await self._run(
-                connection,
-                "SELECT l.lane, l.member, l.epoch, "
-                f"CASE WHEN {LEASE_HOLDS} THEN m.lease_until - :NOW ELSE 0 END AS left_s "
-                "FROM cauce_lane l LEFT JOIN cauce_member m ON m.id = l.member ORDER BY l.lane",
-            )
-            members = list(
-                await self._run(
-                    connection,
-                    f"SELECT m.id, {LEASE_HOLDS} AS holds, {_AHEAD} AS ahead, :NOW AS clock FROM cauce_member m",
-                )
-            )
-            lanes = [
-                LaneRow(
-                    Lane(int(row.lane)),
-                    None if row.member is None else MemberId(str(row.member)),
-                    Epoch(int(row.epoch)),
-                    float(row.left_s),
-                )
-                for row in rows
-            ]
-            return LanesSeen(
-                lanes,
-                members=[MemberId(one.id) for one in members if one.holds],
-                clock=float(members[0].clock),  # our own row is there at least
-                ahead=[MemberId(one.id) for one in members if one.ahead],
-            )
+            for row in rows
+        ]
+        return LanesSeen(
+            lanes,
+            members=[MemberId(one.id) for one in members if one.holds],
+            clock=float(members[0].clock),  # our own row is there at least
+            ahead=[MemberId(one.id) for one in members if one.ahead],
+        )
 
-    async def take(self, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
+    @writing
+    async def take(self, connection: OwnConnection, me: MemberId, wanted: Mapping[Lane, Epoch]) -> Mapping[Lane, Epoch]:
         got: dict[Lane, Epoch] = {}
-        async with self._writing() as connection:
-            for lane, epoch in sorted(wanted.items()):
-                done = await self._run(
-                    connection,
-                    "UPDATE cauce_lane SET member = :me, epoch = epoch + 1 WHERE lane = :lane AND epoch = :epoch",
-                    me=me,
-                    lane=int(lane),
-                    epoch=int(epoch),
-                )
-                if done.rowcount == 1:
-                    got[lane] = Epoch(epoch + 1)
+        for lane, epoch in sorted(wanted.items()):
+            done = await self._run(
+                connection,
+                "UPDATE cauce_lane SET member = :me, epoch = epoch + 1 WHERE lane = :lane AND epoch = :epoch",
+                me=me,
+                lane=int(lane),
+                epoch=int(epoch),
+            )
+            if done.rowcount == 1:
+                got[lane] = Epoch(epoch + 1)
         return got
 
-    async def give_back(self, me: MemberId, lanes: Sequence[Lane]) -> None:
-        async with self._writing() as connection:
-            for lane in sorted(lanes):
-                await self._run(
-                    connection,
-                    "UPDATE cauce_lane SET member = NULL WHERE lane = :lane AND member = :me",
-                    lane=int(lane),
-                    me=me,
-                )
+    @writing
+    async def give_back(self, connection: OwnConnection, me: MemberId, lanes: Sequence[Lane]) -> None:
+        for lane in sorted(lanes):
+            await self._run(
+                connection,
+                "UPDATE cauce_lane SET member = NULL WHERE lane = :lane AND member = :me",
+                lane=int(lane),
+                me=me,
+            )
 
-    async def leave(self, me: MemberId) -> None:
-        async with self._writing() as connection:
-            await self._run(connection, "UPDATE cauce_lane SET member = NULL WHERE member = :me", me=me)
-            await self._run(connection, "DELETE FROM cauce_member WHERE id = :me", me=me)
+    @writing
+    async def leave(self, connection: OwnConnection, me: MemberId) -> None:
+        await self._run(connection, "UPDATE cauce_lane SET member = NULL WHERE member = :me", me=me)
+        await self._run(connection, "DELETE FROM cauce_member WHERE id = :me", me=me)

@@ -6,13 +6,11 @@ Tables: cauce_meta (incarnation, service, description, `since:TOPIC`) and cauce_
 import json
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from cauce.ports.description import Description, read_description
 from cauce.ports.message_store import belongs_to_another
 from cauce.ports.registration import Identity, ListenerInCode
 from cauce.stores.identities import Past, Registered, identities, refuse_lost_pasts, resolve
-from cauce.stores.sql.connections import TableGroup
+from cauce.stores.sql.connections import OwnConnection, TableGroup, reading, writing
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.lanes import LEASE_HOLDS
 
@@ -22,45 +20,50 @@ __all__ = ["SqlRegistry", "description_of"]
 class SqlRegistry(TableGroup):
     """The Registry of the ports."""
 
-    async def incarnation(self) -> str:
-        async with self._reading() as connection:
-            return str(
-                (await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one()
-            )
+    @reading
+    async def incarnation(self, connection: OwnConnection) -> str:
+        return str(
+            (await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation'")).scalar_one()
+        )
 
+    @writing
     async def register(
-        self, service: str, listeners: Sequence[ListenerInCode], *, retired: Sequence[str] = ()
+        self,
+        connection: OwnConnection,
+        service: str,
+        listeners: Sequence[ListenerInCode],
+        *,
+        retired: Sequence[str] = (),
     ) -> Mapping[str, Identity]:
-        async with self._writing() as connection:
-            await self._only(connection, service)
-            registered = await self._registered(connection, service)
-            resolution = resolve(listeners, registered, retired)
-            pasts = {one: await self._past(connection, one) for one in sorted(resolution.suspects)}
-            refuse_lost_pasts(service, resolution, pasts)
-            now = float((await self._run(connection, "SELECT :NOW")).scalar_one())
-            found = identities(service, listeners, resolution, registered, now)
-            for listener in sorted(listeners, key=lambda one: found[one.name].consumer):
+        await self._only(connection, service)
+        registered = await self._registered(connection, service)
+        resolution = resolve(listeners, registered, retired)
+        pasts = {one: await self._past(connection, one) for one in sorted(resolution.suspects)}
+        refuse_lost_pasts(service, resolution, pasts)
+        now = float((await self._run(connection, "SELECT :NOW")).scalar_one())
+        found = identities(service, listeners, resolution, registered, now)
+        for listener in sorted(listeners, key=lambda one: found[one.name].consumer):
+            await self._run(
+                connection,
+                "INSERT INTO cauce_listener (consumer, first_seen_at, last_seen_at, name, events) "
+                "VALUES (:consumer, :now, :now, :name, :events) ON CONFLICT (consumer) DO UPDATE "
+                "SET last_seen_at = :now, name = :name, events = :events, retired_at = NULL",
+                consumer=found[listener.name].consumer,
+                now=now,
+                name=listener.name,
+                events=json.dumps(sorted(listener.events)),
+            )
+        for one in registered:
+            if not one.retired and not one.names.isdisjoint(retired):
                 await self._run(
                     connection,
-                    "INSERT INTO cauce_listener (consumer, first_seen_at, last_seen_at, name, events) "
-                    "VALUES (:consumer, :now, :now, :name, :events) ON CONFLICT (consumer) DO UPDATE "
-                    "SET last_seen_at = :now, name = :name, events = :events, retired_at = NULL",
-                    consumer=found[listener.name].consumer,
+                    "UPDATE cauce_listener SET retired_at = :now WHERE consumer = :consumer",
                     now=now,
-                    name=listener.name,
-                    events=json.dumps(sorted(listener.events)),
+                    consumer=one.consumer,
                 )
-            for one in registered:
-                if not one.retired and not one.names.isdisjoint(retired):
-                    await self._run(
-                        connection,
-                        "UPDATE cauce_listener SET retired_at = :now WHERE consumer = :consumer",
-                        now=now,
-                        consumer=one.consumer,
-                    )
-            return found
+        return found
 
-    async def _only(self, connection: AsyncConnection, service: str) -> None:
+    async def _only(self, connection: OwnConnection, service: str) -> None:
         """Raise if another service runs here. Then no other process registers before this one has."""
         other = await self._run(
             connection,
@@ -72,7 +75,7 @@ class SqlRegistry(TableGroup):
             raise belongs_to_another(running, service)
         await self._run(connection, "SELECT value FROM cauce_meta WHERE name = 'incarnation' FOR UPDATE")
 
-    async def _registered(self, connection: AsyncConnection, service: str) -> list[Registered]:
+    async def _registered(self, connection: OwnConnection, service: str) -> list[Registered]:
         described = await description_of(connection)
         events = {one.consumer: one.events for one in described.listeners} if described is not None else {}
         rows = await self._run(
@@ -91,7 +94,7 @@ class SqlRegistry(TableGroup):
             if str(row.consumer).startswith(f"{service}/")
         ]
 
-    async def _past(self, connection: AsyncConnection, consumer: str) -> Past:
+    async def _past(self, connection: OwnConnection, consumer: str) -> Past:
         (row,) = await self._run(
             connection,
             "SELECT CASE WHEN EXISTS (SELECT 1 FROM cauce_inbox WHERE consumer = :consumer) OR EXISTS "
@@ -102,38 +105,38 @@ class SqlRegistry(TableGroup):
         )
         return Past(handled=bool(row.handled), waiting=int(row.waiting), dead=int(row.dead))
 
-    async def describe(self, service: str, description: str) -> None:
-        async with self._writing() as connection:
-            await self._only(connection, service)
+    @writing
+    async def describe(self, connection: OwnConnection, service: str, description: str) -> None:
+        await self._only(connection, service)
+        await self._run(
+            connection,
+            "DELETE FROM cauce_meta WHERE name LIKE 'since:%' AND EXISTS "
+            "(SELECT 1 FROM cauce_meta m WHERE m.name = 'service' AND m.value <> :service)",
+            service=service,
+        )
+        for name, value in (("service", service), ("description", description)):
             await self._run(
                 connection,
-                "DELETE FROM cauce_meta WHERE name LIKE 'since:%' AND EXISTS "
-                "(SELECT 1 FROM cauce_meta m WHERE m.name = 'service' AND m.value <> :service)",
-                service=service,
-            )
-            for name, value in (("service", service), ("description", description)):
-                await self._run(
-                    connection,
-                    "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) "
-                    "ON CONFLICT (name) DO UPDATE SET value = :value",
-                    name=name,
-                    value=value,
-                )
-
-    async def since(self, topic: str, start: str) -> str:
-        async with self._writing() as connection:
-            name = f"since:{topic}"
-            await self._run(
-                connection,
-                "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING",
+                "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) "
+                "ON CONFLICT (name) DO UPDATE SET value = :value",
                 name=name,
-                value=start,
+                value=value,
             )
-            found = await self._run(connection, "SELECT value FROM cauce_meta WHERE name = :name", name=name)
-            return str(found.scalar_one())
+
+    @writing
+    async def since(self, connection: OwnConnection, topic: str, start: str) -> str:
+        name = f"since:{topic}"
+        await self._run(
+            connection,
+            "INSERT INTO cauce_meta (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING",
+            name=name,
+            value=start,
+        )
+        found = await self._run(connection, "SELECT value FROM cauce_meta WHERE name = :name", name=name)
+        return str(found.scalar_one())
 
 
-async def description_of(connection: AsyncConnection) -> Description | None:
+async def description_of(connection: OwnConnection) -> Description | None:
     """Read the description that the service left at its last start; None if there is none that can be read."""
     statement = "SELECT value FROM cauce_meta WHERE name = 'description'"
     written = (await connection.execute(Dialect(connection.dialect.name).sql(statement))).scalar_one_or_none()
