@@ -6,6 +6,7 @@
     postgres       `.database()` gives the URL of a fresh database; as many as wanted, dropped after the test
     own_postgres   a PostgreSQL of this test's own
     url            of an empty database; the test runs once on SQLite and once on PostgreSQL
+    any_url        the same, and once more on PostgreSQL by its other driver, asyncpg
     mail_sink      the session's mail sink, emptied before the test
     nothing_left   fails the test when a process that it started is still there at its end
     family         `remaining = family(pid)`: all descendants of a process, to see later that none remained
@@ -148,6 +149,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite+aiosqlite:///{tmp_path}/service.sqlite"
     postgres: ScratchDatabases = request.getfixturevalue("postgres")
     return postgres.database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "asyncpg"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/service.sqlite"
+    postgres: ScratchDatabases = request.getfixturevalue("postgres")
+    return postgres.database() if request.param == "postgresql" else postgres.database().replace("psycopg", "asyncpg")
 
 
 @pytest.fixture

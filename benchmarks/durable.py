@@ -88,13 +88,13 @@ def limit(number: int, what: str, found: float, unit: str, most: float) -> None:
 async def units_of_work(bench: Bench) -> None:
     place = await bench.place("units")
     work = UnitOfWork(place, bench.driver)
-    goals = [
-        Goal(10, "Cauce, un-keyed", "business insert alone", 0.75),
-        Goal(10, "Cauce, un-keyed", "faststream-outbox", 1.0),
-        Goal(10, "Cauce, keyed", "business insert alone", 0.6),
-    ]
     async with work.running():
         for at_once in (1, 8):
+            goals = [
+                Goal(10, "Cauce, un-keyed", "business insert alone", 0.9 if at_once == 1 else 0.85),
+                Goal(10, "Cauce, un-keyed", "faststream-outbox", 1.2),
+                Goal(10, "Cauce, keyed", "business insert alone", 0.8),
+            ]
             count = bench.times(100 + 12 * at_once)
             todo = {name: partial(work.measure, name, count, at_once) for name in work.ways}
             title = f"A unit of work with one event, {at_once} at once, {bench.driver}"

@@ -7,7 +7,7 @@ import asyncpg
 from cauce.stores.sql.schema import create_tables
 from cauce.stores.sqlalchemy import create_engine
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from durability.peers import missing, outbox_table
 from durability.tables import Base, Effect, by_hand
@@ -28,6 +28,10 @@ class Place:
 
     def engine(self, driver: str = "psycopg") -> AsyncEngine:
         return create_engine(self.database.replace("psycopg", driver))
+
+    def plain_engine(self, driver: str) -> AsyncEngine:
+        """SQLAlchemy's own, with as many connections."""
+        return create_async_engine(self.database.replace("psycopg", driver), pool_size=20)
 
     async def prepare(self) -> None:
         """All tables, empty."""

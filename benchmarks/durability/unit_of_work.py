@@ -19,13 +19,13 @@ __all__ = ["UnitOfWork"]
 
 
 class UnitOfWork:
-    """All ways in one process, on one engine; a relay elsewhere has the lanes."""
+    """All ways in one process; a relay elsewhere has the lanes. Cauce has its own engine, the others a plain one."""
 
     def __init__(self, place: Place, driver: str) -> None:
         self._place = place
         self._service = with_cauce.producer(place, driver)
-        store: Any = self._service.store
-        self._sessions = async_sessionmaker(store.engine, expire_on_commit=False)
+        self._plain = place.plain_engine(driver)
+        self._sessions = async_sessionmaker(self._plain, expire_on_commit=False)
         self._number = 0
         self.ways: dict[str, Callable[[], Awaitable[None]]] = {
             "business insert alone": self.business,
@@ -34,7 +34,7 @@ class UnitOfWork:
             "Cauce, keyed": self.keyed,
         }
         if not missing():
-            self._peer = with_faststream.outbox(store.engine)
+            self._peer = with_faststream.outbox(self._plain)
             self.ways["faststream-outbox"] = self.peer
 
     @asynccontextmanager
@@ -48,6 +48,7 @@ class UnitOfWork:
         await connection.execute("DELETE FROM cauce_member")
         await connection.execute("DELETE FROM cauce_outbox WHERE sent_at IS NULL")
         await connection.close()
+        await self._plain.dispose()
 
     def _row(self) -> Any:
         self._number += 1

@@ -282,7 +282,7 @@ async def test_cancelled_anywhere_a_transaction_is_whole_or_not_there(url: str, 
 
         gc.collect()  # psycopg gives up a half-made connection only when it is collected
         await until(nothing_open)
-        assert at > 3, "it waits at more places than that"
+        assert at >= 3, "it waits at more places than that"
         assert expected[-1] == at
         # A connection is not always made in as many steps, so that the one step of a commit may be missed.
         assert len(expected) >= 2 or again or fresh, "one cancelled during the commit is committed all the same"

@@ -86,10 +86,9 @@ async def misbehave(does: str, tx: Transaction) -> None:
             with suppress(Exception):
                 await (await session.connection()).commit()
         case "commits the driver's":
-            driver = await driver_of(session)
-            await driver.commit()
+            await end_by(await driver_of(session), "commit")
         case "rolls the driver's back, and goes on":
-            await (await driver_of(session)).rollback()
+            await end_by(await driver_of(session), "rollback")
             await session.execute(text("INSERT INTO written VALUES ('on its own')"))
         case "cancels a statement, and swallows":
             with suppress(TimeoutError):
@@ -105,6 +104,11 @@ async def misbehave(does: str, tx: Transaction) -> None:
 
 async def driver_of(session: AsyncSession) -> Any:
     return (await (await session.connection()).get_raw_connection()).driver_connection
+
+
+async def end_by(driver: Any, how: str) -> None:
+    """asyncpg has no word of its own for it."""
+    await (getattr(driver, how)() if hasattr(driver, how) else driver.execute(how))
 
 
 SLOW = {
@@ -167,8 +171,8 @@ class Together(Listeners):
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncGenerator[SqlAlchemyStore]:
-    engine = create_engine(url)
+async def store(any_url: str) -> AsyncGenerator[SqlAlchemyStore]:
+    engine = create_engine(any_url)
     # A conflict ends SQLite's transaction where the table says so, and PostgreSQL's always.
     conflict = " ON CONFLICT ROLLBACK" if engine.dialect.name == "sqlite" else ""
     async with engine.begin() as connection:

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Dialect
 
 from cauce.errors import TransactionAbortedError
+from cauce.stores.sql.events_with_commit import TakesAlong, taking_along
 
-__all__ = ["IN_FAILED_TRANSACTION", "State", "connection_class_of_asyncpg", "read_outcome_of_commits", "state_of"]
+__all__ = ["IN_FAILED_TRANSACTION", "State", "read_outcome_of_commits", "state_of"]
 
 
 class State(Enum):
@@ -65,12 +66,18 @@ class _ReadCommit:
     def __call__(self, pooled: Any) -> None:
         state = state_of(pooled)
         answer = "ROLLBACK" if state is State.ABORTED else "COMMIT"
-        if state is State.OPEN and self._ask is not None and hasattr(pooled.dbapi_connection, "run_async"):
+        if state is not State.ABORTED and (driver := taking_along(pooled)) is not None and driver.carries:
+            answer = pooled.dbapi_connection.run_async(_commit_with_carried)
+        elif state is State.OPEN and self._ask is not None and hasattr(pooled.dbapi_connection, "run_async"):
             answer = pooled.dbapi_connection.run_async(self._ask)
         if answer != "COMMIT":
             pooled.rollback()  # after a commit that failed SQLAlchemy takes the transaction for over
             raise TransactionAbortedError
         self._plain(pooled)
+
+
+async def _commit_with_carried(driver: TakesAlong) -> str:
+    return await driver.commit_with_carried()
 
 
 async def _commit_by_psycopg(driver: Any) -> str:
@@ -89,15 +96,3 @@ async def _fails_if_aborted(driver: Any) -> str:
                 raise
             return "ROLLBACK"
     return "COMMIT"
-
-
-def connection_class_of_asyncpg(plain: type[Any]) -> type[Any]:
-    """asyncpg's Connection (`plain`), whose COMMIT raises TransactionAbortedError unless it is answered COMMIT."""
-
-    async def execute(self: Any, query: str, *args: Any, **options: Any) -> str:
-        answer = await plain.execute(self, query, *args, **options)
-        if query == "COMMIT;" and answer != "COMMIT":
-            raise TransactionAbortedError
-        return answer
-
-    return type("Connection", (plain,), {"execute": execute, "reads_outcome_of_commits": True})

@@ -13,8 +13,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import ConfigurationError
 from cauce.settings.tls_files import POSTGRESQL, problems_of_files
-from cauce.stores.sql.driver_state import connection_class_of_asyncpg, read_outcome_of_commits
+from cauce.stores.sql.driver_state import read_outcome_of_commits
 from cauce.stores.sql.error_values import hide_values
+from cauce.stores.sql.events_with_commit import forget_between_users
 from cauce.stores.sql.poolers import prepare_nothing_behind_poolers, refuse_poolers
 from cauce.stores.sql.pragmas import LOCK_LOOKS_EVERY_S, set_pragmas
 from cauce.stores.sql.refused import problems_of
@@ -78,11 +79,15 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     if problems := [*problems_of_files({**parsed.query, **arguments}, POSTGRESQL)]:
         raise ConfigurationError(problems, where="the options of the database URL")
     if parsed.get_driver_name() == "psycopg":
-        arguments = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
+        connection = import_module("cauce.stores.sql.psycopg_connection")  # only where there is psycopg
+        ours = {"async_creator_fn": connection.PsycopgConnection.connect} if connection.is_supported() else {}
+        arguments = {**ours, "connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
     else:
-        arguments = {"connection_class": connection_class_of_asyncpg(import_module("asyncpg").Connection), **arguments}
+        connection = import_module("cauce.stores.sql.asyncpg_connection")  # only where there is asyncpg
+        arguments = {"connection_class": connection.AsyncpgConnection, **arguments}
     pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
     engine = _checked(create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options}))
+    forget_between_users(engine.sync_engine)
     if parsed.get_driver_name() == "asyncpg" and arguments.get("statement_cache_size") != 0:
         refuse_poolers(engine.sync_engine)
     if not options.get("pool_pre_ping", False):

@@ -1,14 +1,19 @@
 """A SQLAlchemy session followed: its surviving events are known, and their rows are written in its transaction."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from cauce.errors import TransactionEndedError
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
+from cauce.stores.sql.driver_state import IN_FAILED_TRANSACTION
+from cauce.stores.sql.events_with_commit import commits_by_itself
 from cauce.stores.sql.watching import Watch, watch_statements
 from cauce.stores.sql.writing import write_outgoing
 
@@ -46,6 +51,17 @@ class Following:
             raise self.ended_by_user
         for watch in self.watches:
             watch.check()
+
+    @contextmanager
+    def told_if_aborted(self) -> Generator[None]:
+        """Raise TransactionAbortedError for a statement of ours that the database refuses because of an earlier one."""
+        try:
+            yield
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == IN_FAILED_TRANSACTION:
+                for watch in self.watches:
+                    raise watch.aborted()  # noqa: B904  # caused by the statement that failed before
+            raise
 
     def may_commit(self) -> None:
         """The block is at its end: the commit that follows is its own."""
@@ -91,7 +107,8 @@ def _before_commit(session: Session) -> None:
     for savepoints, outgoing in following.followers:
         rows = outgoing(savepoints.surviving()) if outgoing is not None else ()
         if rows:
-            write_outgoing(session.connection(), rows)
+            with following.told_if_aborted():
+                write_outgoing(session.connection(), rows, with_commit=commits_by_itself(session))
 
 
 def _begun(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:

@@ -57,14 +57,19 @@ class Watch:
             ) from self._failed
         state = state_of(self._pooled)
         if state is State.ABORTED:
-            raise _aborted(self._failed)
+            raise self.aborted()
         if state is State.NONE and self._begun:
             if self._failed is not None:
-                raise _aborted(self._failed)
+                raise self.aborted()
             raise TransactionEndedError(
                 "This transaction was ended by a statement or by the driver, not by its block, so the rest is not "
                 "committed. Leave out the COMMIT or ROLLBACK; a part that can fail alone is: async with tx.savepoint(): …"
             )
+
+    def aborted(self) -> TransactionAbortedError:
+        """Its traceback leads to the statement that failed."""
+        failed = self._failed
+        return TransactionAbortedError(failed).with_traceback(failed.__traceback__ if failed is not None else None)
 
     def before(self, statement: str) -> None:
         """Before a statement: an aborted transaction is the database's to refuse, one that is gone is ours."""
@@ -118,11 +123,6 @@ def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _aborted(failed: BaseException | None) -> TransactionAbortedError:
-    """Its traceback leads to the statement that failed."""
-    return TransactionAbortedError(failed).with_traceback(failed.__traceback__ if failed is not None else None)
 
 
 def watch_statements(engine: Engine) -> None:

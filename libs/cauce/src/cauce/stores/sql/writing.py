@@ -14,6 +14,7 @@ from cauce.ports.lanes import lane_of
 from cauce.ports.outbox import Outgoing
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.erased_keys import kept_name, kept_name_in_postgres
+from cauce.stores.sql.events_with_commit import take_along
 
 __all__ = ["write_outgoing"]
 
@@ -57,39 +58,87 @@ _WRITE = f"""
 """Everything a transaction published, in one round trip: the database adds numbers and incarnation to messages."""
 
 
-def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
+_NUMBER = number("' || counted.seq || '", "' || (SELECT value FROM cauce_meta WHERE name = 'incarnation') || '")
+_WRITE_ONE = f"""
+    WITH counted AS (
+        INSERT INTO cauce_key_head (topic, key, seq) VALUES (:topic, :key, 1)
+        ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + 1
+        RETURNING seq + {_BEFORE.format(erased=":erased")} AS seq
+    )
+    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
+    SELECT CAST(:event_id AS text), CAST(:topic AS text), CAST(:lane AS smallint), CAST(:key AS text), counted.seq,
+        CAST(:name AS text), CAST(:before AS bytea) || convert_to('{_NUMBER}', 'UTF8') || CAST(:after AS bytea), :NOW
+    FROM counted
+"""
+"""The same for exactly one event with a key, which goes to the broker: half the database's work."""
+_WRITE_SENT = (
+    "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
+    "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
+)
+_WRITE_HERE = (
+    "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, scheduled_at, "
+    "created_at) VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW, :NOW)"
+)
+
+
+def write_outgoing(connection: Connection, outgoing: Sequence[Outgoing], *, with_commit: bool = False) -> None:
     """Write the events that a transaction published, in that transaction, just before its commit.
+
+    `with_commit`: a COMMIT of the connection follows. Where it can, it takes the rows along, and an error of theirs is
+    then one of the COMMIT.
 
     Keys are counted first, in sorted order, so that two transactions never deadlock; the row of a key stays locked
     until the commit, so numbers are given in the order of commits, without holes.
     """
     dialect = Dialect(connection.dialect.name)
-    plain = len(outgoing) == 1 and outgoing[0].envelope.key is None  # one short statement is quicker than one long one
-    (_write_at_once if dialect.postgres and not plain else _write_in_turn)(connection, dialect, outgoing)
+    if not dialect.postgres:
+        _write_in_turn(connection, dialect, outgoing)
+        return
+    statement, values = _one(outgoing[0]) if len(outgoing) == 1 else _all(outgoing)
+    clause = dialect.sql(statement)
+    if not (with_commit and take_along(connection, clause, values)):
+        connection.execute(clause, values)
 
 
-def _write_at_once(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
+def _one(one: Outgoing) -> tuple[str, dict[str, Any]]:
+    """One short statement is quicker than one that could write any number."""
+    envelope = one.envelope
+    if envelope.key is None:
+        return (_WRITE_SENT if one.consumer is None else _WRITE_HERE), _row(one, None, None)
+    if one.consumer is not None:
+        return _all([one])
+    before, after = _message(one)
+    return _WRITE_ONE, {
+        "event_id": envelope.id,
+        "topic": envelope.source,
+        "lane": int(lane_of(envelope)),
+        "key": envelope.key,
+        "erased": kept_name(envelope.key),
+        "name": envelope.name,
+        "before": before,
+        "after": after,
+    }
+
+
+def _all(outgoing: Sequence[Outgoing]) -> tuple[str, dict[str, Any]]:
     counts = _events_by_key(outgoing)
     heads = sorted(counts)
     later = {(topic, key, event_id): left for (topic, key), ids in counts.items() for event_id, left in _later(ids)}
     rows = [(one.envelope, one.consumer, *_message(one)) for one in outgoing]
-    connection.execute(
-        dialect.sql(_WRITE),
-        {
-            "head_topics": [topic for topic, _ in heads],
-            "head_keys": [key for _, key in heads],
-            "counts": [len(counts[head]) for head in heads],
-            "ids": [one.id for one, *_ in rows],
-            "topics": [one.source for one, *_ in rows],
-            "lanes": [int(lane_of(one)) for one, *_ in rows],
-            "keys": [one.key for one, *_ in rows],
-            "laters": [later.get((one.source, one.key or "", one.id)) for one, *_ in rows],
-            "names": [one.name for one, *_ in rows],
-            "consumers": [consumer for _, consumer, *_ in rows],
-            "befores": [before for *_, before, _ in rows],
-            "afters": [after for *_, after in rows],
-        },
-    )
+    return _WRITE, {
+        "head_topics": [topic for topic, _ in heads],
+        "head_keys": [key for _, key in heads],
+        "counts": [len(counts[head]) for head in heads],
+        "ids": [one.id for one, *_ in rows],
+        "topics": [one.source for one, *_ in rows],
+        "lanes": [int(lane_of(one)) for one, *_ in rows],
+        "keys": [one.key for one, *_ in rows],
+        "laters": [later.get((one.source, one.key or "", one.id)) for one, *_ in rows],
+        "names": [one.name for one, *_ in rows],
+        "consumers": [consumer for _, consumer, *_ in rows],
+        "befores": [before for *_, before, _ in rows],
+        "afters": [after for *_, after in rows],
+    }
 
 
 def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[Outgoing]) -> None:
@@ -104,35 +153,27 @@ def _write_in_turn(connection: Connection, dialect: Dialect, outgoing: Sequence[
     sent: list[dict[str, Any]] = []
     here: list[dict[str, Any]] = []
     for one in outgoing:
-        envelope, sequence = one.envelope, numbers.get(one.envelope.id)
-        row = {
-            "event_id": envelope.id,
-            "topic": envelope.source,
-            "lane": int(lane_of(envelope)),
-            "key": envelope.key,
-            "key_seq": sequence,
-            "name": envelope.name,
-            "message": numbered(_message(one), sequence, incarnation),
-            "consumer": one.consumer,
-        }
+        row = _row(one, numbers.get(one.envelope.id), incarnation)
         (sent if one.consumer is None else here).append(row)
     if sent:
-        connection.execute(
-            dialect.sql(
-                "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
-                "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
-            ),
-            sent if len(sent) > 1 else sent[0],
-        )
+        connection.execute(dialect.sql(_WRITE_SENT), sent if len(sent) > 1 else sent[0])
     if here:
-        connection.execute(
-            dialect.sql(
-                "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, "
-                "scheduled_at, created_at) "
-                "VALUES (:consumer, :topic, :event_id, :name, :lane, :key, '', :message, :NOW, :NOW, :NOW)"
-            ),
-            here if len(here) > 1 else here[0],
-        )
+        connection.execute(dialect.sql(_WRITE_HERE), here if len(here) > 1 else here[0])
+
+
+def _row(one: Outgoing, sequence: int | None, incarnation: str | None) -> dict[str, Any]:
+    """`sequence`: the number of its key that was counted for it."""
+    envelope = one.envelope
+    return {
+        "event_id": envelope.id,
+        "topic": envelope.source,
+        "lane": int(lane_of(envelope)),
+        "key": envelope.key,
+        "key_seq": sequence,
+        "name": envelope.name,
+        "message": numbered(_message(one), sequence, incarnation),
+        "consumer": one.consumer,
+    }
 
 
 def _message(one: Outgoing) -> tuple[bytes, bytes]:
