@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -86,7 +87,8 @@ def _reading_engine(target: Target) -> AsyncEngine:
     file = URL.create(
         "sqlite+aiosqlite", database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"}
     )
-    engine = create_async_engine(file, hide_parameters=True)
+    one_trip = import_module("cauce.stores.sql.one_trip")  # aiosqlite may be absent where there is PostgreSQL only
+    engine = create_async_engine(file, hide_parameters=True, connect_args={"async_creator_fn": one_trip.connect})
 
     def connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # BEGIN is sent below: the driver would not send it for a SELECT

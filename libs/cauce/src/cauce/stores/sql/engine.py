@@ -63,22 +63,29 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     if backend not in _DRIVERS:
         raise ConfigurationError([f"database {backend!r} is not supported: use sqlite+aiosqlite or postgresql+psycopg"])
     _check_driver(parsed)
-    arguments: dict[str, Any]
-    if backend == "sqlite":
-        if is_in_memory(parsed):  # it lives in one connection, which transactions then have one after the other
-            alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
-            options = {**alone, "pool_timeout": TURN_LIMIT_S, **options}
-        engine = _checked(create_async_engine(parsed, hide_parameters=True, **options))
-        turns = Turns()
-        _prepare_sqlite(engine, turns)
-        arguments = options.get("connect_args", {})
-        if not (is_in_memory(parsed) or _MAKES_CONNECTIONS & {*options, *arguments}):
-            StandardDriver(parsed, turns, **arguments).stand_beside(engine)
-        return engine
-    arguments = options.pop("connect_args", {})
-    if problems := [*problems_of_files({**parsed.query, **arguments}, POSTGRESQL)]:
+    return (_sqlite if backend == "sqlite" else _postgresql)(parsed, options)
+
+
+def _sqlite(url: URL, options: dict[str, Any]) -> AsyncEngine:
+    if is_in_memory(url):  # it lives in one connection, which transactions then have one after the other
+        alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+        options = {**alone, "pool_timeout": TURN_LIMIT_S, **options}
+    arguments: dict[str, Any] = options.pop("connect_args", {})
+    made_by_us = not _MAKES_CONNECTIONS & {*options, *arguments}
+    one_trip = {"async_creator_fn": import_module("cauce.stores.sql.one_trip").connect} if made_by_us else {}
+    engine = _checked(create_async_engine(url, hide_parameters=True, connect_args={**arguments, **one_trip}, **options))
+    turns = Turns()
+    _prepare_sqlite(engine, turns)
+    if made_by_us and not is_in_memory(url):
+        StandardDriver(url, turns, **arguments).stand_beside(engine)
+    return engine
+
+
+def _postgresql(url: URL, options: dict[str, Any]) -> AsyncEngine:
+    arguments: dict[str, Any] = options.pop("connect_args", {})
+    if problems := [*problems_of_files({**url.query, **arguments}, POSTGRESQL)]:
         raise ConfigurationError(problems, where="the options of the database URL")
-    if parsed.get_driver_name() == "psycopg":
+    if url.get_driver_name() == "psycopg":
         connection = import_module("cauce.stores.sql.psycopg_connection")  # only where there is psycopg
         ours = {"async_creator_fn": connection.PsycopgConnection.connect} if connection.is_supported() else {}
         arguments = {**ours, "connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **arguments}
@@ -86,9 +93,9 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
         connection = import_module("cauce.stores.sql.asyncpg_connection")  # only where there is asyncpg
         arguments = {"connection_class": connection.AsyncpgConnection, **arguments}
     pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
-    engine = _checked(create_async_engine(parsed, hide_parameters=True, connect_args=arguments, **{**pool, **options}))
+    engine = _checked(create_async_engine(url, hide_parameters=True, connect_args=arguments, **{**pool, **options}))
     forget_between_users(engine.sync_engine)
-    if parsed.get_driver_name() == "asyncpg" and arguments.get("statement_cache_size") != 0:
+    if url.get_driver_name() == "asyncpg" and arguments.get("statement_cache_size") != 0:
         refuse_poolers(engine.sync_engine)
     if not options.get("pool_pre_ping", False):
         _test_after_a_pause(engine)

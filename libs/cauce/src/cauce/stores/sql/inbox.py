@@ -5,7 +5,8 @@ unique event of a consumer, or by cauce_waiting_key for the events of a key), ca
 a consumer). All of it commits or rolls back with the listener's own changes.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -83,9 +84,22 @@ _ARRIVE_FAR = _arriving(
     f"THEN COALESCE({_LAST_HERE.format(row='a', erased=kept_name_in_postgres('a.key'))}, 0) ELSE 0 END",
 )
 """For a batch with a number that may be impossible. What is looked up then would cost the planner time for every batch."""
-_FIRST_TIME = (
-    "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) VALUES (:consumer, :source, :event_id, :NOW) "
-    f"ON CONFLICT DO NOTHING RETURNING {_PAUSED} AS paused"
+_FIRST_TIMES = (
+    "INSERT INTO cauce_inbox (consumer, source, event_id, received_at) "
+    "SELECT :consumer, json_extract(value, '$[0]'), json_extract(value, '$[1]'), :NOW FROM json_each(:arrived) "
+    "WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING source, event_id"
+)
+_PASTS = (
+    "SELECT p.last_seq, p.incarnation, p.occurred_at, :NOW - p.moved_at AS since_s, EXISTS (SELECT 1 FROM cauce_waiting w "
+    "WHERE w.consumer = :consumer AND w.source = json_extract(a.value, '$[0]') AND w.key = json_extract(a.value, '$[2]')) "
+    f"AS parked, {_PAUSED} AS paused FROM json_each(:arrived) a LEFT JOIN cauce_position p ON p.consumer = :consumer "
+    "AND p.source = json_extract(a.value, '$[0]') AND p.key = json_extract(a.value, '$[2]') ORDER BY a.key"
+)
+"""SQLite has no statement that inserts in a part of it: one for all that arrive, one for what is known of them, and one
+that moves their keys."""
+_MOVE_KEY = (
+    "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "
+    f"VALUES (:consumer, :source, :key, :seq, :incarnation, :at, :NOW) {_MOVE}"
 )
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
 """A line of `tried`: when an attempt failed, and with what."""
@@ -135,7 +149,7 @@ class SqlInbox:
         if not envelopes:
             return []
         if not self._dialect.postgres:
-            return [await self._arrive_alone(consumer, envelope) for envelope in envelopes]
+            return await self._arrive_on_sqlite(consumer, envelopes)
         far = any((sequence_of(one) or 0) > FURTHEST for one in envelopes)
         rows = await self._run(
             _ARRIVE_FAR if far else _ARRIVE,
@@ -164,28 +178,29 @@ class SqlInbox:
             known=False, position=position, parked=row.parked, paused=row.paused, elsewhere=int(row.elsewhere)
         )
 
-    async def _arrive_alone(self, consumer: str, envelope: Envelope) -> Arrival:
-        values = {"consumer": consumer, "source": envelope.source, "event_id": envelope.id}
-        first = (await self._run(_FIRST_TIME, **values)).one_or_none()
-        if first is None:
-            return Arrival(known=True)
-        paused = bool(first.paused)
-        if envelope.key is None:
-            return Arrival(known=False, paused=paused)
-        place = {"consumer": consumer, "source": envelope.source, "key": envelope.key}
-        position, seq, elsewhere = await self._position(**place), sequence_of(envelope), 0
-        if seq is not None:
-            last = 0 if position is None or position.incarnation != envelope.incarnation else position.last_seq
-            if seq > last + FURTHEST:
-                elsewhere = await self._last_here(place, envelope)
-            if seq <= max(last, elsewhere) + FURTHEST:
-                await self.move(consumer, envelope)
-        parked = await self._run(
-            "SELECT EXISTS (SELECT 1 FROM cauce_waiting WHERE consumer = :consumer AND source = :source AND key = :key)",
-            **place,
-        )
+    async def _arrive_on_sqlite(self, consumer: str, envelopes: Sequence[Envelope]) -> Sequence[Arrival]:
+        rows = await self._run(_FIRST_TIMES, consumer=consumer, arrived=_as_json(envelopes))
+        first = {(str(row.source), str(row.event_id)) for row in rows}
+        new = {(one.source, one.id): one for one in envelopes if (one.source, one.id) in first}
+        if not new:
+            return [Arrival(known=True)] * len(envelopes)
+        pasts = (await self._run(_PASTS, consumer=consumer, arrived=_as_json(new.values()))).all()
+        arrivals = {
+            event: await self._arrival_on_sqlite(consumer, new[event], past)
+            for event, past in zip(new, pasts, strict=True)
+        }
+        moving = [one for event, one in new.items() if _may_move(one, arrivals[event])]
+        if moving:
+            await self._session.execute(self._dialect.sql(_MOVE_KEY), [_place_of(consumer, one) for one in moving])
+        return [arrivals.pop((one.source, one.id), Arrival(known=True)) for one in envelopes]
+
+    async def _arrival_on_sqlite(self, consumer: str, envelope: Envelope, past: Any) -> Arrival:
+        position, elsewhere = None if past.last_seq is None else _position_in(past), 0
+        if (sequence_of(envelope) or 0) > _last_of(envelope, position) + FURTHEST:
+            place = {"consumer": consumer, "source": envelope.source, "key": str(envelope.key)}
+            elsewhere = await self._last_here(place, envelope)
         return Arrival(
-            known=False, position=position, parked=bool(parked.scalar_one()), paused=paused, elsewhere=elsewhere
+            known=False, position=position, parked=bool(past.parked), paused=bool(past.paused), elsewhere=elsewhere
         )
 
     async def _last_here(self, place: Mapping[str, str], envelope: Envelope) -> int:
@@ -199,18 +214,8 @@ class SqlInbox:
         return int(found.scalar_one() or 0)
 
     async def move(self, consumer: str, envelope: Envelope) -> None:
-        if sequence_of(envelope) is None:
-            return
-        await self._run(
-            "INSERT INTO cauce_position (consumer, source, key, last_seq, incarnation, occurred_at, moved_at) "
-            f"VALUES (:consumer, :source, :key, :seq, :incarnation, :at, :NOW) {_MOVE}",
-            consumer=consumer,
-            source=envelope.source,
-            key=envelope.key,
-            seq=envelope.key_seq,
-            incarnation=envelope.incarnation,
-            at=envelope.occurred_on.timestamp(),
-        )
+        if sequence_of(envelope) is not None:
+            await self._run(_MOVE_KEY, **_place_of(consumer, envelope))
 
     async def first_time(self, consumer: str, source: str, event_id: str) -> bool:
         done = await self._run(
@@ -470,6 +475,31 @@ class SqlInbox:
 
 def _as_read(delivery: WaitingDelivery) -> Mapping[str, Any]:
     return {"position": delivery.position, "consumer": delivery.consumer, "attempts": delivery.attempts}
+
+
+def _as_json(envelopes: Iterable[Envelope]) -> str:
+    return json.dumps([(one.source, one.id, one.key) for one in envelopes])
+
+
+def _place_of(consumer: str, envelope: Envelope) -> Mapping[str, Any]:
+    return {
+        "consumer": consumer,
+        "source": envelope.source,
+        "key": envelope.key,
+        "seq": envelope.key_seq,
+        "incarnation": envelope.incarnation,
+        "at": envelope.occurred_on.timestamp(),
+    }
+
+
+def _last_of(envelope: Envelope, position: Position | None) -> int:
+    """The last number of its key in its own incarnation."""
+    return 0 if position is None or position.incarnation != envelope.incarnation else position.last_seq
+
+
+def _may_move(envelope: Envelope, arrival: Arrival) -> bool:
+    seq = sequence_of(envelope)
+    return seq is not None and seq <= max(_last_of(envelope, arrival.position), arrival.elsewhere) + FURTHEST
 
 
 def _position_in(row: Any) -> Position:
