@@ -25,6 +25,7 @@ from cauce.delivery.inbox.waiting_room import WaitingRoom
 from cauce.delivery.inbox.workers import Workers
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.delivery.left_behind import report_left_behind
+from cauce.delivery.lookout import Lookout
 from cauce.delivery.outbox.alarms import Alarms, Watch
 from cauce.delivery.outbox.relay import Relay
 from cauce.delivery.outbox.tail import TailCheck
@@ -121,6 +122,13 @@ class DurableDelivery:
         self._wake_ups = WakeUps(
             self.ownership, hints=store.hints() if isinstance(store, SupportsHints) else None, woken=self._woken
         )
+        self.lookout = Lookout(
+            message_store=self._message_store,
+            ownership=self.ownership,
+            trouble=self._trouble,
+            to_send=lambda: self._woken(Hint.TO_SEND),
+            due=lambda: self._woken(Hint.WAITING),
+        )
         self._relay = None
         if transport is not None:
             self._sending = self._watched(reports.status("relay"), first=self._subscription is None)
@@ -166,6 +174,7 @@ class DurableDelivery:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.ownership.run())
             tasks.create_task(self._wake_ups.run())
+            tasks.create_task(self.lookout.run())
             if self._transport is None or self._relay is None:
                 if self._local is not None:
                     self._local.up()

@@ -37,7 +37,7 @@ class _AskedDirectly:
     async def readiness(self) -> tuple[dict[str, str], dict[str, str]]:
         return await self._service.check(), self._status.needs_attention()
 
-    def counters(self) -> dict[str, int]:
+    async def counters(self) -> dict[str, int]:
         return {"unfinished": self._service.unfinished, **dict(self._service.counters)}
 
     async def status(self) -> tuple[int, object]:

@@ -26,7 +26,7 @@ class Answers(Protocol):
         """What is not ready, and why; and what waits for a person, with the command that shows or mends it."""
         ...
 
-    def counters(self) -> Mapping[str, int]: ...
+    async def counters(self) -> Mapping[str, int]: ...
 
     async def status(self) -> tuple[int, object]:
         """The HTTP status and the body of `/status`."""
@@ -55,7 +55,7 @@ def health_pages(answers: Answers) -> ASGIApp:
                 red = missing or (waits and page == "/health/moving")
                 await _answer(send, 503 if red else 200, body)
             case ("GET" | "HEAD", "/counters"):
-                await _answer(send, 200, {"service": answers.name, **answers.counters()})
+                await _answer(send, 200, {"service": answers.name, **await answers.counters()})
             case ("GET" | "HEAD", "/status"):
                 await _answer(send, *await answers.status())
             case _:

@@ -51,10 +51,10 @@ async def health_apart(
     running = [tasks.create_task(one) for one in (snapshots.publish(), snapshots.watch_database(), _wait_for(ended))]
     try:
         yield snapshots
-        server.should_exit = True
+        server.end()
         await asyncio.wait([ended], timeout=2 * _END_LIMIT_S)
     finally:
-        server.should_exit = True  # and after an error nobody waits for it
+        server.end()  # and after an error nobody waits for it
         for task in running:
             task.cancel()
 

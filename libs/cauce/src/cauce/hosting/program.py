@@ -282,7 +282,7 @@ async def _running(hosted: _Hosted, tasks: asyncio.TaskGroup) -> AsyncGenerator[
             raise service.crash or ConfigurationError([_NO_LIFESPAN])
         yield [serving]
     finally:
-        public.should_exit = True
+        public.end()
         await serving
     if service.crash is not None:
         raise service.crash

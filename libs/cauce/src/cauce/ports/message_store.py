@@ -7,13 +7,15 @@ the outbox. The *relay's side* has connections of its own and holds a transactio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from cauce.errors import ConfigurationError
 from cauce.ports.inbox import WaitingRoom
-from cauce.ports.lanes import LaneTable
+from cauce.ports.lanes import Lane, LaneTable
 from cauce.ports.outbox import OutboxTable
 from cauce.ports.registration import Identity, ListenerInCode
 
-__all__ = ["MessageStore", "Registry", "belongs_to_another"]
+__all__ = ["MessageStore", "Registry", "Work", "belongs_to_another"]
 
 
 class Registry(Protocol):
@@ -48,8 +50,20 @@ class Registry(Protocol):
         ...
 
 
+class Work(Struct, frozen=True):
+    """Whether something waits: to be sent, or for a listener that is to be called now. True may be said too often."""
+
+    to_send: bool
+    due: bool
+
+
 class MessageStore(OutboxTable, LaneTable, WaitingRoom, Registry, Protocol):
     """The relay's side. Every method is one short transaction; infrastructure errors are the driver's own."""
+
+    async def work(self, lanes: Sequence[Lane]) -> Work:
+        """Whether `pending` or `due` would find anything in these lanes: one trip, whatever lies there. Asks the database
+        also when there are no lanes."""
+        ...
 
 
 def belongs_to_another(running: str, service: str) -> ConfigurationError:

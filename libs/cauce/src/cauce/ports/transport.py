@@ -169,6 +169,14 @@ class DurableTransport(Broker, Protocol):
         """
         ...
 
+    async def doubtful(self, streams: Collection[tuple[str, Lane]], *, kept_s: float) -> Collection[tuple[str, Lane]]:
+        """Which of these may not hold what was confirmed last: their `tail` has to be asked for. Asks the broker, if it has
+        not answered anything lately; the ends of the streams have been compared within `kept_s`.
+
+        For a service that has nothing to send. Raises TransportUnavailableError.
+        """
+        ...
+
     async def now(self, topic: str) -> BrokerId:
         """The place to begin after for a group that wants what comes from now on. Raises TransportUnavailableError."""
         ...

@@ -13,6 +13,7 @@ from msgspec import Struct
 from cauce.concurrency.still_running import still_running
 from cauce.delivery.durable import DurableDelivery, Policy, Process, Reports
 from cauce.delivery.inbox.listening import Listening
+from cauce.delivery.lookout import DatabaseSeen
 from cauce.delivery.nestjs_bridge import Inward, NestBridge
 from cauce.delivery.volatile.consumer import VolatileConsumer
 from cauce.delivery.volatile.queue import AfterCommitQueue
@@ -156,6 +157,10 @@ class Run:
         if self._durable is not None and (problem := self._durable.problem()):
             return {"events": problem}
         return {}
+
+    def database_seen(self) -> DatabaseSeen | None:
+        """Whether the database answered when durable delivery asked it last; None while it does not ask."""
+        return self._durable.lookout.seen if self._durable is not None else None
 
     def lanes(self) -> Collection[Lane]:
         """The lanes this process owns now."""

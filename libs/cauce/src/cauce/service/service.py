@@ -15,6 +15,7 @@ from typing import Any, Self, overload
 
 from cauce.concurrency.cancellation import to_the_end
 from cauce.delivery.durable import Policy
+from cauce.delivery.lookout import DatabaseSeen
 from cauce.delivery.nestjs_bridge import NestBridge
 from cauce.delivery.outbox.alarms import Alarms
 from cauce.delivery.pace import Pace
@@ -235,6 +236,11 @@ class Service:
         if not self.running:
             return {self.name: "stopping"}
         return run.not_ready()
+
+    def database_seen(self) -> DatabaseSeen | None:
+        """Whether the database answered a moment ago, as a service with durable delivery knows without being asked. None
+        if it does not: ask the store."""
+        return self._run.database_seen() if self._run is not None and self.running else None
 
     async def check(self) -> dict[str, str]:
         """Readiness, and the database asked (within two seconds)."""

@@ -10,9 +10,7 @@ from typing import Final
 
 __all__ = ["BrokerRights", "key_of_topic"]
 
-_PUBLISHING: Final = (
-    "+ping +multi +exec +xadd +xrange +xtrim +xpending +xinfo|stream +xinfo|groups +time +hget +hset +hgetall +hsetnx"
-)
+_PUBLISHING: Final = "+ping +multi +exec +xadd +xrange +xread +xtrim +xpending +xinfo|stream +xinfo|groups +time +hget +hset +hgetall +hsetnx"
 _HEARING: Final = "+ping +xreadgroup +xack +xgroup|create +xpending +xinfo|stream +xinfo|consumers +time +hget +hsetnx"
 _PUBSUB: Final = "+ping +publish +subscribe +psubscribe"
 

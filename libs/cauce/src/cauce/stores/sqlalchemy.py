@@ -33,6 +33,7 @@ from cauce.stores.sql.trouble import (
     spoils_a_listener,
     spoils_our_statement,
 )
+from cauce.telemetry.connectivity import no_answer
 
 __all__ = ["SqlAlchemyStore", "create_engine"]
 
@@ -137,7 +138,7 @@ class SqlAlchemyStore:
 
     async def problem(self) -> str | None:
         failure = await self._failure_of("SELECT 1")
-        return None if failure is None else f"the database does not answer ({type(failure).__name__})"
+        return None if failure is None else no_answer(failure)
 
     async def _failure_of(self, statement: str) -> Exception | None:
         """Why this statement, which reads a row at most, has no answer within two seconds; None if it has."""

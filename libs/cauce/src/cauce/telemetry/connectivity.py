@@ -7,10 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from cauce.telemetry.outage_log import Kept, Line, OutageLog
 
-__all__ = ["BrokerStatus", "DatabaseStatus", "LoopStatus"]
+__all__ = ["BrokerStatus", "DatabaseStatus", "LoopStatus", "no_answer"]
 
 _NOT_YET = "not subscribed yet"
 _KEPT_LIMIT_S = 1.0
+
+
+def no_answer(error: BaseException) -> str:
+    """Why the database cannot be used, for readiness."""
+    return f"the database does not answer ({type(error).__name__})"
 
 
 class BrokerStatus:

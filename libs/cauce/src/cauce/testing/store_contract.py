@@ -31,6 +31,7 @@ from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
 from cauce.ports.inbox import KEPT_BYTES, Failure, Inbox, Position, WaitingDelivery, Whole
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
+from cauce.ports.message_store import Work
 from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
 from cauce.ports.registration import ListenerInCode
 from cauce.ports.savepoints import Savepoints
@@ -153,11 +154,15 @@ async def published(store: StoreUnderTest, *envelopes: Envelope) -> Sequence[Out
 
 
 async def pending(store: StoreUnderTest, *, limit: int = 1000) -> Sequence[OutboxRow]:
-    return await store.message_store().pending(ALL_LANES, limit=limit)
+    found = await store.message_store().pending(ALL_LANES, limit=limit)
+    assert not found or (await store.message_store().work(ALL_LANES)).to_send
+    return found
 
 
 async def due(store: StoreUnderTest, *, limit: int = 1000) -> Sequence[WaitingDelivery]:
-    return await store.message_store().due(ALL_LANES, limit=limit)
+    found = await store.message_store().due(ALL_LANES, limit=limit)
+    assert not found or (await store.message_store().work(ALL_LANES)).due
+    return found
 
 
 async def owned(store: StoreUnderTest, me: MemberId = ONE) -> dict[Lane, Epoch]:
@@ -619,6 +624,24 @@ class StoreContract:
         async with unit(store) as tx:
             await tx.inbox.unmark_started(LISTENER, SOURCE, "event-1")
         assert await mark() == 1
+
+    # Both
+
+    async def test_whether_there_is_work_is_said_for_these_lanes(self, store: StoreUnderTest) -> None:
+        messages, to_send, waiting = store.message_store(), envelope(1), delivery(2)
+        assert [await messages.work(lanes) for lanes in (ALL_LANES, [])] == [Work(False, False)] * 2
+
+        (row,) = await published(store, to_send)
+        others = [lane for lane in ALL_LANES if lane != row.lane]
+        assert [await messages.work(lanes) for lanes in ([row.lane], others)] == [Work(True, False), Work(False, False)]
+
+        await sent(store, row)
+        await waits(store, waiting, delay_s=AN_HOUR_S, error="no")
+        assert await messages.work(ALL_LANES) == Work(False, False), "not due yet"
+
+        await waits(store, delivery(3), delay_s=-1.0, error="no")
+        others = [lane for lane in ALL_LANES if lane != lane_of(envelope(3))]
+        assert [await messages.work(lanes) for lanes in (ALL_LANES, others)] == [Work(False, True), Work(False, False)]
 
     # The waiting room
 

@@ -472,6 +472,56 @@ class DurableTransportContract:
             assert (await transport.tail(TOPIC, LANE, ids)).lost_from is None
             assert (await transport.tail(TOPIC, LANE, ids[-1:])).lost_from is None
 
+    async def test_a_stream_is_in_doubt_when_it_has_lost_its_end(self, broker: BrokerUnderTest) -> None:
+        streams = [(TOPIC, LANE), (TOPIC, Lane(5))]
+        async with publishing(broker) as transport:
+            for stream in streams:
+                await transport.tail(*stream, [])
+            assert not await transport.doubtful(streams, kept_s=0)
+            ids = await transport.append(TOPIC, LANE, messages(1, 10))
+            assert not await transport.doubtful(streams, kept_s=0)
+
+            await broker.delete(TOPIC, LANE, ids[8:])
+            assert [*await transport.doubtful(streams, kept_s=0)] == [(TOPIC, LANE)]
+
+    async def test_a_stream_whose_end_was_trimmed_is_in_doubt_until_its_tail_is_asked_for(
+        self, broker: BrokerUnderTest
+    ) -> None:
+        async with publishing(broker) as transport:
+            await transport.tail(TOPIC, LANE, [])
+            async with hearing(broker) as heard:
+                ids = await transport.append(TOPIC, LANE, messages(1, 3))
+                await heard.has(1, 2, 3)
+                await acknowledged(broker)
+                assert await transport.trim(TOPIC, LANE, older_than_s=-60) == 3
+            assert (await transport.tail(TOPIC, LANE, ids)).lost_from is None
+            assert not await transport.doubtful([(TOPIC, LANE)], kept_s=0)
+
+    async def test_a_reader_that_finds_everything_gone_puts_all_streams_in_doubt(self, broker: BrokerUnderTest) -> None:
+        async with publishing(broker) as transport, hearing(broker) as heard:
+            await transport.tail(TOPIC, LANE, [])
+            await transport.append(TOPIC, LANE, messages(1, 3))
+            await heard.has(1, 2, 3)
+            await broker.forget_everything()
+
+            async def doubted() -> bool:
+                return bool(await transport.doubtful([(TOPIC, LANE)], kept_s=3600))
+
+            async with asyncio.timeout(60):
+                while not await doubted():  # noqa: ASYNC110  # the reader's own moment
+                    await asyncio.sleep(0.05)
+
+    async def test_nothing_young_is_trimmed_and_what_becomes_old_is(self, broker: BrokerUnderTest) -> None:
+        async with publishing(broker) as transport, hearing(broker) as heard:
+            assert await transport.trim(TOPIC, LANE, older_than_s=0.5) == 0
+            await transport.append(TOPIC, LANE, messages(1, 3))
+            await heard.has(1, 2, 3)
+            await acknowledged(broker)
+            assert await transport.trim(TOPIC, LANE, older_than_s=3600) == 0
+            async with asyncio.timeout(60):
+                while not await transport.trim(TOPIC, LANE, older_than_s=0.5):  # noqa: ASYNC110  # until they are old
+                    await asyncio.sleep(0.05)
+
     async def test_the_tail_says_from_where_on_something_is_lost(self, broker: BrokerUnderTest) -> None:
         async with publishing(broker) as transport:
             ids = await transport.append(TOPIC, LANE, messages(1, 10))

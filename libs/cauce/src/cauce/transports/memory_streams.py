@@ -58,6 +58,8 @@ class MemoryStreams:
         self._verified: dict[_Place, int] = {}
         self._outage: str | None = None
         self._readers: set[asyncio.Event] = set()
+        self._confirmed: dict[_Place, BrokerId | None] = {}
+        """The newest entry of each stream that whoever asked for its tail knows to be there."""
 
     # What can happen to a broker
 
@@ -106,6 +108,7 @@ class MemoryStreams:
             log.numbers.append(self._last)
             log.entries[self._last] = (self.clock(), bytes(message))
             ids.append(BrokerId(str(self._last)))
+        self._confirmed[topic, lane] = ids[-1] if ids else self._confirmed.get((topic, lane))
         self._tell()
         return ids
 
@@ -114,7 +117,16 @@ class MemoryStreams:
         log = self._log(topic, lane)
         self._verified[topic, lane] = self._lives
         missing = (one for one in sent if _missing(one, log))
+        self._confirmed[topic, lane] = sent[-1] if sent and not _missing(sent[-1], log) else None
         return Tail(server=str(self._lives), lost_from=next(missing, None))
+
+    async def doubtful(self, streams: Collection[tuple[str, Lane]], *, kept_s: float) -> Collection[tuple[str, Lane]]:
+        self._answer()
+        return [one for one in streams if self._verified.get(one) != self._lives or self._lost_its_end(*one)]
+
+    def _lost_its_end(self, topic: str, lane: Lane) -> bool:
+        last = self._confirmed.get((topic, lane))
+        return last is not None and _missing(last, self._log(topic, lane))
 
     async def now(self, topic: str) -> BrokerId:
         self._answer()

@@ -10,6 +10,7 @@ No scripts and no commands of the class @dangerous. Keys:
 What users of the server need (`rights` writes it out): a service that publishes TOPIC, and one that hears it.
 """
 
+import math
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,13 +25,17 @@ from cauce.settings.broker_rights import BrokerRights
 from cauce.transports.redis import health as redis_health
 from cauce.transports.redis.connection import RedisServer, RedisTroubleError, url_from_environment
 from cauce.transports.redis.group_reading import GroupReading
+from cauce.transports.redis.heard import Heard
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
-from cauce.transports.redis.replies import Order, is_id, named, order, text, texts
+from cauce.transports.redis.replies import Order, entries_by_stream, is_id, just_before, named, order, text, texts
 from cauce.transports.redis.stream_keys import FIELD, StreamKeys
+from cauce.transports.redis.young_streams import YoungStreams
 
 __all__ = ["RedisStreams"]
 
 _TAIL_PAGE = 50
+_SIGN_OF_LIFE_S = 1.5
+"""A server that has answered a reader so lately need not be asked whether it does."""
 _IDLE_S = 1.0
 """Before a lane is appended to after so long a pause, the server is asked whether it still is the stream we know."""
 
@@ -49,9 +54,9 @@ class _End:
 class RedisStreams:
     """The durable transport. `url` as in RedisServer; `prefix` separates systems on one server.
 
-    Every command has `answer_limit_s`, which starts again whenever bytes come; a blocked read is given up when nothing
-    came that long after its own limit of half a second, so a frozen server is noticed within their sum. Nothing that
-    was not confirmed is sent again automatically. Connects only when used.
+    Every command has `answer_limit_s`, which starts again whenever bytes come; a blocked read has half a second more, so
+    a frozen server is noticed within their sum. Nothing that was not confirmed is sent again automatically. Connects
+    only when used.
     """
 
     name = "redis"
@@ -64,6 +69,9 @@ class RedisStreams:
         self._server = RedisServer(url, if_down=if_down, answer_limit_s=answer_limit_s)
         self._commands = RedisCommands(self._server, answer_limit_s=answer_limit_s)
         self._ends: dict[str, _End] = {}
+        self._heard = Heard()
+        self._compared_at = -math.inf
+        self._young = YoungStreams()
 
     @classmethod
     def from_environment(cls) -> "RedisStreams":
@@ -150,6 +158,37 @@ class RedisStreams:
                 return held, order(trimmed) if trimmed and is_id(text(trimmed)) else (0, 0)
             after = f"({text(entries[-1][0])}"
 
+    async def doubtful(self, streams: Collection[tuple[str, Lane]], *, kept_s: float) -> Collection[tuple[str, Lane]]:
+        with _unavailable():
+            pipeline = await self._commands.pipeline()
+            ends = {stream: self._ends.get(self.keys.stream(*stream)) for stream in streams}
+            lost_a_stream = self._heard.lost_a_stream()
+            if lost_a_stream or any(end is None or end.verified_on != pipeline.number for end in ends.values()):
+                return streams
+            now = time.monotonic()
+            if self._heard.answered_since(now - _SIGN_OF_LIFE_S) and now - self._compared_at < kept_s:
+                return ()
+            last = {self.keys.stream(*one): end.last for one, end in ends.items() if end is not None and end.last}
+            if last:
+                lost = await self._without_end(pipeline, last)
+            else:
+                lost = ()
+                self._accept(await pipeline.ask(("PING",)))
+            self._compared_at = now
+        return [stream for stream in streams if self.keys.stream(*stream) in lost]
+
+    async def _without_end(self, pipeline: RedisPipeline, last: Mapping[str, BrokerId]) -> Collection[str]:
+        """Which streams do not hold these entries. One command, for users who may send it."""
+        before = (just_before(one) for one in last.values())
+        (answer,) = await pipeline.ask(("XREAD", "COUNT", "1", "STREAMS", *last, *before))
+        if isinstance(answer, RedisRefusal) and answer.code == "NOPERM":
+            answers = await pipeline.ask(*(("XRANGE", stream, one, one) for stream, one in last.items()))
+            self._accept(answers)
+            return {stream for stream, entries in zip(last, answers, strict=True) if not entries}
+        self._accept([answer])
+        found = {text(stream): text(entries[0][0]) for stream, entries in entries_by_stream(answer)}
+        return {stream for stream, one in last.items() if found.get(stream) != one}
+
     async def now(self, topic: str) -> BrokerId:
         with _unavailable():
             (clock,) = await self._commands.ask(("TIME",))
@@ -161,6 +200,8 @@ class RedisStreams:
 
     async def trim(self, topic: str, lane: Lane, *, older_than_s: float) -> int:
         with _unavailable():
+            if not await self._young.may_hold_older(self._commands, self.keys.stream(topic, lane), older_than_s):
+                return 0
             limit = await self._may_go(topic, lane, older_than_s)
             if limit <= (0, 0):
                 return 0
@@ -254,6 +295,7 @@ class RedisStreams:
             lanes=lanes,
             since=since,
             label=self._server.label,
+            heard=self._heard,
         )
         await reading.run()
 

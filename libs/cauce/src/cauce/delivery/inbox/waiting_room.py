@@ -23,7 +23,9 @@ from cauce.telemetry.connectivity import DatabaseStatus
 __all__ = ["WaitingRoom"]
 
 _POLL_FIRST_S = 0.05
-_POLL_CAP_S = 1.0
+_POLL_CAP_S = 30.0
+"""The table is looked into so seldom when nothing wakes this loop: the Lookout looks each second."""
+_RETRY_CAP_S = 1.0
 _LOOK_AGAIN_EVERY_S = 300.0
 _IN_TROUBLE = BOUND // 4
 """How many that have met trouble the workers are given at most: each may take long, and the room is for the others too."""
@@ -64,14 +66,10 @@ class WaitingRoom:
     async def run(self) -> None:
         """Take what is due to the workers, until cancelled."""
         while True:
-            if await self._round():
-                self._backoff.reset()
-            else:
-                self._backoff.grow()
+            await self._round()
             await self._backoff.pause()
 
-    async def _round(self) -> bool:
-        """Whether the workers were given anything."""
+    async def _round(self) -> None:
         worked = False
         try:
             lanes = self._ownership.lanes()
@@ -83,8 +81,13 @@ class WaitingRoom:
                 worked = await self._take(waiting, lanes[waiting.lane], suspect=suspect) or worked
             self._lanes_swept = dict(lanes)
         except Exception as error:
+            self._backoff.grow(cap_s=_RETRY_CAP_S)
             self._trouble.down(error, retry_in_s=self._backoff.pause_s)
-        return worked
+            return
+        if worked:
+            self._backoff.reset()
+        else:
+            self._backoff.grow()
 
     async def _due(self, lanes: Sequence[Lane]) -> Sequence[WaitingDelivery]:
         """What is due, and of what has met trouble only as much as there is room for."""

@@ -29,7 +29,9 @@ log = logging.getLogger("cauce.relay")
 
 _BATCH = 500
 _POLL_FIRST_S = 0.02
-_POLL_CAP_S = 1.0
+_TURN_CAP_S = 1.0
+_POLL_CAP_S = 30.0
+"""The table is looked into so seldom when nothing wakes the relay: the Lookout looks each second."""
 _RETRY_FIRST_S = 0.1
 _RETRY_CAP_S = 2.0
 _SIGN_OF_LIFE_S = 1.5
@@ -74,7 +76,10 @@ class Relay:
         self._trouble = trouble
         self._count = count
         self._now = monotonic
-        self._backoff = Backoff(_POLL_FIRST_S, _POLL_CAP_S)
+        self._backoff = Backoff(_POLL_FIRST_S, _TURN_CAP_S)
+        self._woken = True
+        self._poll_at = -math.inf
+        self._poll_s = _POLL_FIRST_S
         self._resting: dict[Stream, float] = {}
         """Streams that the broker refused while it took others, and until when they are left alone."""
         self._unmarked = _Portion()
@@ -88,10 +93,11 @@ class Relay:
 
     def wake(self) -> None:
         """Look now: something was committed. A hint that spares a wait, nothing more."""
+        self._woken = True
         self._backoff.wake()
 
     async def run(self) -> None:
-        """Relay until cancelled. Polls: soon after work, every second while there is none."""
+        """Relay until cancelled. Polls by itself soon after work, and seldom while there is none: `wake` it then."""
         try:
             await self._relay()
         finally:
@@ -127,6 +133,7 @@ class Relay:
             await self._backoff.pause()
 
     def _retry_later(self) -> None:
+        self._woken = True
         self._backoff.grow(least_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S)
 
     async def _round(self) -> bool:
@@ -138,6 +145,8 @@ class Relay:
         lanes = self._ownership.lanes()
         self._resting = {stream: until for stream, until in self._resting.items() if self._now() < until}
         unverified = self._tail.unverified(lanes, resting=self._resting)
+        if unverified or self._resting:
+            self._woken = True
         if unverified:
             await self._mark_unmarked()  # the broker must still hold what it confirmed last, too
             await self._verify(unverified)
@@ -151,17 +160,12 @@ class Relay:
         return portion.found
 
     async def _send(self, lanes: Mapping[Lane, Epoch]) -> "_Portion":
-        verified = self._tail.lanes()
-        rows = await self._message_store.pending(
-            [lane for lane in lanes if lane in verified],
-            limit=_BATCH,
-            topics=self._tail.topics,
-            besides=[position for position, _ in self._unmarked.sent],
-        )
+        rows = await self._pending(lanes) if self._woken or self._now() >= self._poll_at else ()
         batches = {stream: batch for stream, batch in _by_stream(rows).items() if self._tail.is_verified(stream)}
         if not batches:
             if not self._unmarked.sent and self._now() - self._heard_at >= _SIGN_OF_LIFE_S:
-                await self._tail.sign_of_life(lanes)
+                if not await self._tail.sign_of_life(lanes):
+                    self._backoff.wake()  # to verify it at once
                 self._heard_at = self._now()
             return _Portion()
         # Streams are independent of each other, so all of them are sent in one round trip.
@@ -177,6 +181,24 @@ class Relay:
                 portion.touched[stream[1]] = lanes[stream[1]]
         self._heard_at = self._now()
         return portion
+
+    async def _pending(self, lanes: Mapping[Lane, Epoch]) -> Sequence[OutboxRow]:
+        """A portion of what waits in lanes that are verified. When nothing does, the table is left alone for a while."""
+        self._woken = False  # before the question: what is committed meanwhile wakes us again
+        verified = self._tail.lanes()
+        try:
+            rows = await self._message_store.pending(
+                [lane for lane in lanes if lane in verified],
+                limit=_BATCH,
+                topics=self._tail.topics,
+                besides=[position for position, _ in self._unmarked.sent],
+            )
+        except BaseException:
+            self._woken = True
+            raise
+        self._poll_s = _POLL_FIRST_S if rows else min(_POLL_CAP_S, 2 * self._poll_s)
+        self._poll_at = self._now() + (0.0 if rows else self._poll_s)
+        return rows
 
     async def _append(self, stream: Stream, batch: Sequence[OutboxRow]) -> Sent:
         """Send a batch; return what the broker took. A message it rejects permanently is set aside, and what follows

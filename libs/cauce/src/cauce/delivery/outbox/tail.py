@@ -15,6 +15,8 @@ __all__ = ["Stream", "TailCheck"]
 log = logging.getLogger("cauce.relay")
 
 _TAIL = 100
+_COMPARED_EVERY_S = 20.0
+"""At least so often is the end of every stream looked at, however else the broker is known to answer."""
 
 Stream = tuple[str, Lane]
 """One lane of one topic."""
@@ -85,14 +87,19 @@ class TailCheck:
             await self._resend(stream, newest, tail.lost_from)
         self._verified[stream] = (epoch, self._now())
 
-    async def sign_of_life(self, lanes: Mapping[Lane, Epoch]) -> None:
-        """Ask whether the broker answers, and is still the same: it may have been restarted unnoticed."""
+    async def sign_of_life(self, lanes: Mapping[Lane, Epoch]) -> bool:
+        """Ask whether the broker answers, is still the same, and holds the end of each stream: it may have been restarted
+        unnoticed. False if it has to be verified: whatever cost one stream its end may have cost others as much."""
         ours = [stream for stream in self._verified if stream[1] in lanes]
-        if ours:
-            oldest = min(ours, key=lambda stream: self._verified[stream][1])
-            await self.verify(oldest, lanes[oldest[1]])
-        else:
+        if not ours:
             await self._transport.now(self._topics[0])
+            return True
+        if await self._transport.doubtful(ours, kept_s=min(_COMPARED_EVERY_S, self._verify_every_s)):
+            self.doubt_all()
+            return False
+        for stream in ours:
+            self._verified[stream] = (self._verified[stream][0], self._now())
+        return True
 
     def log_resent(self) -> None:
         """Log what was lost: one line for a topic, however many lanes it has."""

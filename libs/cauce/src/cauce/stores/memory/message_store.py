@@ -12,7 +12,7 @@ from cauce.events.envelope import Envelope
 from cauce.formats.cloudevents import outgoing
 from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
-from cauce.ports.message_store import belongs_to_another
+from cauce.ports.message_store import Work, belongs_to_another
 from cauce.ports.outbox import Backlog, OutboxRow
 from cauce.ports.registration import Identity, ListenerInCode
 from cauce.ports.transport import BrokerId
@@ -241,6 +241,10 @@ class MemoryMessageStore:
             if in_trouble or not one.delivery.troubles
         ]
         return [delivery for _, delivery in sorted(ready, key=lambda one: one[0])[:limit]]
+
+    async def work(self, lanes: Sequence[Lane]) -> Work:
+        unsent = (one for one in self._rows.unsent.values() if one.problem is None)
+        return Work(any(one.row.lane in lanes for one in unsent), bool(await self.due(lanes, limit=1)))
 
     async def unhandled(self, known: Known) -> Sequence[Unhandled]:
         waiting = [one.delivery for one in self._rows.waiting.values() if not _is_known(one.delivery, known)]

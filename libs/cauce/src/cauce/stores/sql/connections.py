@@ -73,6 +73,10 @@ class TableGroup:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._alone() if self._dialect.postgres else connected(self._engine.execution_options(**READ_ONLY))
 
+    def _reading_together(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """For several statements that read: one transaction on either database."""
+        return connected(self._engine.execution_options(**READ_ONLY))
+
     def _alone(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """For a single statement that is its own transaction: PostgreSQL is spared BEGIN and COMMIT."""
         return connected(self._engine.execution_options(isolation_level="AUTOCOMMIT"))

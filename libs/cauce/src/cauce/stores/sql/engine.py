@@ -92,7 +92,8 @@ def _postgresql(url: URL, options: dict[str, Any]) -> AsyncEngine:
     else:
         connection = import_module("cauce.stores.sql.asyncpg_connection")  # only where there is asyncpg
         arguments = {"connection_class": connection.AsyncpgConnection, **arguments}
-    pool = {"pool_size": _POOL_SIZE} if "poolclass" not in options else {}
+    # The one that was used last: it has not rested, and needs no test.
+    pool = {"pool_size": _POOL_SIZE, "pool_use_lifo": True} if "poolclass" not in options else {}
     engine = _checked(create_async_engine(url, hide_parameters=True, connect_args=arguments, **{**pool, **options}))
     forget_between_users(engine.sync_engine)
     if url.get_driver_name() == "asyncpg" and arguments.get("statement_cache_size") != 0:

@@ -13,6 +13,7 @@ __all__ = ["LEASE_HOLDS", "SqlLanes"]
 _SLACK_S = 1.0
 """A clock that is slewed may stand a little behind the time at which a lease was written."""
 _AHEAD = f"m.lease_until > :NOW + COALESCE(m.lease_s, 1e12) + {_SLACK_S}"
+_LONG_GONE = "m.lease_until < :NOW - 3600 OR m.lease_until > :NOW + 3600 + m.lease_s"
 LEASE_HOLDS = f"m.lease_until >= :NOW AND NOT {_AHEAD}"
 """Of a member `m`. A lease that ends later than it lasts was written before the clock was set back."""
 
@@ -29,11 +30,6 @@ class SqlLanes(TableGroup):
             me=me,
             lease=lease_s,
         )
-        await self._run(
-            connection,
-            "DELETE FROM cauce_member WHERE (lease_until < :NOW - 3600 OR lease_until > :NOW + 3600 + lease_s) "
-            "AND id NOT IN (SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
-        )
         rows = await self._run(
             connection,
             "SELECT l.lane, l.member, l.epoch, "
@@ -43,9 +39,16 @@ class SqlLanes(TableGroup):
         members = list(
             await self._run(
                 connection,
-                f"SELECT m.id, {LEASE_HOLDS} AS holds, {_AHEAD} AS ahead, :NOW AS clock FROM cauce_member m",
+                f"SELECT m.id, {LEASE_HOLDS} AS holds, {_AHEAD} AS ahead, {_LONG_GONE} AS gone, :NOW AS clock "
+                "FROM cauce_member m",
             )
         )
+        if any(one.gone for one in members):
+            await self._run(
+                connection,
+                f"DELETE FROM cauce_member AS m WHERE ({_LONG_GONE}) "
+                "AND m.id NOT IN (SELECT member FROM cauce_lane WHERE member IS NOT NULL)",
+            )
         lanes = [
             LaneRow(
                 Lane(int(row.lane)),

@@ -234,7 +234,7 @@ class SqlOutbox(TableGroup):
             return int(found.n) > rows or int(found.n) * float(found.size) > size
 
     async def backlog(self) -> Backlog:
-        async with self._reading() as connection:
+        async with self._reading_together() as connection:
             unsent = await self._run(
                 connection,
                 "SELECT count(*) AS n, :NOW - min(created_at) AS oldest FROM cauce_outbox "

@@ -26,6 +26,7 @@ from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Statu
 from cauce.transports.redis.acks import RETRY_CAP_S, Acks, HeldEntry, LaneStream
 from cauce.transports.redis.connection import RedisTroubleError
 from cauce.transports.redis.health import CLUSTER_CODES, NO_CLUSTERS
+from cauce.transports.redis.heard import Heard
 from cauce.transports.redis.pipeline import Command, RedisCommands, RedisPipeline, RedisRefusal
 from cauce.transports.redis.portion import Portion
 from cauce.transports.redis.replies import entries_by_stream, field_of, named, order, text
@@ -35,7 +36,10 @@ __all__ = ["GroupReading"]
 
 log = logging.getLogger("cauce.redis")
 
-_BLOCK_S = 0.5
+_BLOCK_S = 0.6
+_PATIENCE_S = 0.5
+"""What a blocked read has more than the answer limit: a frozen server is noticed within their sum. A little less than
+`_BLOCK_S`, which is as long as it may be."""
 _READ_ENDS_S = 0.7
 """A read of anybody has ended so long after it began: its own limit, and some air."""
 _LOOK_EVERY_S = 10.0
@@ -70,7 +74,9 @@ class GroupReading:
         lanes: LanesOwned,
         since: Mapping[str, BrokerId],
         label: str,
+        heard: Heard,
     ) -> None:
+        self.heard = heard
         self._commands = commands
         self._keys = keys
         self._group = group
@@ -307,6 +313,7 @@ class _Connected:
 
     def _prepare_again(self) -> None:
         """A group or a stream is gone; the server does not tell which."""
+        self._reading.heard.loss()
         self._settled |= self._recovered.keys()
         self._ready_at.clear()
         self._recovered.clear()
@@ -343,20 +350,28 @@ class _Connected:
     async def _look(self) -> None:
         """Was something given out in our name that we do not hold? Is the group still to be waited for?"""
         self._look_at = time.monotonic() + _LOOK_EVERY_S
-        streams = list(self._recovered)
+        busy = [stream for stream in self._recovered if stream.held]
+        quiet = [stream for stream in self._recovered if not stream.held]
         registrations = self._reading.registrations()
         group = self._reading.group
-        answers = await self._pipeline.ask(*registrations, *(("XPENDING", stream.key, group) for stream in streams))
+        answers = await self._pipeline.ask(*registrations, *(("XPENDING", stream.key, group) for stream in busy))
         self._accept(answers[: len(registrations)])
-        summaries = zip(streams, answers[len(registrations) :], strict=True)
+        summaries = zip(busy, answers[len(registrations) :], strict=True)
         # A refusal here is one of the next read too.
-        await self._recover(
-            [
-                stream
-                for stream, summary in summaries
-                if not isinstance(summary, RedisRefusal) and summary[0] > _held_between(stream.held, *summary[1:3])
-            ]
-        )
+        given = [
+            stream
+            for stream, summary in summaries
+            if not isinstance(summary, RedisRefusal) and summary[0] > _held_between(stream.held, *summary[1:3])
+        ]
+        await self._recover([*given, *await self._with_pending(quiet)])
+
+    async def _with_pending(self, streams: Sequence[LaneStream]) -> Sequence[LaneStream]:
+        """Those that have a pending entry at all: one command for streams of which we hold none."""
+        if not streams:
+            return ()
+        answer, _ = await self._read(streams, [b"0-0"] * len(streams), 1)
+        by_key = {stream.key.encode(): stream for stream in streams}
+        return [by_key[key] for key, entries in answer or () if entries]
 
     async def _read_new(self, patience_s: float) -> None:
         """One read over all our streams; then one of those that had more, without waiting, so that a busy lane is not
@@ -425,11 +440,14 @@ class _Connected:
         began = time.monotonic()
         try:
             answer, *others = await self._pipeline.ask(
-                (*command, *(stream.key for stream in streams), *after), *and_then, patience_s=patience_s or 0.0
+                (*command, *(stream.key for stream in streams), *after),
+                *and_then,
+                patience_s=min(patience_s or 0.0, _PATIENCE_S),
             )
         except RedisTroubleError:
             self._reading.portion.failed()
             raise
+        self._reading.heard.answer()
         if not isinstance(answer, RedisRefusal):
             read = entries_by_stream(answer)
             if any(entries for _, entries in read):

@@ -7,7 +7,7 @@ maps: nothing here depends on which.
 from collections.abc import Sequence
 from typing import Any, cast
 
-__all__ = ["Order", "entries_by_stream", "field_of", "is_id", "named", "order", "text", "texts"]
+__all__ = ["Order", "entries_by_stream", "field_of", "is_id", "just_before", "named", "order", "text", "texts"]
 
 Order = tuple[int, int]
 """A stream entry's id in the form in which ids compare: milliseconds, and a number within them."""
@@ -26,6 +26,12 @@ def order(entry_id: str | bytes) -> Order:
 def is_id(entry_id: str) -> bool:
     milliseconds, dash, number = entry_id.partition("-")
     return bool(dash) and milliseconds.isdecimal() and number.isdecimal()
+
+
+def just_before(entry_id: str) -> str:
+    """The id before this one: what comes after it begins with this one."""
+    milliseconds, number = order(entry_id)
+    return f"{milliseconds}-{number - 1}" if number else f"{milliseconds - 1}-{2**64 - 1}"
 
 
 def named(reply: Any) -> dict[str, Any]:
