@@ -56,6 +56,11 @@ BATCH = 1000
 class OutboxTable(Protocol):
     """What is published and not sent, and what was sent, kept in case the broker forgets it."""
 
+    @property
+    def portion(self) -> int:
+        """How many rows are best looked for, sent and marked at once."""
+        ...
+
     async def pending(
         self,
         lanes: Sequence[Lane],

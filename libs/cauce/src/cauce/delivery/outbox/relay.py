@@ -27,7 +27,6 @@ __all__ = ["Relay"]
 
 log = logging.getLogger("cauce.relay")
 
-_BATCH = 500
 _POLL_FIRST_S = 0.02
 _TURN_CAP_S = 1.0
 _POLL_CAP_S = 30.0
@@ -140,7 +139,8 @@ class Relay:
         """Send a portion of every lane while the last one is marked; whether there was any.
 
         Raises TransportUnavailableError if nothing could be sent. Marking takes the database longer than reading, and
-        nothing waits for it: the broker has confirmed those rows already.
+        nothing waits for it: the broker has confirmed those rows already. Reading begins first, since on SQLite the two
+        are one after the other.
         """
         lanes = self._ownership.lanes()
         self._resting = {stream: until for stream, until in self._resting.items() if self._now() < until}
@@ -150,7 +150,7 @@ class Relay:
         if unverified:
             await self._mark_unmarked()  # the broker must still hold what it confirmed last, too
             await self._verify(unverified)
-        marked, portion = await asyncio.gather(self._mark_unmarked(), self._send(lanes), return_exceptions=True)
+        portion, marked = await asyncio.gather(self._send(lanes), self._mark_unmarked(), return_exceptions=True)
         if isinstance(portion, BaseException):
             raise portion
         self._unmarked = portion
@@ -189,7 +189,7 @@ class Relay:
         try:
             rows = await self._message_store.pending(
                 [lane for lane in lanes if lane in verified],
-                limit=_BATCH,
+                limit=self._message_store.portion,
                 topics=self._tail.topics,
                 besides=[position for position, _ in self._unmarked.sent],
             )

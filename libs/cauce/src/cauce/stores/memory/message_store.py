@@ -28,6 +28,8 @@ _MEMBER_FORGOTTEN_S = 3600.0
 class MemoryMessageStore:
     """The MessageStore of the ports, on the committed rows."""
 
+    portion = 500
+
     def __init__(self, rows: Tables, clock: Clock) -> None:
         self._rows = rows
         self._clock = clock
