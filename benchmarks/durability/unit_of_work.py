@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cauce.delivery.wakeups.datagrams import Datagrams
+from cauce.ports.lanes import MemberId
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
@@ -42,8 +44,11 @@ class UnitOfWork:
         connection = await self._place.connect()
         await connection.execute("INSERT INTO cauce_member VALUES ('elsewhere', 1e12) ON CONFLICT DO NOTHING")
         await connection.execute("UPDATE cauce_lane SET member = 'elsewhere'")
+        owner = Datagrams.open(MemberId("elsewhere"))  # another process of this machine, which is told of each commit
         async with self._service:
             yield
+        if owner is not None:
+            owner.close()
         await connection.execute("UPDATE cauce_lane SET member = NULL")
         await connection.execute("DELETE FROM cauce_member")
         await connection.execute("DELETE FROM cauce_outbox WHERE sent_at IS NULL")

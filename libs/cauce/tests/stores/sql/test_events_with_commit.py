@@ -218,6 +218,10 @@ async def test_an_event_that_cannot_be_written_raises(
 
 @pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
 async def test_an_event_that_waits_too_long_raises(place: Place, limit: str) -> None:
+    await an_event_that_waits_too_long(place, limit)
+
+
+async def an_event_that_waits_too_long(place: Place, limit: str = "lock_timeout") -> None:
     async def limits(session: AsyncSession) -> None:
         await session.execute(text(f"SET LOCAL {limit} = '100ms'"))
 
@@ -350,6 +354,68 @@ async def test_a_statement_that_is_under_way_is_not_mixed_up_with_the_commit(pla
     error = await _error_of(place.write("either", Told(word="either"), then=goes_on))
     await asyncio.gather(*tasks)
     await place.is_well(*(["either"] if error is None else []))
+
+
+# The exam of the tests above: with a bug planted they fail
+
+
+def _lets_the_outcome_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out = psycopg_connection.PsycopgConnection.commit_with_carried
+
+    async def believed(self: psycopg_connection.PsycopgConnection) -> str:
+        with suppress(psycopg.Error):
+            await carry_out(self)
+        return "COMMIT"
+
+    monkeypatch.setattr(psycopg_connection.PsycopgConnection, "commit_with_carried", believed)
+
+
+def _nothing(_: object) -> None: ...
+
+
+def _keeps_what_was_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psycopg_connection.PsycopgConnection, "rollback", psycopg.AsyncConnection.rollback)
+    monkeypatch.setattr(psycopg_connection.PsycopgConnection, "drop_carried", _nothing)
+
+
+def _stays_in_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stay(_: object) -> None: ...
+
+    for connection in (psycopg_connection.PsycopgConnection, asyncpg_connection.AsyncpgConnection):
+        monkeypatch.setattr(connection, "_leave_the_transaction", stay)
+
+
+def _says_commit_whatever_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def believed(self: asyncpg_connection.AsyncpgConnection) -> str:
+        with suppress(Exception):
+            await carry_out(self)
+        return "COMMIT"
+
+    carry_out = asyncpg_connection.AsyncpgConnection.commit_with_carried
+    monkeypatch.setattr(asyncpg_connection.AsyncpgConnection, "commit_with_carried", believed)
+
+
+@pytest.mark.parametrize(
+    ("plant", "driver", "scenario"),
+    [
+        (_lets_the_outcome_be, "psycopg", test_a_constraint_that_is_checked_at_the_commit_raises),
+        (_says_commit_whatever_it_was, "asyncpg", test_a_constraint_that_is_checked_at_the_commit_raises),
+        (_keeps_what_was_carried, "psycopg", test_what_was_left_with_a_connection_is_not_the_next_ones),
+        (_stays_in_the_transaction, "psycopg", an_event_that_waits_too_long),
+        (_stays_in_the_transaction, "asyncpg", an_event_that_waits_too_long),
+    ],
+)
+async def test_the_tests_above_find_the_bug(
+    postgres: ScratchDatabases,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    driver: str,
+    scenario: Callable[[Place], Awaitable[None]],
+) -> None:
+    plant(monkeypatch)
+    async with place_on(postgres.database(), Way(driver, create_engine)) as place:
+        with pytest.raises((pytest.fail.Exception, AssertionError, DBAPIError, TransactionAbortedError)):
+            await scenario(place)
 
 
 # psycopg's and asyncpg's own names

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import tempfile
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class Datagrams:
         self.path.unlink(missing_ok=True)
 
 
+@lru_cache(maxsize=256)
 def _path(folder: Path, member: MemberId) -> Path:
     return folder / sha256(member.encode()).hexdigest()[:32]
 

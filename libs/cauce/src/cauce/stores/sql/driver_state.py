@@ -4,7 +4,7 @@ A COMMIT of an aborted transaction is answered ROLLBACK by PostgreSQL, and no dr
 transaction by itself (a full disk, `INSERT OR ROLLBACK`, a trigger), and executes what follows each on its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Dialect
 from cauce.errors import TransactionAbortedError
 from cauce.stores.sql.events_with_commit import TakesAlong, taking_along
 
-__all__ = ["IN_FAILED_TRANSACTION", "State", "read_outcome_of_commits", "state_of"]
+__all__ = ["IN_FAILED_TRANSACTION", "State", "read_outcome_of_commits", "state_of", "state_of_driver"]
 
 
 class State(Enum):
@@ -35,7 +35,10 @@ IN_FAILED_TRANSACTION = "25P02"
 
 def state_of(pooled: Any) -> State:
     """The state of a DBAPI connection from SQLAlchemy's pool. Costs no round trip."""
-    driver = pooled.driver_connection
+    return state_of_driver(pooled.driver_connection)
+
+
+def state_of_driver(driver: Any) -> State:
     if (libpq := getattr(driver, "pgconn", None)) is not None:
         return _OF_LIBPQ.get(int(libpq.transaction_status), State.UNKNOWN)
     if (status := getattr(driver, "get_transaction_status", None)) is not None:
@@ -58,6 +61,9 @@ def read_outcome_of_commits(dialect: Dialect) -> None:
         dialect.do_commit = _ReadCommit(dialect.driver, plain)  # type: ignore[method-assign]  # for this engine alone
 
 
+_Ask = Callable[[Any], Awaitable[str]]
+
+
 class _ReadCommit:
     def __init__(self, driver: str, plain: Callable[[Any], None]) -> None:
         self._plain = plain
@@ -65,15 +71,21 @@ class _ReadCommit:
 
     def __call__(self, pooled: Any) -> None:
         state = state_of(pooled)
+        ask = None if state is State.ABORTED else self._way(pooled, state)
         answer = "ROLLBACK" if state is State.ABORTED else "COMMIT"
-        if state is not State.ABORTED and (driver := taking_along(pooled)) is not None and driver.carries:
-            answer = pooled.dbapi_connection.run_async(_commit_with_carried)
-        elif state is State.OPEN and self._ask is not None and hasattr(pooled.dbapi_connection, "run_async"):
-            answer = pooled.dbapi_connection.run_async(self._ask)
+        if ask is not None:
+            answer = pooled.dbapi_connection.run_async(ask)
         if answer != "COMMIT":
             pooled.rollback()  # after a commit that failed SQLAlchemy takes the transaction for over
             raise TransactionAbortedError
-        self._plain(pooled)
+        if ask not in _COMMITS:
+            self._plain(pooled)
+
+    def _way(self, pooled: Any, state: State) -> _Ask | None:
+        driver = taking_along(pooled)
+        if driver is not None and driver.carries:
+            return _commit_with_carried
+        return self._ask if state is State.OPEN and hasattr(pooled.dbapi_connection, "run_async") else None
 
 
 async def _commit_with_carried(driver: TakesAlong) -> str:
@@ -81,9 +93,12 @@ async def _commit_with_carried(driver: TakesAlong) -> str:
 
 
 async def _commit_by_psycopg(driver: Any) -> str:
-    """The driver's own `commit` throws the answer away; afterwards it finds nothing left to do."""
+    """The driver's own `commit` throws the answer away."""
     cursor = await driver.execute("COMMIT", prepare=False)
     return cursor.statusmessage
+
+
+_COMMITS: tuple[_Ask | None, ...] = (_commit_with_carried, _commit_by_psycopg)
 
 
 async def _fails_if_aborted(driver: Any) -> str:

@@ -44,9 +44,10 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     SQLite: WAL, synchronous=FULL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for every transaction that is not
     read-only (a deferred one that turns writer fails at once instead of waiting). A SQLite in memory is one connection,
     which transactions have in turn, and is gone when the service stops. PostgreSQL: pooled connections that have rested
-    are tested before use, dead peers are noticed, and statements are not prepared behind a pooler such as PgBouncer. On
-    both, parameters never appear in errors or logs, and a COMMIT that the database answers otherwise raises
-    TransactionAbortedError.
+    are tested before use, dead peers are noticed, statements are not prepared behind a pooler such as PgBouncer, and
+    COMMIT takes the rows of events along, BEGIN on psycopg goes out with the first statement (`async_creator_fn` and, on
+    asyncpg, `connection_class` of `connect_args` replace the connections that do so). On both, parameters never appear
+    in errors or logs, and a COMMIT that the database answers otherwise raises TransactionAbortedError.
 
     Raises ConfigurationError for a URL that is not one of the two, for AUTOCOMMIT, and for each file of a certificate or
     a key (`sslrootcert=…`) that is not there or is none: libpq would connect without it. Connects to nothing.

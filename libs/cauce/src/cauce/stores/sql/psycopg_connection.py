@@ -14,9 +14,10 @@ from typing import Any, cast
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Pipeline, errors, generators
 from psycopg._preparing import Prepare, PrepareManager
+from psycopg._queries import PostgresQuery
 from psycopg.abc import Params, Query
 from psycopg.adapt import Transformer
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, TransactionStatus
 
 from cauce.stores.sql.events_with_commit import PARAMETER
 
@@ -32,18 +33,14 @@ _USED = {
     AsyncCursor: {
         "_execute_gen": ("query", "params", "prepare", "binary"),
         "_maybe_prepare_gen": ("pgq", "prepare", "binary"),
-        "_convert_query": ("query", "params"),
-        "_get_prepared": ("pgq", "prepare"),
-        "_send_prepare": ("name", "query"),
-        "_send_query_prepared": ("name", "pgq", "binary"),
-        "_execute_send": ("query", "force_extended", "binary"),
         "_check_results": ("results",),
         "_set_results": ("results",),
     },
+    PostgresQuery: {"convert": ("query", "vars")},
     PrepareManager: {
+        "get": ("query", "prepare"),
         "maybe_add_to_cache": ("query", "prep", "name"),
         "validate": ("key", "prep", "name", "results"),
-        "maintain_gen": ("conn",),
     },
 }
 """Names of psycopg's own that are called or replaced here, and the parameters that they are given."""
@@ -80,7 +77,9 @@ class _Cursor(AsyncCursor[Any]):
         if begin is None:
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
             return
-        statement = _Statement(self, pgq, prepare=prepare, binary=binary)
+        self._query = pgq
+        written = self.format if binary is None else Format(binary)
+        statement = _Statement(connection, pgq, prepare=prepare, result_format=written)
         answers = yield from connection.in_one_trip([connection.command(begin), *statement.commands])
         statement.remember(answers[1:])
         connection.raise_for_failed(answers)
@@ -103,17 +102,21 @@ def _spelled(statement: str) -> str:
 class _Statement:
     """One statement of several that go out together, prepared as psycopg would have prepared it."""
 
-    def __init__(self, cursor: AsyncCursor[Any], pgq: Any, *, prepare: bool | None, binary: bool | None = None) -> None:
-        self._manager = cursor._conn._prepared
+    def __init__(
+        self, connection: AsyncConnection[Any], pgq: PostgresQuery, *, prepare: bool | None, result_format: Format
+    ) -> None:
+        pgconn = connection.pgconn
+        self._manager = connection._prepared
         self._pgq = pgq
-        self._prepare, self._name = cursor._get_prepared(pgq, prepare)
+        self._prepare, self._name = connection._prepared.get(pgq, prepare)
         self.commands: list[_Send] = []
         if self._prepare is Prepare.SHOULD:
-            self.commands.append(partial(cursor._send_prepare, self._name, pgq))
+            self.commands.append(partial(pgconn.send_prepare, self._name, pgq.query, param_types=pgq.types))
         if self._prepare is Prepare.NO:
-            self.commands.append(partial(cursor._execute_send, pgq, force_extended=True, binary=binary))
+            send = partial(pgconn.send_query_params, pgq.query, pgq.params, param_types=pgq.types)
         else:
-            self.commands.append(partial(cursor._send_query_prepared, self._name, pgq, binary=binary))
+            send = partial(pgconn.send_query_prepared, self._name, pgq.params)
+        self.commands.append(partial(send, param_formats=pgq.formats, result_format=result_format))
 
     def remember(self, answers: _Answers) -> None:
         """By the answers to its commands: what is prepared now, and what is not."""
@@ -156,7 +159,8 @@ class PsycopgConnection(AsyncConnection[Any]):
 
     async def rollback(self) -> None:
         self.carried.clear()
-        await super().rollback()
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:  # the pool rolls back whatever it gets back
+            await super().rollback()
 
     async def commit_with_carried(self) -> str:
         """Execute what is carried, then COMMIT; the database's answer to that. An error leaves no transaction open."""
@@ -189,9 +193,9 @@ class PsycopgConnection(AsyncConnection[Any]):
         return str(answers[-1][0].command_status.decode())
 
     def _statement(self, statement: str, values: Mapping[str, Any]) -> _Statement:
-        cursor = _Cursor(self)
-        cursor._tx = Transformer(cursor)
-        return _Statement(cursor, cursor._convert_query(cast("Query", _spelled(statement)), values), prepare=True)
+        pgq = PostgresQuery(Transformer(self))
+        pgq.convert(cast("Query", _spelled(statement)), values)
+        return _Statement(self, pgq, prepare=True, result_format=Format.TEXT)
 
     def command(self, words: bytes) -> _Send:
         return partial(self.pgconn.send_query_params, words, None)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from cauce.errors import CauceError, ConfigurationError, TransactionAbortedError, TransactionEndedError
-from cauce.stores.sql.driver_state import IN_FAILED_TRANSACTION, State, state_of
+from cauce.stores.sql.driver_state import IN_FAILED_TRANSACTION, State, state_of_driver
 
 __all__ = ["Watch", "watch_statements"]
 
@@ -28,7 +28,10 @@ class Watch:
         self._info = connection.info
         self._info[_WATCH] = self
         self._guarded = guarded
-        self._begun = state_of(self._pooled) is State.OPEN  # by our own BEGIN, or by whoever is around this session
+        self._driver: Any = self._pooled.driver_connection
+        self._begun = (
+            state_of_driver(self._driver) is State.OPEN
+        )  # by our own BEGIN, or by whoever is around this session
         self._failed: BaseException | None = None
         self._cancelled = False
         self._refused: TransactionEndedError | None = None
@@ -55,7 +58,7 @@ class Watch:
                 "committed: let the error out. A limit for one statement, which costs no connection, is the database's: "
                 "SET LOCAL statement_timeout"
             ) from self._failed
-        state = state_of(self._pooled)
+        state = state_of_driver(self._driver)
         if state is State.ABORTED:
             raise self.aborted()
         if state is State.NONE and self._begun:
@@ -73,7 +76,7 @@ class Watch:
 
     def before(self, statement: str) -> None:
         """Before a statement: an aborted transaction is the database's to refuse, one that is gone is ours."""
-        if self._begun and state_of(self._pooled) is State.NONE:
+        if self._begun and state_of_driver(self._driver) is State.NONE:
             self.check()
         words = statement[:64].upper().replace(";", " ").split()
         if words and words[0] in _ENDING and "TO" not in words:
@@ -85,7 +88,7 @@ class Watch:
 
     def after(self) -> None:
         """After a statement that worked."""
-        state = state_of(self._pooled)
+        state = state_of_driver(self._driver)
         if state is State.NONE:
             self._failed = None
             self.check()
