@@ -113,9 +113,12 @@ def kill_at_random(live: LiveSystem, chance: random.Random, *, for_s: float) -> 
 
 
 def everything_is_done(live: LiveSystem) -> bool:
-    # Asked from the beginning of the way to its end.
+    # Asked from the beginning of the way to its end. A broker that was killed may have lost what it had confirmed, and
+    # nobody knows until the owner of the lane, which may have been killed as well, has a successor.
+    on_topic = {event["id"] for event in live.topic("accounts-ms")}
     return (
-        not live.rows("accounts", "SELECT 1 FROM cauce_outbox WHERE sent_at IS NULL LIMIT 1")
+        not live.rows("accounts", "SELECT 1 FROM cauce_outbox LIMIT 1")
+        and all(str(event_id) in on_topic for (event_id,) in live.rows("accounts", "SELECT event_id FROM cauce_sent"))
         and all(live.pending("accounts-ms", f"{service}-ms") == 0 for service in ("mailing", "music-discovery"))
         and not any(live.rows(service, "SELECT 1 FROM cauce_waiting LIMIT 1") for service in SERVICES)
         and not live.rows("mailing", "SELECT 1 FROM cauce_inbox WHERE state IS NOT NULL LIMIT 1")
@@ -150,7 +153,7 @@ def test_killed_at_random_under_load_everybody_is_welcomed_once_and_nothing_is_l
     # What was confirmed is there, and nothing else: no lost and no invented account or event.
     accounts = {str(row[0]): str(row[1]) for row in live.rows("accounts", "SELECT id, username FROM users")}
     assert accounts == {person.id: person.name for person in people.values()}
-    events = Counter((str(key), str(name)) for key, name in live.rows("accounts", "SELECT key, name FROM cauce_outbox"))
+    events = Counter((str(key), str(name)) for key, name in live.rows("accounts", "SELECT key, name FROM cauce_sent"))
     assert events == Counter(
         {(person.id, CREATED): 1 for person in people.values()}
         | {(person.id, UPDATED): person.events - 1 for person in people.values() if person.events > 1}
@@ -177,7 +180,7 @@ def test_killed_at_random_under_load_everybody_is_welcomed_once_and_nothing_is_l
     heard = {
         (name, str(row[0]))
         for name in (CREATED, UPDATED)
-        for row in live.rows("accounts", f"SELECT event_id FROM cauce_outbox WHERE name = '{name}'")
+        for row in live.rows("accounts", f"SELECT event_id FROM cauce_sent WHERE name = '{name}'")
     }
     known = [str(row[0]) for row in live.rows("music-discovery", "SELECT event_id FROM cauce_inbox")]
     assert sorted(known) == sorted(event_id for _, event_id in heard)

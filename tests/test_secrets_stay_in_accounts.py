@@ -64,7 +64,7 @@ def test_neither_password_nor_hash_is_anywhere_but_in_accounts_own_table(live: L
     files = [path for path in (live.system.project.folder / "data" / "valkey").rglob("*") if path.is_file()]
     broker = "\n".join(path.read_bytes().decode(errors="replace") for path in files)
     assert "canary@example.com" in broker, "the broker's file really holds the events"
-    assert "canary@example.com" in tables["accounts"]["cauce_outbox"], "the outbox really holds them"
+    assert "canary@example.com" in tables["accounts"]["cauce_sent"], "the outbox really holds them"
     for service in ("mailing", "music-discovery"):
         assert tables[service]["cauce_dead_letter"], "something really died"
     elsewhere = {

@@ -185,15 +185,17 @@ def test_m35_every_user_has_a_catalog_and_a_mail_and_the_accounting_adds_up(live
     assert users <= with_catalog
     assert users <= with_mail
 
-    [(accepted,)] = live.rows("accounts", "SELECT count(*) FROM cauce_outbox")
-    [(sent,)] = live.rows("accounts", "SELECT count(*) FROM cauce_outbox WHERE broker_id IS NOT NULL")
+    [(accepted,)] = live.rows(
+        "accounts", "SELECT (SELECT count(*) FROM cauce_outbox) + (SELECT count(*) FROM cauce_sent)"
+    )
+    [(sent,)] = live.rows("accounts", "SELECT count(*) FROM cauce_sent")
     assert accepted == sent
-    ids = {str(event_id) for (event_id,) in live.rows("accounts", "SELECT event_id FROM cauce_outbox")}
+    ids = {str(event_id) for (event_id,) in live.rows("accounts", "SELECT event_id FROM cauce_sent")}
     for service, consumer in (("mailing", "mailing-ms/mailing.welcome"), ("music-discovery", "%")):
         known = live.rows(service, f"SELECT event_id FROM cauce_inbox WHERE consumer LIKE '{consumer}'")
         heard = ids if service == "music-discovery" else {
             str(event_id)
-            for (event_id,) in live.rows("accounts", f"SELECT event_id FROM cauce_outbox WHERE name = '{CREATED}'")
+            for (event_id,) in live.rows("accounts", f"SELECT event_id FROM cauce_sent WHERE name = '{CREATED}'")
         }  # fmt: skip
         assert heard <= {str(event_id) for (event_id,) in known}, f"{service}: every event ended somewhere"
         assert not live.rows(service, "SELECT 1 FROM cauce_inbox WHERE state IS NOT NULL")

@@ -16,8 +16,9 @@ async def fill(place: Place, rows: int) -> None:
     """So many kept rows in outbox and inbox, as a busy day leaves them."""
     connection = await place.connect()
     await connection.execute(
-        "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, broker_id) "
-        "SELECT 'kept-' || n, $2, n % 16, 'kept-' || n % 1000, n, 'com.example.bench.kept', "
+        "INSERT INTO cauce_sent (sent_seq, part, position, event_id, topic, key_hash, lane, key, key_seq, correlation_hash, "
+        "name, message, created_at, sent_at, broker_id) SELECT nextval('cauce_sent_order'), 0, n, 'kept-' || n, $2, n, "
+        "n % 16, 'kept-' || n % 1000, n, n, 'com.example.bench.kept', "
         "convert_to(repeat('x', 300), 'UTF8'), extract(epoch FROM now()), extract(epoch FROM now()), '1-' || n "
         "FROM generate_series(1, $1) n",
         rows, PRODUCER,

@@ -51,7 +51,7 @@ class UnitOfWork:
             owner.close()
         await connection.execute("UPDATE cauce_lane SET member = NULL")
         await connection.execute("DELETE FROM cauce_member")
-        await connection.execute("DELETE FROM cauce_outbox WHERE sent_at IS NULL")
+        await connection.execute("DELETE FROM cauce_outbox")
         await connection.close()
         await self._plain.dispose()
 

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from cauce import Keep, Service, Transaction, on
 from cauce.formats.cloudevents import to_json
-from cauce.ports.lanes import lane_of
+from cauce.ports.lanes import hash_of, lane_of
+from cauce.stores.sql.correlation import correlation_hash
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
 
@@ -45,10 +46,20 @@ async def relay(place: Place, count: int, *, keyed: bool) -> float:
     """Rows that were committed at once, sent and marked in a second; rows that were sent earlier stay."""
     run = uuid4().hex
     rows = [
-        (one.id, PRODUCER, int(lane_of(one)), one.key, one.key_seq, one.name, to_json(one), time.time())
+        (
+            one.id,
+            PRODUCER,
+            hash_of(one),
+            one.key,
+            one.key_seq,
+            correlation_hash(one),
+            one.name,
+            to_json(one),
+            time.time(),
+        )
         for one in (envelope_of(number, keyed=keyed, run=run) for number in range(count))
     ]
-    columns = ["event_id", "topic", "lane", "key", "key_seq", "name", "message", "created_at"]
+    columns = ["event_id", "topic", "key_hash", "key", "key_seq", "correlation_hash", "name", "message", "created_at"]
     service = producer(place)
     async with service:
         async with service.transaction() as tx:
@@ -80,9 +91,10 @@ async def relay_sqlite(folder: Path, place: Place, count: int) -> float:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            "INSERT INTO cauce_outbox (event_id, topic, lane, name, message, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO cauce_outbox (event_id, topic, key_hash, correlation_hash, name, message, created_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (one.id, PRODUCER, int(lane_of(one)), one.name, to_json(one), time.time())
+                (one.id, PRODUCER, hash_of(one), correlation_hash(one), one.name, to_json(one), time.time())
                 for one in (envelope_of(number, keyed=False, run=run) for number in range(count))
             ),
         )

@@ -105,7 +105,7 @@ def test_h04_three_relays_that_are_frozen_at_random_keep_the_order_of_a_key(worl
 
 
 def _relay_of_the_key(world: World, relays: list[Running]) -> Running | None:
-    lanes = query(world.shop, "SELECT DISTINCT lane FROM cauce_outbox")
+    lanes = query(world.shop, "SELECT DISTINCT key_hash & 15 FROM cauce_outbox")
     owner = world.owners(world.shop).get(int(lanes[0][0])) if lanes else None
     return next((one for one in relays if owner is not None and f":{one.pid}:" in owner), None)
 
@@ -146,9 +146,9 @@ def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_othe
     # Somebody wrote a row that the broker will never take.
     query(
         world.shop,
-        "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
-        "SELECT 'too-large', topic, lane, key, 99, name, convert_to(repeat('x', 300000), 'UTF8'), created_at "
-        "FROM cauce_outbox",
+        "INSERT INTO cauce_outbox (event_id, topic, key_hash, key, key_seq, name, message, created_at) "
+        "SELECT 'too-large', topic, key_hash, key, 99, name, convert_to(repeat('x', 300000), 'UTF8'), created_at "
+        "FROM cauce_sent",
         write=True,
     )
     world.consumer()
@@ -158,7 +158,7 @@ def test_h06_a_row_the_broker_refuses_parks_its_key_at_the_producer_and_the_othe
 
     eventually(lambda: world.applied() == 500 and world.in_groups() == (0, 0), what="all others are applied")
     assert problems(world.final()) == ["1 rows of the outbox are not sent"]
-    stuck = query(world.shop, "SELECT event_id, problem FROM cauce_outbox WHERE sent_at IS NULL")
+    stuck = query(world.shop, "SELECT event_id, problem FROM cauce_set_aside")
     assert [row[0] for row in stuck] == ["too-large"]
     assert "the limit is 262144" in stuck[0][1]
     said = "".join(process.said() for process in world.processes)
@@ -181,7 +181,7 @@ def test_h10_an_unnotified_relay_finds_commits_by_polling_even_after_lost_connec
     world.converges()
 
     lanes = ", ".join(str(lane) for lane in world.lanes_of(world.shop, relay))
-    waited = query(world.shop, f"SELECT sent_at - created_at FROM cauce_outbox WHERE lane IN ({lanes})")
+    waited = query(world.shop, f"SELECT sent_at - created_at FROM cauce_sent WHERE lane IN ({lanes})")
     assert len(waited) > 30
     assert median(float(row[0]) for row in waited) < 1.2 + 1.0, "the longest poll, and a second"
 

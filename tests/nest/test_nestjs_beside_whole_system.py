@@ -25,7 +25,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyServer) -> Iter
 def _nothing_pending(live: LiveSystem) -> bool:
     groups = ("accounts-ms", "mailing-ms", "music-discovery-ms")
     return all(live.pending("accounts-ms", group) == 0 for group in groups) and not any(
-        live.rows(service, "SELECT 1 FROM cauce_outbox WHERE sent_at IS NULL") for service in SERVICES
+        live.rows(service, "SELECT 1 FROM cauce_outbox") for service in SERVICES
     )
 
 

@@ -94,8 +94,13 @@ class World:
     async def outbox(self, service: Service) -> list[tuple[str, str, bool]]:
         """Topic, event id and whether it is sent."""
         async with service.transaction(read_only=True) as tx:
-            rows = await tx.session.execute(text("SELECT topic, event_id, sent_at FROM cauce_outbox ORDER BY position"))
-            return [(row.topic, row.event_id, row.sent_at is not None) for row in rows]
+            rows = await tx.session.execute(
+                text(
+                    "SELECT topic, event_id, true AS is_sent, position FROM cauce_sent "
+                    "UNION ALL SELECT topic, event_id, false, position FROM cauce_outbox ORDER BY position"
+                )
+            )
+            return [(row.topic, row.event_id, bool(row.is_sent)) for row in rows]
 
     async def dead(self, service: Service) -> list[Any]:
         async with service.transaction(read_only=True) as tx:

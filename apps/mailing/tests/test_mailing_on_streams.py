@@ -16,6 +16,7 @@ from cauce import Retry, Service
 from cauce.dev.ports import choose_port
 from cauce.dev.servers import ValkeyServer
 from cauce.settings import load
+from cauce.stores.sql.outbox import EVENT, PUT_BACK_NOW
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.transports.redis_streams import RedisStreams
 from contracts.accounts import UserCreated
@@ -421,7 +422,11 @@ async def test_of_two_replicas_one_sends_and_a_repeat_from_the_broker_sends_noth
         await until(lambda: len(sink.received) == 10, "ten mails")
         # The relay is made to send everything again, as after a lost mark.
         async with accounts.transaction() as tx:
-            await tx.session.execute(text("UPDATE cauce_outbox SET sent_at = NULL"))
+            await tx.session.execute(
+                text(f"INSERT INTO cauce_outbox (position, {EVENT}) SELECT position, {EVENT} FROM cauce_sent")
+            )
+            await tx.session.execute(text("DELETE FROM cauce_sent"))
+            await tx.session.execute(text(PUT_BACK_NOW))
         await until(lambda: one.counters["duplicate"] + two.counters["duplicate"] == 10, "ten repeats are recognised")
         await settled(database_url, ["sent"] * 10)
 

@@ -49,7 +49,7 @@ async def test_a_system_in_good_health_is_praised_and_nothing_more(
         ["✓", subject]
         for subject in ("database", "commits", "clock", "tables", "processes", "transport", "outbox", "dead")
     ]
-    assert "  ✓ tables     version 1, complete" in lines
+    assert "  ✓ tables     version 2, complete" in lines
     assert "  ✓ processes  1 process, all 16 lanes owned" in lines
     assert "  ✓ persistence        append-only file, flushed every second" in lines
     assert "  ✓ mail-ms ← shop-ms  nothing waits on the broker" in lines

@@ -54,7 +54,7 @@ async def test_events_of_a_paused_listener_wait_in_order_and_others_are_handled(
 
     async with project.database("mail") as database:
         written = [row.name for row in await database.run("SELECT name FROM welcomes") if row.name != "other"]
-        audit = await database.run("SELECT what, why, consumer FROM cauce_audit ORDER BY position")
+        audit = await database.run("SELECT action, reason, consumer FROM cauce_audit ORDER BY position")
     assert written == names
     assert [attempt for _, _, attempt, _ in world.of("welcome")] == [1] * 7
     assert [tuple(row) for row in audit] == [

@@ -18,13 +18,13 @@ async def _three_of_one_key_and_one_of_another(project: Project, broker: ValkeyS
     async with project.database("shop") as database:
         first = await database.one("SELECT min(position) FROM cauce_outbox")
         before = bytes(await database.one("SELECT message FROM cauce_outbox WHERE position = :first", first=first))
-        await _write(database, before + b" " * 300_000)
+        await _write(database, "cauce_outbox", before + b" " * 300_000)
     return before
 
 
-async def _write(database: Database, message: bytes) -> None:
+async def _write(database: Database, table: str, message: bytes) -> None:
     await database.run(
-        "UPDATE cauce_outbox SET message = :message WHERE position = (SELECT min(position) FROM cauce_outbox)",
+        f"UPDATE {table} SET message = :message WHERE position = (SELECT min(position) FROM {table})",
         message=message,
     )
 
@@ -88,7 +88,7 @@ async def test_released_once_the_cause_is_gone_it_goes_first_and_its_key_follows
             await until(refused_again)
             assert again.code == 0, again.err
             assert len(world.of("index")) == 1, "nothing of its key went past it"
-            await _write(database, before)
+            await _write(database, "cauce_set_aside", before)
 
             said = await cauce("outbox", "release", "--name", "shop.**", "--because", "it is repaired")
             await until(_heard(world, 4))
@@ -101,7 +101,7 @@ async def test_released_once_the_cause_is_gone_it_goes_first_and_its_key_follows
         "Sent within a second, if the service runs: cauce outbox status\n"
     )
     assert [name for name in await _names(project) if name != "Di"] == ["Ann", "Bob", "Cy"]
-    assert [(row.what, row.why, row.event_id) for row in audit] == [
+    assert [(row.action, row.reason, row.event_id) for row in audit] == [
         ("release outgoing", "perhaps now", aside["event_id"]),
         ("release outgoing", "it is repaired", aside["event_id"]),
     ]
@@ -133,9 +133,9 @@ async def test_an_event_discarded_with_a_reason_reaches_no_listener_and_its_key_
     )
     async with project.database("shop") as database:
         (audit,) = await database.run("SELECT * FROM cauce_audit")
-    assert (audit.what, audit.why, audit.event_id) == ("discard outgoing", "Ann has left", aside["event_id"])
+    assert (audit.action, audit.reason, audit.event_id) == ("discard outgoing", "Ann has left", aside["event_id"])
     assert json.loads(audit.detail)["key"] == "1"
-    assert "@" in audit.who
+    assert "@" in audit.actor
 
 
 async def test_each_has_its_reason_and_an_id_that_release_accepts(project: Project, cauce: Command) -> None:

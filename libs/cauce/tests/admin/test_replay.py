@@ -66,13 +66,17 @@ async def test_a_replay_reaches_that_listener_only_and_its_key_continues_in_orde
             names = [row.name for row in await database.run("SELECT name FROM welcomes")]
             assert names == ["Bob", "Cy", "Di"], "in the order they happened"
             (audit,) = await database.run("SELECT * FROM cauce_audit")
-        assert (audit.what, audit.why, audit.consumer) == ("replay", "the mail server is back", "mail-ms/mail.welcome")
-        assert "@" in audit.who
+        assert (audit.action, audit.reason, audit.consumer) == (
+            "replay",
+            "the mail server is back",
+            "mail-ms/mail.welcome",
+        )
+        assert "@" in audit.actor
         assert json.loads(audit.detail)["id"] == dead
 
     gone = await cauce("dead", "replay", dead[:8])
     assert gone.code == 1
-    assert gone.err.splitlines()[0].startswith(f"{dead[:8]} was replayed by {audit.who} at 20")
+    assert gone.err.splitlines()[0].startswith(f"{dead[:8]} was replayed by {audit.actor} at 20")
     assert gone.err.splitlines()[1] == f"{dead[:8]} is no dead letter any more: its listener has handled it."
 
 

@@ -135,7 +135,7 @@ async def test_the_outbox_by_event_and_how_far_back_it_is_kept(project: Project,
         "\n"
         "  waiting    4, oldest 2 min\n"
         "  last sent  5 min ago\n"
-        "  kept       2 sent events, about 486 bytes, the oldest sent 2 h ago\n"
+        "  kept       2 sent events, about 480 bytes, the oldest sent 2 h ago\n"
         "  at most    24 h, 1,000,000 events, 1.0 GiB; whichever comes first\n"
         "  lanes      16 of 16 owned · host:17 has 16\n"
     )

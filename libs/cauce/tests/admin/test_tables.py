@@ -24,7 +24,7 @@ async def test_what_is_missing_is_added_and_what_is_there_stays(project: Project
     async with project.database("mail") as mail:
         await mail.handled("mail.welcome", 3)
         incarnation = await mail.one("SELECT value FROM cauce_meta WHERE name = 'incarnation'")
-        await mail.run("ALTER TABLE cauce_waiting DROP COLUMN tried")
+        await mail.run("ALTER TABLE cauce_waiting DROP COLUMN attempt_log")
         await mail.run("DROP INDEX cauce_waiting_next")
         await mail.run("DROP TABLE cauce_audit")
 
@@ -33,23 +33,23 @@ async def test_what_is_missing_is_added_and_what_is_there_stays(project: Project
         again = await cauce("db", "upgrade", "mail")
 
         assert dry.out == (
-            "mail: version 1, 3 steps:\n"
+            "mail: version 2, 3 steps:\n"
             "  cauce_audit is missing\n"
-            "  cauce_waiting.tried is missing\n"
+            "  cauce_waiting.attempt_log is missing\n"
             "  cauce_waiting_next is missing\n"
         )
         assert said.code == 0
         assert said.out == (
-            "mail: version 1, 3 steps:\n  made cauce_audit\n  made cauce_waiting_next\n  added cauce_waiting.tried\n"
+            "mail: version 2, 3 steps:\n  made cauce_audit\n  made cauce_waiting_next\n  added cauce_waiting.attempt_log\n"
         )
-        assert again.out == "mail: version 1, nothing to do\n"
+        assert again.out == "mail: version 2, nothing to do\n"
         assert await mail.one("SELECT count(*) FROM cauce_inbox") == 3
         assert await mail.one("SELECT value FROM cauce_meta WHERE name = 'incarnation'") == incarnation
 
 
 async def test_a_start_adds_what_a_build_without_a_new_version_has_added(project: Project) -> None:
     async with project.database("mail") as mail:
-        await mail.run("ALTER TABLE cauce_waiting DROP COLUMN tried")
+        await mail.run("ALTER TABLE cauce_waiting DROP COLUMN attempt_log")
         await mail.run("UPDATE cauce_meta SET value = 'another' WHERE name = 'build'")
         await create_tables(mail.engine)
         async with mail.engine.connect() as connection:

@@ -99,7 +99,7 @@ async def test_a_failing_event_is_shown_with_its_error_and_place_and_is_tried_no
         await _wait_for(mail, "mail.welcome", waiting=0, handled=3)
         async with project.database("mail") as database:
             assert [row.name for row in await database.run("SELECT name FROM welcomes")] == ["Bob", "Cy", "Di"]
-            (audit,) = await database.run("SELECT what, why FROM cauce_audit")
+            (audit,) = await database.run("SELECT action, reason FROM cauce_audit")
         assert tuple(audit) == ("retry", "it works again")
         assert [attempt for _, _, attempt, _ in world.of("welcome")] == [1, 2, 1, 1]
         gone = await cauce("waiting", "show", failing["id"])
@@ -136,9 +136,9 @@ async def test_a_discarded_head_lets_the_key_continue_and_is_not_counted_as_hand
         figures = {one.listener: one.discarded for one in (await figures_of(mail)).listeners}
     assert figures == {"mail.welcome": 1, "mail.tick": 1, "mail.count": 1, "mail.index": 0}
     async with project.database("mail") as database:
-        audit = await database.run("SELECT what, why, detail FROM cauce_audit")
+        audit = await database.run("SELECT action, reason, detail FROM cauce_audit")
         assert await database.one("SELECT count(*) FROM cauce_inbox WHERE state IS NOT NULL") == 0
-    assert [(row.what, row.why) for row in audit] == [("discard", BECAUSE)] * 3
+    assert [(row.action, row.reason) for row in audit] == [("discard", BECAUSE)] * 3
     gone = await cauce("waiting", "show", json.loads(audit[0].detail)["id"][:12])
     assert f"because {BECAUSE}" in gone.err
 
@@ -301,7 +301,7 @@ async def test_actions_and_the_running_service_never_lose_or_repeat_an_event(
     async with project.database("mail") as database:
         written = [row.name for row in await database.run("SELECT name FROM welcomes")]
         discarded = await database.one(
-            "SELECT count(*) FROM cauce_audit WHERE what = 'discard' AND consumer = 'mail-ms/mail.welcome'"
+            "SELECT count(*) FROM cauce_audit WHERE action = 'discard' AND consumer = 'mail-ms/mail.welcome'"
         )
     assert len(set(written)) == len(written) == welcome.handled
     assert len(written) + discarded == 40

@@ -39,9 +39,11 @@ def left_behind(member: MemberId) -> None:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    return tmp_path
+def folder(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A short path: that of a socket may have a hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="hints-") as name:
+        monkeypatch.setattr(tempfile, "gettempdir", lambda: name)
+        yield Path(name)
 
 
 async def test_a_hint_reaches_the_process_of_that_name() -> None:

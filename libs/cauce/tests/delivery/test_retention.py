@@ -1,5 +1,6 @@
 """A running service lets its own old rows go, by age, by number and by size, and says when that is sooner than promised."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -60,7 +61,7 @@ def are(store: SqlAlchemyStore, statement: str, expected: list[Any]) -> Callable
     return holds
 
 
-SENT = "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NOT NULL"
+SENT = "SELECT count(*) FROM cauce_sent"
 HEARD = "SELECT count(*) FROM cauce_inbox"
 
 
@@ -72,19 +73,28 @@ async def sold(s: Story, seller: Service, numbers: range, note: str = "") -> Non
     await s.until(lambda: seller.counters["handled"] >= numbers.stop, why="all of them handled")
 
 
-async def test_what_is_older_than_promised_goes_and_the_rest_stays(store: SqlAlchemyStore) -> None:
-    seller = service(store, Keep(sent_s=AN_HOUR_S, inbox_s=2 * AN_HOUR_S))
+async def test_what_was_sent_longer_ago_than_promised_goes_and_the_rest_stays(store: SqlAlchemyStore) -> None:
+    seller = service(store, Keep(sent_s=AN_HOUR_S))
+    async with story(seller, limit_s=20) as s:
+        await sold(s, seller, range(5))
+        await ask(store, "UPDATE cauce_sent SET sent_at = :NOW - 3700")
+        await s.until(are(store, SENT, [0]), why="the old ones")
+        await sold(s, seller, range(5, 9))
+        await asyncio.sleep(5 * OFTEN.prune_every_s)
+        assert await ask(store, SENT) == [4], "the young ones"
+
+    assert seller.counters["window_shortened"] == 0
+
+
+async def test_what_was_handled_longer_ago_than_promised_goes_and_the_rest_stays(store: SqlAlchemyStore) -> None:
+    seller = service(store, Keep(inbox_s=2 * AN_HOUR_S))
     async with story(seller, limit_s=20) as s:
         await sold(s, seller, range(9))
-        first = "SELECT event_id FROM cauce_outbox ORDER BY position LIMIT 5"
-        in_doubt = (
-            "CASE WHEN event_id = (SELECT event_id FROM cauce_outbox ORDER BY position LIMIT 1) THEN 'sending' END"
-        )
+        first = "SELECT event_id FROM cauce_inbox ORDER BY event_id LIMIT 5"
+        in_doubt = "CASE WHEN event_id = (SELECT min(event_id) FROM cauce_inbox) THEN 'sending' END"
         aged = f"UPDATE cauce_inbox SET received_at = :NOW - 7300, state = {in_doubt} WHERE event_id IN ({first})"
         await ask(store, aged)
         await s.until(are(store, HEARD, [5]), why="an effect in doubt and the four young ones")
-        await ask(store, "UPDATE cauce_outbox SET sent_at = :NOW - 3700 WHERE position <= 5")
-        await s.until(are(store, SENT, [4]), why="the four young ones")
 
     assert seller.counters["window_shortened"] == 0
 

@@ -132,10 +132,10 @@ class Database:
             await self._received(listener, event_id, age)
         await self.run(
             "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-            "error, place, in_trouble_since, tried, created_at) "
+            "error, place, in_trouble_since, attempt_log, created_at) "
             "VALUES (:consumer, 'shop-ms', :event_id, :name, 0, :key, :channel, :message, :attempts, "
             ":NOW + CAST(:due AS double precision), :error, :place, :NOW - CAST(:in_trouble AS double precision), "
-            ":tried, :NOW - :age)",
+            ":attempt_log, :NOW - :age)",
             consumer=f"mail-ms/{listener}",
             event_id=event_id,
             key=key,
@@ -145,7 +145,9 @@ class Database:
             error=error,
             place=place,
             in_trouble=in_trouble,
-            tried="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)) if error else None,
+            attempt_log="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts))
+            if error
+            else None,
             attempts=attempts,
             due=due_in,
             age=age,
@@ -173,9 +175,9 @@ class Database:
             await self.waiting(listener, attempts=attempts, key=key, event_id=event_id, age=age, message=body)
         await self.run(
             "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-            "error, stack, attempts, first_at, last_at, worker, version, tried) VALUES (:id, :consumer, :source, :event_id, :name, "
+            "error, stack, attempts, first_at, last_at, worker, version, attempt_log) VALUES (:id, :consumer, :source, :event_id, :name, "
             "0, :key, :channel, :message, :reason, :error, :stack, :attempts, :moment, :moment, "
-            "'host:1', '2.1', :tried)",
+            "'host:1', '2.1', :attempt_log)",
             id=letter_id,
             consumer=f"mail-ms/{listener}" if listener else "mail-ms",
             source="shop-ms",
@@ -189,7 +191,7 @@ class Database:
             stack='  File "/srv/mail/mail.py", line 12, in send\n    smtp.send(mail)\n',
             attempts=attempts,
             moment=await self.one("SELECT :NOW - :age", age=age),
-            tried="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)),
+            attempt_log="".join(f"{1795507541 + 60 * number} {error}\n" for number in range(attempts)),
         )
         return event_id
 
@@ -204,20 +206,40 @@ class Database:
         problem: str | None = None,
     ) -> str:
         event_id = self.new_id()
+        table, more, values = "cauce_outbox", "", dict[str, object]()
+        if problem is not None:
+            table, more, values = "cauce_set_aside", ", problem, set_aside_at", {"problem": problem}
+        if sent_age is not None:
+            table, more, values = (
+                "cauce_sent",
+                ", sent_seq, lane, sent_at, broker_id",
+                {"sent_age": sent_age, "lane": lane},
+            )
+        of_more = {
+            "cauce_outbox": "",
+            "cauce_set_aside": ", :problem, :NOW",
+            "cauce_sent": ", (SELECT count(*) + 1 FROM cauce_sent), :lane, :NOW - :sent_age, '1-0'",
+        }[table]
+        # It had a place in the queue first, wherever it stands now.
+        of_event = "event_id, topic, key_hash, key, name, message, created_at"
         await self.run(
-            "INSERT INTO cauce_outbox (event_id, topic, lane, key, name, message, created_at, problem, sent_at, broker_id) "
-            "VALUES (:event_id, 'shop-ms', :lane, :key, :name, :message, :NOW - :age, :problem, "
-            ":NOW - CAST(:sent AS double precision), :broker_id)",
+            f"INSERT INTO cauce_outbox ({of_event}) "
+            "VALUES (:event_id, 'shop-ms', :key_hash, :key, :name, :message, :NOW - :age)",
             event_id=event_id,
-            lane=lane,
+            key_hash=lane,
             key=key,
             name=name,
             message=cloud_event(event_id, name=name, key=key),
-            problem=problem,
             age=age,
-            sent=sent_age,
-            broker_id=None if sent_age is None else "1-0",
         )
+        if more:
+            await self.run(
+                f"INSERT INTO {table} (position, {of_event}{more}) SELECT position, {of_event}{of_more} FROM cauce_outbox "
+                "WHERE event_id = :event_id",
+                event_id=event_id,
+                **values,
+            )
+            await self.run("DELETE FROM cauce_outbox WHERE event_id = :event_id", event_id=event_id)
         return event_id
 
     async def _received(self, listener: str, event_id: str, age: float) -> None:

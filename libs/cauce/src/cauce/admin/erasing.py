@@ -11,7 +11,7 @@ from cauce.errors import CauceError, ConfigurationError, TransportUnavailableErr
 from cauce.ports.description import Description
 from cauce.ports.topics import ErasedEntries
 from cauce.stores.sql.erased_keys import erased_name
-from cauce.stores.sql.erasing import ErasedRows, erase_rows, find_rows
+from cauce.stores.sql.erasing import ErasedRows, count_rows, erase_rows
 from cauce.stores.sql.registry import description_of
 
 __all__ = ["Erasure", "StillToBeDoneError", "erase"]
@@ -43,11 +43,10 @@ async def erase(target: Target, key: str, *, why: str | None, force: bool, dry_r
     """
     async with read_only_connection(target) as connection:
         description = await description_of(connection)
-        found = await find_rows(connection, key)
-    rows = found.rows
+        rows = await count_rows(connection, key)
     if not dry_run:
         async with open_engine(target) as engine:
-            done = await erase_rows(engine, key, found, why=why, force=force)
+            done = await erase_rows(engine, key, why=why, force=force)
         if isinstance(done, str):
             raise StillToBeDoneError(done)
         rows = done

@@ -9,7 +9,7 @@ from itertools import product
 from cauce.delivery.lanes.ownership import Ownership
 from cauce.errors import TransportUnavailableError
 from cauce.ports.message_store import MessageStore
-from cauce.ports.outbox import BATCH
+from cauce.ports.outbox import BATCH, KeepSent
 from cauce.ports.transport import DurableTransport
 from cauce.telemetry.connectivity import DatabaseStatus
 
@@ -79,10 +79,8 @@ class Pruning:
             keep, clock = self._keep, self._ownership.database_clock()
             while await store.prune_inbox(older_than_s=keep.inbox_s, clock=clock, limit=BATCH) == BATCH:
                 await asyncio.sleep(0)
-            while await store.prune_sent(older_than_s=keep.sent_s, clock=clock, limit=BATCH) == BATCH:
-                await asyncio.sleep(0)
+            await self._prune_sent(clock)
             await self._forget_dead(max(keep.dead_s, keep.inbox_s), clock)
-            await self._enforce_caps()
         if self._transport is not None:
             for topic, lane in product(self._topics, lanes):
                 trimmed = await self._transport.trim(topic, lane, older_than_s=self._keep.broker_s)
@@ -100,13 +98,13 @@ class Pruning:
             log.warning("%d dead letters without a waiting key were kept for %.0f days and are forgotten now",
                         forgotten, older_than_s / 86400)  # fmt: skip
 
-    async def _enforce_caps(self) -> None:
-        """Prune by rows and bytes. That keeps less than `sent_s` promises, so it is counted and logged."""
-        capped = False
-        while await self._message_store.sent_over(rows=self._keep.sent_rows, size=self._keep.sent_bytes):
-            if not await self._message_store.prune_sent(older_than_s=0.0, limit=BATCH):
-                break
-            capped = True
+    async def _prune_sent(self, clock: float | None) -> None:
+        """By age, rows and bytes. The last two keep less than `sent_s` promises, so they are counted and logged."""
+        keep = KeepSent(seconds=self._keep.sent_s, rows=self._keep.sent_rows, bytes=self._keep.sent_bytes)
+        capped, more = False, True
+        while more:
+            pruned = await self._message_store.prune_sent(keep, clock=clock)
+            capped, more = capped or pruned.capped, pruned.more
             await asyncio.sleep(0)
         if capped:
             self._count("window_shortened", 1)
@@ -114,6 +112,6 @@ class Pruning:
             log.error(
                 "more events are sent than kept rows allow (%d rows, %d bytes): a broker that loses its data can be fed "
                 "less than %.0f h back",
-                self._keep.sent_rows, self._keep.sent_bytes, self._keep.sent_s / 3600,
+                keep.rows, keep.bytes, keep.seconds / 3600,
             )  # fmt: skip
         self._capped = capped

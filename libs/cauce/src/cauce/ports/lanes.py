@@ -8,13 +8,28 @@ from msgspec import Struct
 
 from cauce.events.envelope import Envelope
 
-__all__ = ["LANES", "Epoch", "Lane", "LaneRow", "LaneTable", "LanesSeen", "MemberId", "lane_of", "lane_of_key"]
+__all__ = [
+    "LANES",
+    "Epoch",
+    "Lane",
+    "LaneRow",
+    "LaneTable",
+    "LanesSeen",
+    "MemberId",
+    "hash_of",
+    "hash_of_key",
+    "lane_of",
+    "lane_of_key",
+]
 
 
 Lane = NewType("Lane", int)
 
+_SIGN = 1 << 31
+
 
 LANES = 16
+"""A power of two."""
 
 
 def lane_of(envelope: Envelope) -> Lane:
@@ -24,7 +39,19 @@ def lane_of(envelope: Envelope) -> Lane:
 
 def lane_of_key(key: str) -> Lane:
     """The lane of all events of a key."""
-    return Lane(crc32(key.encode()) % LANES)
+    return Lane(hash_of_key(key) & (LANES - 1))
+
+
+def hash_of(envelope: Envelope) -> int:
+    """What decides the lane, however many lanes there are: 32 bits of the key, or without one of the id.
+
+    As a column of four bytes holds them, so it may be negative; the lane is its last bits.
+    """
+    return hash_of_key(envelope.key if envelope.key is not None else envelope.id)
+
+
+def hash_of_key(key: str) -> int:
+    return (crc32(key.encode()) ^ _SIGN) - _SIGN
 
 
 MemberId = NewType("MemberId", str)

@@ -9,7 +9,7 @@ from cauce.events.envelope import Envelope
 from cauce.ports.lanes import Epoch, Lane, MemberId
 from cauce.ports.transport import BrokerId
 
-__all__ = ["BATCH", "Backlog", "OutboxRow", "OutboxTable", "Outgoing"]
+__all__ = ["BATCH", "Backlog", "KeepSent", "OutboxRow", "OutboxTable", "Outgoing", "Pruned"]
 
 
 class Outgoing(Struct, frozen=True, kw_only=True):
@@ -51,6 +51,22 @@ class Backlog(Struct, frozen=True, kw_only=True):
 
 BATCH = 1000
 """How many rows are removed at once."""
+
+
+class KeepSent(Struct, frozen=True, kw_only=True):
+    """For how long sent rows are kept, and how many of them at most, and bytes of their messages."""
+
+    seconds: float
+    rows: int
+    bytes: int
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    """`capped`: rows went that were not too old."""
+
+    rows: int = 0
+    capped: bool = False
+    more: bool = False
 
 
 class OutboxTable(Protocol):
@@ -98,22 +114,24 @@ class OutboxTable(Protocol):
         ...
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
-        """The rows of a lane that were sent last, in the order of sending: what the broker must still know."""
-        ...
+        """The rows of a lane that were sent last, in the order of sending: what the broker must still know.
 
-    async def mark_unsent(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
-        """Mark the row and those sent after it (None: all that are kept) unsent, because the broker lost them."""
-        ...
-
-    async def prune_sent(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
-        """Delete sent rows that are older than that by `clock`, or by the database's own; the first sent go first.
-
-        Returns how many, at most `limit`.
+        Each by its number in that order, which is not its position.
         """
         ...
 
-    async def sent_over(self, *, rows: int, size: int) -> bool:
-        """Whether more sent rows, or more bytes of them, are kept than that. An estimate will do."""
+    async def mark_unsent(self, topic: str, lane: Lane, *, from_seq: int | None) -> int:
+        """Mark what was sent in this place of the order and after it (None: all that is kept) unsent, because the broker
+        lost it. Each row has the position that it had."""
+        ...
+
+    async def prune_sent(self, keep: "KeepSent", *, clock: float | None = None) -> "Pruned":
+        """Delete sent rows that are older than `keep` allows by `clock`, or by the database's own, and the first sent of
+        those that are too many or too large. An estimate of how many there are will do.
+
+        A bounded portion of them: `more` says that there are others. A store may delete rows that were sent one after
+        the other together, once the last of them is due, if that keeps them a quarter longer at most.
+        """
         ...
 
     async def backlog(self) -> Backlog:

@@ -32,7 +32,7 @@ from cauce.formats.cloudevents import MAX_MESSAGE_BYTES, from_json, to_json
 from cauce.ports.inbox import KEPT_BYTES, Failure, Inbox, Position, WaitingDelivery, Whole
 from cauce.ports.lanes import LANES, Epoch, Lane, MemberId, lane_of
 from cauce.ports.message_store import Work
-from cauce.ports.outbox import Backlog, OutboxRow, Outgoing
+from cauce.ports.outbox import Backlog, KeepSent, OutboxRow, Outgoing, Pruned
 from cauce.ports.registration import ListenerInCode
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import DurableStore, Store, UnitOfWork
@@ -47,8 +47,8 @@ LISTENER = "ledger/count"
 OTHER = "ledger/other"
 ALL_LANES = [Lane(lane) for lane in range(LANES)]
 ONE, TWO = MemberId("one"), MemberId("two")
-AN_HOUR_S = 3600.0
-ANY_AGE_S = -60.0
+AN_HOUR_S = 3600
+ANY_AGE_S = -60
 """`older_than_s` for everything there is, whatever the resolution of the store's clock."""
 LEASE_S = 60.0
 IDLE_S = 30.0
@@ -180,6 +180,35 @@ async def sent(store: StoreUnderTest, *rows: OutboxRow) -> None:
             {row.lane: lanes[row.lane]}, ONE, [(row.position, _broker_id(row))]
         )
         await _the_clock_moves_on()
+
+
+async def _first_sent_go(store: StoreUnderTest, **most: int) -> None:
+    message_store = store.message_store()
+    rows = await published(store, *(envelope(number, key="a", body="x" * 850) for number in range(1, 42)))
+    await message_store.set_aside(rows[0].position, "never to be sent")
+    assert await pruned(store, **most) == Pruned()
+    await sent(store, *rows[1:11])
+    assert await pruned(store, **most) == Pruned()
+    await sent(store, *rows[11:41])
+
+    gone = await pruned(store, **most)
+    left = await message_store.newest_sent(SOURCE, rows[0].lane, limit=50)
+    assert gone.capped
+    assert gone.rows + len(left) == 40
+    assert 12 <= len(left) <= 21
+    assert [broker_id for _, broker_id in left] == [_broker_id(row) for row in rows[-len(left) :]]
+
+
+async def pruned(store: StoreUnderTest, **keep: int) -> Pruned:
+    """All that goes at once, in however many portions."""
+    rows, capped, more = 0, False, True
+    while more:
+        limits = KeepSent(
+            seconds=keep.get("seconds", AN_HOUR_S), rows=keep.get("rows", 10**9), bytes=keep.get("bytes", 10**12)
+        )
+        portion = await store.message_store().prune_sent(limits)
+        rows, capped, more = rows + portion.rows, capped or portion.capped, portion.more
+    return Pruned(rows=rows, capped=capped)
 
 
 def _broker_id(row: OutboxRow) -> BrokerId:
@@ -346,11 +375,11 @@ class StoreContract:
         message_store = store.message_store()
 
         newest = await message_store.newest_sent(SOURCE, lane, limit=3)
-        assert newest == [(row.position, _broker_id(row)) for row in in_order[2:]]
+        assert [broker_id for _, broker_id in newest] == [_broker_id(row) for row in in_order[2:]]
         assert await message_store.newest_sent("elsewhere", lane, limit=3) == []
-        assert await message_store.mark_unsent(SOURCE, lane, from_position=in_order[3].position) == 2
+        assert await message_store.mark_unsent(SOURCE, lane, from_seq=newest[1][0]) == 2
         assert ids(await pending(store)) == [4, 5]
-        assert await message_store.mark_unsent(SOURCE, lane, from_position=None) == 3
+        assert await message_store.mark_unsent(SOURCE, lane, from_seq=None) == 3
         assert ids(await pending(store)) == [1, 2, 3, 4, 5]
 
     async def test_what_others_published_is_adopted_once_and_never_what_is_known(self, store: StoreUnderTest) -> None:
@@ -365,31 +394,22 @@ class StoreContract:
         assert [await message_store.adopt(envelope(3, key="a"), known_to=[LISTENER]) for _ in range(2)] == [True, False]
         assert ids(await pending(store)) == [2, 3]
 
-    async def test_sent_rows_are_pruned_by_age_the_first_sent_first(self, store: StoreUnderTest) -> None:
+    async def test_sent_rows_are_pruned_by_age_and_what_is_not_sent_stays(self, store: StoreUnderTest) -> None:
         rows = await published(store, *(envelope(number, key="a") for number in range(1, 8)))
         await sent(store, *rows[:6])
         message_store = store.message_store()
 
-        assert await message_store.prune_sent(older_than_s=AN_HOUR_S, limit=10) == 0
-        assert await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 4
-        left = await message_store.newest_sent(SOURCE, rows[0].lane, limit=10)
-        assert [position for position, _ in left] == [row.position for row in rows[4:6]]
-        assert await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=4) == 2
+        assert await pruned(store, seconds=AN_HOUR_S) == Pruned()
+        assert len(await message_store.newest_sent(SOURCE, rows[0].lane, limit=10)) == 6
+        assert await pruned(store, seconds=ANY_AGE_S) == Pruned(rows=6)
+        assert await message_store.newest_sent(SOURCE, rows[0].lane, limit=10) == []
         assert ids(await pending(store)) == [7]
 
-    async def test_what_is_kept_is_measured_in_rows_and_bytes_of_what_was_sent(self, store: StoreUnderTest) -> None:
-        message_store, plenty = store.message_store(), 10**9
-        assert not await message_store.sent_over(rows=0, size=0)
-        rows = await published(store, *(envelope(number, body="x" * 1000) for number in range(1, 22)))
-        await message_store.set_aside(rows[0].position, "never to be sent")
-        assert not await message_store.sent_over(rows=5, size=5000)
-        await sent(store, *rows[1:11])
+    async def test_of_too_many_sent_rows_the_first_sent_go(self, store: StoreUnderTest) -> None:
+        await _first_sent_go(store, rows=20)
 
-        assert await message_store.sent_over(rows=5, size=plenty)
-        assert await message_store.sent_over(rows=plenty, size=5000)
-        assert not await message_store.sent_over(rows=20, size=plenty)
-        await message_store.prune_sent(older_than_s=ANY_AGE_S, limit=8)
-        assert not await message_store.sent_over(rows=5, size=5000)
+    async def test_of_too_many_bytes_of_sent_rows_the_first_sent_go(self, store: StoreUnderTest) -> None:
+        await _first_sent_go(store, bytes=20_000)
 
     async def test_the_backlog_is_what_is_not_sent_and_what_most_wait_behind(self, store: StoreUnderTest) -> None:
         assert await store.message_store().backlog() == Backlog(unsent=0, oldest_unsent_s=None)

@@ -58,7 +58,7 @@ async def open_shops(service: Service, count: int) -> None:
 
 async def unsent(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
-        return await connection.scalar(text("SELECT count(*) FROM cauce_outbox WHERE sent_at IS NULL")) or 0
+        return await connection.scalar(text("SELECT count(*) FROM cauce_outbox")) or 0
 
 
 async def until_refused(shop: Service, engine: AsyncEngine) -> int:

@@ -26,7 +26,7 @@ async def test_publishing_is_planned_once_for_all_values(postgres: ScratchDataba
             tx.publish(envelope(number, key=f"k{number}"))
 
     async with store.engine.connect() as connection:  # the one that all of them had
-        asked = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%INTO cauce_key_head%'"
+        asked = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%INTO cauce_key_head%' ORDER BY generic_plans DESC LIMIT 1"
         (plans,) = await connection.execute(text(asked))
     await store.close()
     assert plans.custom_plans == TRIED

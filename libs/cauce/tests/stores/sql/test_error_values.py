@@ -142,7 +142,7 @@ async def test_no_value_is_logged_kept_or_shown_of_a_listeners_error(
             await until(lambda: service.counters["dead"] >= 2 and service.counters["waiting"] >= 2)
             dead = await store.message_store().dead()
             async with used.connect() as connection:
-                rows = (await connection.execute(text("SELECT error, tried FROM cauce_waiting"))).all()
+                rows = (await connection.execute(text("SELECT error, attempt_log FROM cauce_waiting"))).all()
     await used.dispose()
 
     assert len(dead) == 2

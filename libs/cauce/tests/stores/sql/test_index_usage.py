@@ -9,16 +9,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cauce.dev.servers import ScratchDatabases
 from cauce.ports.inbox import Failure, Known
 from cauce.ports.lanes import Lane, MemberId
+from cauce.ports.outbox import KeepSent
 from cauce.ports.transport import BrokerId
+from cauce.stores.sql.driver_statements import DriverStatement
 from cauce.stores.sql.schema import upgrade
 from cauce.stores.sql.tables import metadata
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing.store_contract import delivery, envelope, unit
 from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateIndex, DropIndex
 from testsupport.databases import engines_of
 
@@ -26,7 +30,15 @@ KEPT = 1_000_000
 BACKLOG = 100_000
 LISTENER = "ledger/count"
 ME = MemberId("me")
-LARGE = ("cauce_outbox", "cauce_inbox", "cauce_waiting", "cauce_position", "cauce_key_head")
+LARGE = (
+    "cauce_outbox",
+    "cauce_sent",
+    *(f"cauce_sent_{part}" for part in range(8)),
+    "cauce_inbox",
+    "cauce_waiting",
+    "cauce_position",
+    "cauce_key_head",
+)
 ALIASES = ("o", "w", "e", "b")
 """Of the large tables, in our statements."""
 MINE = [Lane(lane) for lane in range(8)]
@@ -34,10 +46,12 @@ MINE = [Lane(lane) for lane in range(8)]
 FAILURE = Failure(reason="exhausted", error="ValueError: no", stack=None, attempts=3, worker="host:1", version=None)
 
 FILL = """
-    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at, sent_at, sent_seq, broker_id)
-        SELECT id, 'shop', n % 16, 'k' || n % 10000, n, 'shop.counted', :message, n, n, n, id FROM (:KEPT);
-    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
-        SELECT 'unsent' || id, 'shop', 8 + n % 8, 'u' || n % 1000, n, 'shop.counted', :message, n FROM (:BACKLOG);
+    INSERT INTO cauce_sent (sent_seq, part, position, event_id, topic, key_hash, key, key_seq, correlation_hash, name,
+        message, created_at, lane, sent_at, broker_id)
+        SELECT n, :PART, n, id, 'shop', n % 16, 'k' || n % 10000, n, n, 'shop.counted', :message, n, n % 16, n, id
+        FROM (:KEPT);
+    INSERT INTO cauce_outbox (event_id, topic, key_hash, key, key_seq, correlation_hash, name, message, created_at)
+        SELECT 'unsent' || id, 'shop', n % 16, 'u' || n % 1000, n, n, 'shop.counted', :message, n FROM (:BACKLOG);
     INSERT INTO cauce_inbox (consumer, source, event_id, received_at)
         SELECT 'ledger/count', 'shop', id, n FROM (:KEPT);
     INSERT INTO cauce_waiting (consumer, source, event_id, lane, key, channel, message, next_at, created_at)
@@ -77,11 +91,18 @@ async def explained(
     seen: list[Executed] = []
 
     def before(connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
-        seen.append(explain(connection.connection, statement, parameters[0] if many else parameters))
+        if statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH"):
+            seen.append(explain(connection.connection, statement, parameters[0] if many else parameters))
 
+    async def given_to_the_driver(self: DriverStatement, connection: AsyncConnection, **values: Any) -> Sequence[Any]:
+        seen.append(await connection.run_sync(lambda one: explain(one.connection, self.for_psycopg, values)))
+        return await rows(self, connection, **values)
+
+    rows = DriverStatement.rows
     for engine in engines_of(store.engine):
         event.listen(engine, "before_cursor_execute", before)
-    yield seen
+    with patch.object(DriverStatement, "rows", given_to_the_driver):
+        yield seen
     for engine in engines_of(store.engine):
         event.remove(engine, "before_cursor_execute", before)
 
@@ -159,10 +180,10 @@ async def hot_paths(store: SqlAlchemyStore) -> None:
         await tx.inbox.end_effect(LISTENER, "shop", "event-9")
 
     # Now and then
-    await message_store.mark_unsent("shop", Lane(1), from_position=found[-1].position if found else None)
-    await message_store.sent_over(rows=KEPT * 2, size=10**12)
+    (newest, _), *_ = await message_store.newest_sent("shop", Lane(1), limit=1)
+    await message_store.mark_unsent("shop", Lane(1), from_seq=newest)
     for age_s in (10.0**10, -60.0):
-        await message_store.prune_sent(older_than_s=age_s, limit=1000)
+        await message_store.prune_sent(KeepSent(seconds=age_s, rows=KEPT // 2, bytes=10**12))
         await message_store.prune_inbox(older_than_s=age_s, limit=1000)
     await message_store.give_back(ME, MINE)
 
@@ -176,13 +197,14 @@ async def fill(store: SqlAlchemyStore, *, kept: int, backlog: int) -> None:
         for index in indexes:
             await connection.execute(DropIndex(index))
         for statement in FILL.split(";"):
-            spelled = statement
+            spelled = statement.replace(":PART", "n % 8" if store.name == "postgresql" else "0")
             for name, count in counts.items():
                 spelled = spelled.replace(name, SERIES[store.name].format(count=count))
             await connection.execute(text(spelled), {"message": b"x" * 100})
         for index in indexes:
             await connection.execute(CreateIndex(index))
         if store.name == "postgresql":  # which does it by itself now and then; SQLite does not
+            await connection.execute(text(f"SELECT setval('cauce_sent_order', {kept})"))
             await connection.execute(text("ANALYZE"))
 
 
@@ -190,7 +212,7 @@ async def test_postgres_reads_few_pages_by_an_index(postgres: ScratchDatabases) 
     store = SqlAlchemyStore(create_engine(postgres.database()))
     async with store.engine.begin() as connection:
         await connection.run_sync(upgrade)
-        for table in ("cauce_outbox", "cauce_inbox", "cauce_waiting"):
+        for table in ("cauce_outbox", "cauce_inbox", "cauce_waiting", *(f"cauce_sent_{part}" for part in range(8))):
             await connection.execute(text(f"ALTER TABLE {table} SET UNLOGGED"))  # the same pages, sooner filled
     await fill(store, kept=KEPT, backlog=BACKLOG)
 

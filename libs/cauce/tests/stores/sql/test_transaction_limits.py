@@ -8,6 +8,7 @@ from cauce import IntegrationEvent, Service, on
 from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.retry import Retry
 from cauce.ports.lanes import MemberId
+from cauce.ports.outbox import KeepSent
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from cauce.testing import story
 from cauce.transports.memory_streams import MemoryStreams
@@ -75,8 +76,8 @@ async def test_every_writing_transaction_of_the_relays_side_is_limited(store: Sq
     rows = (await message_store.beat(me, lease_s=60)).rows
     await message_store.take(me, {row.lane: row.epoch for row in rows})
     await message_store.set_aside(1, "too large")
-    await message_store.mark_unsent("limits-ms", rows[0].lane, from_position=None)
-    await message_store.prune_sent(older_than_s=60, limit=10)
+    await message_store.mark_unsent("limits-ms", rows[0].lane, from_seq=None)
+    await message_store.prune_sent(KeepSent(seconds=60, rows=10, bytes=1000))
     await message_store.prune_inbox(older_than_s=60, limit=10)
     await message_store.give_back(me, [rows[0].lane])
     await message_store.leave(me)

@@ -218,7 +218,7 @@ class World:
         return _count(self.ledger, "ledger", f"consumer = '{consumer}'")
 
     def unsent(self) -> int:
-        return int(query(self.shop, "SELECT count(*) FROM cauce_outbox WHERE sent_at IS NULL")[0][0])
+        return int(query(self.shop, "SELECT count(*) FROM cauce_outbox")[0][0])
 
     def dead(self) -> list[tuple[str, str, str]]:
         with suppress(*NOT_YET):

@@ -110,7 +110,7 @@ class TailCheck:
     async def _resend(self, stream: Stream, newest: Sequence[tuple[int, BrokerId]], lost_from: BrokerId) -> None:
         """Resend from the oldest that is missing; if all we asked for are missing, everything that is kept."""
         topic, lane = stream
-        first = next(position for position, broker_id in newest if broker_id == lost_from)
-        again = await self._outbox.mark_unsent(topic, lane, from_position=None if first == newest[0][0] else first)
+        first = next(number for number, broker_id in newest if broker_id == lost_from)
+        again = await self._outbox.mark_unsent(topic, lane, from_seq=None if first == newest[0][0] else first)
         self._count("refed", again)
         self._resent[topic] += again

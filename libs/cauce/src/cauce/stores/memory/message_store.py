@@ -13,7 +13,7 @@ from cauce.formats.cloudevents import outgoing
 from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery
 from cauce.ports.lanes import Epoch, Lane, LaneRow, LanesSeen, MemberId
 from cauce.ports.message_store import Work, belongs_to_another
-from cauce.ports.outbox import Backlog, OutboxRow
+from cauce.ports.outbox import BATCH, Backlog, KeepSent, OutboxRow, Pruned
 from cauce.ports.registration import Identity, ListenerInCode
 from cauce.ports.transport import BrokerId
 from cauce.stores.identities import Past, Registered, identities, refuse_lost_pasts, resolve
@@ -142,7 +142,9 @@ class MemoryMessageStore:
             return False
         for position, broker_id in sent:
             if (one := self._rows.unsent.pop(position, None)) is not None:
-                self._rows.sent[position] = replace(one, sent_at=self._clock(), broker_id=broker_id)
+                self._rows.sent[position] = replace(
+                    one, sent_at=self._clock(), sent_seq=next(self._rows.sent_order), broker_id=broker_id
+                )
         return True
 
     async def adopt(self, envelope: Envelope, *, known_to: Sequence[str]) -> bool:
@@ -155,14 +157,13 @@ class MemoryMessageStore:
         return True
 
     async def newest_sent(self, topic: str, lane: Lane, *, limit: int) -> Sequence[tuple[int, BrokerId]]:
-        return [(one.row.position, BrokerId(one.broker_id)) for one in self._sent_in(topic, lane)[-limit:]]
+        return [(one.sent_seq, BrokerId(one.broker_id)) for one in self._sent_in(topic, lane)[-limit:]]
 
-    async def mark_unsent(self, topic: str, lane: Lane, *, from_position: int | None) -> int:
-        first = self._rows.sent.get(-1 if from_position is None else from_position)
-        again = [one for one in self._sent_in(topic, lane) if first is None or one.sent_at >= first.sent_at]
+    async def mark_unsent(self, topic: str, lane: Lane, *, from_seq: int | None) -> int:
+        again = [one for one in self._sent_in(topic, lane) if from_seq is None or one.sent_seq >= from_seq]
         for one in again:
             del self._rows.sent[one.row.position]
-            self._rows.unsent[one.row.position] = replace(one, sent_at=0.0, broker_id="")
+            self._rows.unsent[one.row.position] = replace(one, sent_at=0.0, sent_seq=0, broker_id="")
         return len(again)
 
     def _sent_in(self, topic: str, lane: Lane) -> Sequence[Kept]:
@@ -171,16 +172,18 @@ class MemoryMessageStore:
     async def since(self, topic: str, start: str) -> str:
         return self._rows.meta.setdefault(f"since:{topic}", start)
 
-    async def prune_sent(self, *, older_than_s: float, limit: int, clock: float | None = None) -> int:
-        before = (self._clock() if clock is None else clock) - older_than_s
-        old = _by_sending(one for one in self._rows.sent.values() if one.sent_at < before)[:limit]
-        for one in old:
+    async def prune_sent(self, keep: KeepSent, *, clock: float | None = None) -> Pruned:
+        before = (self._clock() if clock is None else clock) - keep.seconds
+        sent = _by_sending(self._rows.sent.values())
+        size = sum(len(one.row.message) for one in sent)
+        rows, capped = 0, False
+        for one in sent[:BATCH]:
+            over = len(sent) - rows > keep.rows or size > keep.bytes
+            if one.sent_at >= before and not over:
+                break
             del self._rows.sent[one.row.position]
-        return len(old)
-
-    async def sent_over(self, *, rows: int, size: int) -> bool:
-        sent = self._rows.sent.values()
-        return len(sent) > rows or sum(len(one.row.message) for one in sent) > size
+            rows, size, capped = rows + 1, size - len(one.row.message), capped or one.sent_at >= before
+        return Pruned(rows=rows, capped=capped, more=rows == BATCH)
 
     async def backlog(self) -> Backlog:
         unsent = [self._clock() - one.created_at for one in self._rows.unsent.values() if one.problem is None]
@@ -261,4 +264,4 @@ def _is_known(delivery: WaitingDelivery, known: Known) -> bool:
 
 
 def _by_sending(kept: Iterable[Kept]) -> Sequence[Kept]:
-    return sorted(kept, key=lambda one: (one.sent_at, one.row.position))
+    return sorted(kept, key=lambda one: one.sent_seq)

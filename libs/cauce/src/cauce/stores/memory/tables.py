@@ -66,6 +66,7 @@ class Kept(Struct, frozen=True):
     created_at: float
     problem: str | None = None
     sent_at: float = 0.0
+    sent_seq: int = 0
     broker_id: str = ""
 
 
@@ -105,13 +106,14 @@ class Tables:
     )
     listeners: MutableMapping[str, Registered] = field(default_factory=dict[str, Registered])
     meta: MutableMapping[str, str] = field(default_factory=lambda: {"incarnation": str(uuid4())})
+    sent_order: Iterator[int] = field(default_factory=lambda: count(1))
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     """A position stands for one row permanently, also for one that was rolled back."""
 
     def over(self) -> "Tables":
         """Make tables whose changes are seen here only after `merge`."""
         own: dict[str, Any] = {name: Layer(getattr(self, name)) for name in _NAMES}
-        return Tables(**own, numbers=self.numbers)
+        return Tables(**own, numbers=self.numbers, sent_order=self.sent_order)
 
     def merge(self) -> None:
         """Make the changes in the tables below."""
@@ -128,7 +130,7 @@ class Tables:
         return sorted(here, key=by_position)
 
 
-_NAMES = tuple(one.name for one in fields(Tables) if one.name != "numbers")
+_NAMES = tuple(one.name for one in fields(Tables) if one.name not in ("numbers", "sent_order"))
 
 
 def add_unsent(rows: Tables, envelope: Envelope, message: bytes, now: float) -> None:

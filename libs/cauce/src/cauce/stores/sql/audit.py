@@ -41,7 +41,7 @@ async def write_audit(
     """Append an entry. `what`: one word for the action; `detail`: everything else worth knowing, kept as JSON."""
     await connection.execute(
         Dialect(connection.dialect.name).sql(
-            "INSERT INTO cauce_audit (at, who, what, why, consumer, source, event_id, detail) "
+            "INSERT INTO cauce_audit (created_at, actor, action, reason, consumer, source, event_id, detail) "
             "VALUES (:NOW, :who, :what, :why, :consumer, :source, :event_id, :detail)"
         ),
         {
@@ -62,7 +62,7 @@ async def history_of(connection: AsyncConnection, prefix: str) -> Sequence[Audit
         return []
     rows = await connection.execute(
         Dialect(connection.dialect.name).sql(
-            "SELECT at, who, what, why FROM cauce_audit WHERE detail LIKE :beginning ORDER BY position"
+            "SELECT created_at AS at, actor AS who, action AS what, reason AS why FROM cauce_audit WHERE detail LIKE :beginning ORDER BY position"
         ),
         {"beginning": f'{{"id":"{prefix}%'},
     )

@@ -231,12 +231,12 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     # The waiting row first, then the dead letter: the order in which a listener's transaction takes them.
     due = await change(
         connection,
-        "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW, attempts = 0, tried = :tried, troubles = NULL "
+        "UPDATE cauce_waiting SET next_at = :NOW, scheduled_at = :NOW, attempts = 0, attempt_log = :attempt_log, troubles = NULL "
         "WHERE consumer = :consumer AND source = :source AND event_id = :event_id "
         "AND EXISTS (SELECT 1 FROM cauce_dead_letter WHERE id = :id)",
         **_of(letter),
         id=letter.id,
-        tried=recorded_lines(letter.tried),
+        attempt_log=recorded_lines(letter.tried),
     )
     if due:
         return True
@@ -244,9 +244,9 @@ async def _replay(connection: AsyncConnection, letter: DeadLetter) -> bool:
     added = await change(
         connection,
         "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, next_at, "
-        "scheduled_at, first_failed_at, error, tried, created_at) "
+        "scheduled_at, first_failed_at, error, attempt_log, created_at) "
         "SELECT consumer, source, event_id, name, lane, key, channel, message, 0, "
-        ":NOW, :NOW, first_at, error, tried, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
+        ":NOW, :NOW, first_at, error, attempt_log, :NOW FROM cauce_dead_letter WHERE id = :id FOR UPDATE "
         # Another replay of it at this moment was faster.
         "ON CONFLICT (consumer, source, event_id) DO UPDATE SET next_at = :NOW, scheduled_at = :NOW, attempts = 0",
         id=letter.id,
@@ -285,7 +285,7 @@ def _letter(row: Any) -> DeadLetter:
         last_at=float(row.last_at),
         worker=str(row.worker),
         version=row.version,
-        tried=recorded_attempts(row.tried),
+        tried=recorded_attempts(row.attempt_log),
         state="being_replayed" if row.waits is not None and row.due_at is not None else "dead",
         behind=int(row.behind),
         whole=None if row.sha256 is None else Whole(int(row.size), str(row.sha256)),

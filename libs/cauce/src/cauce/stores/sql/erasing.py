@@ -1,30 +1,28 @@
 """Everything that Cauce keeps of one key in a service's database, erased; what has to be counted on is kept by a hash.
 
-It is looked for twice. First in a snapshot, which takes as long as there are rows; then, in the transaction that erases
-and holds up whoever publishes, only what that found and what can have come since, all of it by an index.
+It is erased twice in one transaction: what is there, and, when whoever publishes is held up, what has come since. That
+part is short: rows are found by an index, and those of the queue by reading it, which is short itself.
 
-Tables: cauce_outbox (rows by position; new ones by cauce_outbox_unsent and cauce_outbox_sent_seq), cauce_waiting and
+Tables: cauce_sent (by cauce_sent_key), cauce_outbox and cauce_set_aside (read whole), cauce_waiting and
 cauce_dead_letter (rows of the key), cauce_key_head and cauce_position (by their primary keys; their numbers go on under
 `kept_name`, or later events of the key would look like old ones), cauce_audit (entries that name the key). The inbox
 holds ids of events only.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cauce.ports.lanes import lane_of_key
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.connections import ask, change
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.erased_keys import erased_name, kept_name
 from cauce.stores.sql.one_action import in_one_action
 
-__all__ = ["ErasedRows", "FoundRows", "erase_rows", "find_rows"]
+__all__ = ["ErasedRows", "count_rows", "erase_rows"]
 
 
 class ErasedRows(Struct, frozen=True, kw_only=True):
@@ -45,16 +43,6 @@ class ErasedRows(Struct, frozen=True, kw_only=True):
     @property
     def undone(self) -> int:
         return self.unsent + self.waiting
-
-
-class FoundRows(Struct, frozen=True, kw_only=True):
-    """What a first look found."""
-
-    rows: ErasedRows
-    outbox: Sequence[int]
-    """Positions of the key's rows in the outbox."""
-    sent_up_to: Mapping[str, int]
-    """By topic: the place of the row that was sent last in the key's lane. What is sent later has a higher one."""
 
 
 _GIVEN_UP = (
@@ -84,53 +72,34 @@ _POSITIONS = (
     "JOIN cauce_position p ON p.consumer = s.consumer AND p.source = s.source AND p.key = :key"
 )
 _NAMED = (
-    "SELECT position, detail FROM cauce_audit WHERE what <> 'erase' AND replace(detail, :named, '') <> detail "
+    "SELECT position, detail FROM cauce_audit WHERE action <> 'erase' AND replace(detail, :named, '') <> detail "
     "ORDER BY position"
 )
 _ERRORS = ("error", "problem")
 """Of an audit entry: texts that may repeat what was in the event."""
 
 
-async def find_rows(connection: AsyncConnection, key: str) -> FoundRows:
-    """What there is of the key. Reads every row of the outbox."""
-    outbox = await ask(connection, "SELECT position FROM cauce_outbox WHERE key = :key", key=key)
-    newest = await ask(
-        connection,
-        "SELECT topic, max(sent_seq) AS sent_seq FROM cauce_outbox WHERE lane = :lane AND sent_at IS NOT NULL GROUP BY topic",
-        lane=int(lane_of_key(key)),
-    )
-    positions = [int(row.position) for row in outbox]
-    return FoundRows(
-        rows=await _count(connection, key, positions),
-        outbox=positions,
-        sent_up_to={str(row.topic): int(row.sent_seq) for row in newest},
-    )
-
-
-async def erase_rows(
-    engine: AsyncEngine, key: str, found: FoundRows, *, why: str | None, force: bool
-) -> ErasedRows | str:
+async def erase_rows(engine: AsyncEngine, key: str, *, why: str | None, force: bool) -> ErasedRows | str:
     """Erase them in one transaction, with an audit entry that holds the hash of the key. Returns why not, and then
     nothing is changed: something of the key is still to be sent or handled, unless `force` gives that up too; an effect
     is under way; or a transaction of the service holds one of the rows."""
     rows: list[ErasedRows] = []
 
     async def act(connection: AsyncConnection) -> bool | str:
-        there = await _count(connection, key, found.outbox)
+        there = await count_rows(connection, key)
         if (why_not := await _why_not(connection, key, there, force=force)) is not None:
             return why_not
-        await _delete_rows(connection, key, found.outbox, force=force)
+        await _delete_rows(connection, key, force=force)
         await _rename_positions(connection, key)
         await _unname_audit_entries(connection, key)
         if Dialect(connection.dialect.name).postgres:
             # Who publishes now waits with his whole statement: half way through it he would not see where the number went.
             # So it is the last thing: whatever this transaction has to wait for, it has by now.
             await connection.execute(text("LOCK TABLE cauce_key_head IN SHARE ROW EXCLUSIVE MODE"))
-        since = await _since(connection, key, found.sent_up_to)
-        came = await _count(connection, key, since)
+        came = await count_rows(connection, key)
         if (why_not := await _why_not(connection, key, came, force=force)) is not None:
             return why_not
-        await _delete_rows(connection, key, since, force=force)
+        await _delete_rows(connection, key, force=force)
         await _rename_numbers(connection, key)
         done = structs.replace(
             there,
@@ -153,39 +122,21 @@ async def _why_not(connection: AsyncConnection, key: str, there: ErasedRows, *, 
     return _undone(there) if there.undone and not force else None
 
 
-async def _since(connection: AsyncConnection, key: str, sent_up_to: Mapping[str, int]) -> Sequence[int]:
-    """Positions of the key's rows in the outbox that were written since the first look, or committed since."""
-    lane = int(lane_of_key(key))
-    unsent = "SELECT position FROM cauce_outbox WHERE sent_at IS NULL AND lane = :lane AND key = :key"
-    sent = (
-        "SELECT position FROM cauce_outbox WHERE sent_at IS NOT NULL AND topic = :topic AND lane = :lane "
-        "AND sent_seq >= :sent_seq AND key = :key"
-    )
-    rows = list(await ask(connection, unsent, lane=lane, key=key))
-    topics = {*sent_up_to, *(str(head.topic) for head in await ask(connection, _HEADS, key=key))}
-    for topic in sorted(topics):
-        rows += await ask(connection, sent, topic=topic, lane=lane, sent_seq=sent_up_to.get(topic, 0), key=key)
-    return [int(row.position) for row in rows]
-
-
-async def _count(connection: AsyncConnection, key: str, outbox: Sequence[int]) -> ErasedRows:
-    dialect = Dialect(connection.dialect.name)
-    (sent,) = await ask(
-        connection,
-        "SELECT count(sent_at) AS sent, count(*) - count(sent_at) AS unsent FROM cauce_outbox "
-        f"WHERE {dialect.among('position', 'positions', type_='bigint')}",
-        positions=dialect.many(outbox),
-    )
+async def count_rows(connection: AsyncConnection, key: str) -> ErasedRows:
+    """What there is of the key."""
     (rows,) = await ask(
         connection,
-        f"SELECT (SELECT count(*) FROM cauce_waiting WHERE key = :key AND NOT {_GIVEN_UP}) AS waiting, "
+        "SELECT (SELECT count(*) FROM cauce_sent WHERE key = :key) AS sent, "
+        "(SELECT count(*) FROM cauce_outbox WHERE key = :key) + "
+        "(SELECT count(*) FROM cauce_set_aside WHERE key = :key) AS unsent, "
+        f"(SELECT count(*) FROM cauce_waiting WHERE key = :key AND NOT {_GIVEN_UP}) AS waiting, "
         "(SELECT count(*) FROM cauce_dead_letter WHERE key = :key) AS dead_letters",
         key=key,
     )
     counters = [*await ask(connection, _HEADS, key=key), *await ask(connection, _POSITIONS, key=key)]
     return ErasedRows(
-        sent=int(sent.sent),
-        unsent=int(sent.unsent),
+        sent=int(rows.sent),
+        unsent=int(rows.unsent),
         waiting=int(rows.waiting),
         dead_letters=int(rows.dead_letters),
         counters=len(counters),
@@ -193,11 +144,11 @@ async def _count(connection: AsyncConnection, key: str, outbox: Sequence[int]) -
     )
 
 
-async def _delete_rows(connection: AsyncConnection, key: str, outbox: Sequence[int], *, force: bool) -> None:
-    """Delete what was counted. A delivery that has come since stays, unless `force` gives it up."""
-    dialect = Dialect(connection.dialect.name)
-    which = dialect.among("position", "positions", type_="bigint")
-    await change(connection, f"DELETE FROM cauce_outbox WHERE {which}", positions=dialect.many(outbox))
+async def _delete_rows(connection: AsyncConnection, key: str, *, force: bool) -> None:
+    """Delete what was counted. What is still to be sent or handled stays, unless `force` gives it up: it has come since."""
+    # In the order in which a row moves: who moves one meanwhile is waited for, and it is found where it has gone.
+    for table in (*(("cauce_outbox", "cauce_set_aside") if force else ()), "cauce_sent"):
+        await change(connection, f"DELETE FROM {table} WHERE key = :key", key=key)
     given_up = "" if force else f" AND {_GIVEN_UP}"
     await change(connection, f"DELETE FROM cauce_waiting WHERE key = :key{given_up}", key=key)
     await change(connection, "DELETE FROM cauce_dead_letter WHERE key = :key", key=key)

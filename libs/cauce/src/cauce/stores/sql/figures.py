@@ -28,7 +28,7 @@ _UNSETTLED = (
     "SELECT i.consumer, count(*) AS n FROM cauce_inbox i JOIN ("
     "SELECT consumer, source, event_id FROM cauce_waiting "
     "UNION SELECT consumer, source, event_id FROM cauce_dead_letter "
-    "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE what IN ('discard', 'move')) o "
+    "UNION SELECT consumer, source, event_id FROM cauce_audit WHERE action IN ('discard', 'move')) o "
     "ON o.consumer = i.consumer AND o.source = i.source AND o.event_id = i.event_id "
     "WHERE i.state IS NULL GROUP BY i.consumer"
 )
@@ -130,7 +130,7 @@ class _Reading:
         parked = await self._by_consumer(_PARKED_KEYS)
         dead = await self._by_consumer("SELECT consumer, count(*) AS n FROM cauce_dead_letter GROUP BY consumer")
         discarded = await self._by_consumer(
-            "SELECT consumer, count(*) AS n FROM cauce_audit WHERE what = 'discard' GROUP BY consumer"
+            "SELECT consumer, count(*) AS n FROM cauce_audit WHERE action = 'discard' GROUP BY consumer"
         )
         everyone = sorted({*known, *received, *waiting, *dead})
         return tuple(
@@ -157,10 +157,10 @@ class _Reading:
 
     async def _outbox(self, at: float) -> OutboxFigures:
         unsent = await self._ask(UNSENT_BY_NAME)
-        (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_outbox WHERE sent_at IS NOT NULL")
-        oldest = await self._ask("SELECT sent_at FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at LIMIT 1")
+        (sent,) = await self._ask("SELECT count(*) AS n FROM cauce_sent")
+        oldest = await self._ask("SELECT sent_at FROM cauce_sent ORDER BY sent_seq LIMIT 1")
         (size,) = await self._ask(
-            "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_outbox ORDER BY position DESC LIMIT 100) s"
+            "SELECT avg(length(message)) AS one FROM (SELECT message FROM cauce_sent ORDER BY sent_seq DESC LIMIT 100) s"
         )
         return OutboxFigures(
             waiting=sum(int(row.waiting) for row in unsent),

@@ -102,7 +102,7 @@ _MOVE_KEY = (
     f"VALUES (:consumer, :source, :key, :seq, :incarnation, :at, :NOW) {_MOVE}"
 )
 _ATTEMPT = "CAST(:NOW AS text) || ' ' || :error || '\n'"
-"""A line of `tried`: when an attempt failed, and with what."""
+"""A line of `attempt_log`: when an attempt failed, and with what."""
 _TRIED_LIMIT = 16_000
 _LOCKED_IDLE_S = 5.0
 _NOT_PAUSED = (
@@ -303,7 +303,7 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, attempts, "
-                "next_at, scheduled_at, first_failed_at, error, place, tried, created_at) "
+                "next_at, scheduled_at, first_failed_at, error, place, attempt_log, created_at) "
                 "VALUES (:consumer, :source, :event_id, :name, :lane, :key, :channel, "
                 f":message, :attempts, {due}, :NOW, "
                 "CASE WHEN :error IS NULL THEN NULL ELSE :NOW END, :error, CAST(:place AS text), "
@@ -312,8 +312,8 @@ class SqlInbox:
                 "place = excluded.place, reason = NULL, scheduled_at = :NOW, in_trouble_since = NULL, "
                 "next_at = CASE WHEN :delay IS NULL THEN NULL ELSE :NOW + :delay END, "
                 "first_failed_at = COALESCE(cauce_waiting.first_failed_at, :NOW), "
-                f"tried = CASE WHEN :delay IS NULL OR length(cauce_waiting.tried) > {_TRIED_LIMIT} THEN cauce_waiting.tried "
-                f"ELSE COALESCE(cauce_waiting.tried, '') || {_ATTEMPT} END"
+                f"attempt_log = CASE WHEN :delay IS NULL OR length(cauce_waiting.attempt_log) > {_TRIED_LIMIT} THEN cauce_waiting.attempt_log "
+                f"ELSE COALESCE(cauce_waiting.attempt_log, '') || {_ATTEMPT} END"
             )
             .replace(":delay", "CAST(:delay AS double precision)")
             .replace(":error", "CAST(:error AS text)")
@@ -436,15 +436,15 @@ class SqlInbox:
         await self._run(
             (
                 "INSERT INTO cauce_dead_letter (id, consumer, source, event_id, name, lane, key, channel, message, reason, "
-                "error, stack, attempts, first_at, last_at, worker, version, size, sha256, tried) "
+                "error, stack, attempts, first_at, last_at, worker, version, size, sha256, attempt_log) "
                 "VALUES (:id, :consumer, :source, :event_id, :name, :lane, :key, :channel, :message, :reason, :error, "
                 ":stack, :attempts, "
                 "COALESCE(CAST(:first AS double precision), :NOW), :NOW, :worker, :version, :size, :sha256, "
-                "COALESCE((SELECT w.tried FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
+                "COALESCE((SELECT w.attempt_log FROM cauce_waiting w WHERE w.consumer = :consumer AND w.source = :source "
                 f"AND w.event_id = :event_id), '') || CASE WHEN :attempts = 0 THEN '' ELSE {_ATTEMPT} END) "
                 "ON CONFLICT (consumer, source, event_id) DO UPDATE SET reason = excluded.reason, error = excluded.error, "
                 "stack = excluded.stack, attempts = excluded.attempts, last_at = excluded.last_at, "
-                "worker = excluded.worker, version = excluded.version, tried = excluded.tried"
+                "worker = excluded.worker, version = excluded.version, attempt_log = excluded.attempt_log"
             )
             .replace(":error", "CAST(:error AS text)")
             .replace(":attempts", "CAST(:attempts AS integer)")

@@ -1,8 +1,9 @@
-"""The message store on PostgreSQL and SQLite: the four table groups as one class."""
+"""The message store on PostgreSQL and SQLite: the table groups as one class."""
 
 from cauce.stores.sql.lanes import SqlLanes
 from cauce.stores.sql.outbox import SqlOutbox
 from cauce.stores.sql.registry import SqlRegistry
+from cauce.stores.sql.sent import SqlSent
 from cauce.stores.sql.waiting_room import SqlWaitingRoom
 from cauce.stores.sql.work import SqlWork
 
@@ -12,7 +13,7 @@ _PORTION = 500
 _PORTION_ON_SQLITE = 2_000
 
 
-class SqlMessageStore(SqlOutbox, SqlLanes, SqlWaitingRoom, SqlRegistry, SqlWork):
+class SqlMessageStore(SqlOutbox, SqlSent, SqlLanes, SqlWaitingRoom, SqlRegistry, SqlWork):
     """The relay's side, on connections of its own: every group of tables that the port asks for."""
 
     @property

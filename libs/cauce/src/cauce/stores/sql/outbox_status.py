@@ -1,6 +1,6 @@
 """The state of an outbox, for operators: unsent events by name, and how far back lost ones could be sent again.
 
-Tables: cauce_outbox, cauce_meta; and those of the figures.
+Tables: cauce_sent (by its primary key), cauce_meta; and those of the figures.
 """
 
 from msgspec import Struct
@@ -62,7 +62,7 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
     unsent = await ask(connection, UNSENT_BY_NAME)
     last = await ask(
         connection,
-        "SELECT :NOW - sent_at AS age FROM cauce_outbox WHERE sent_at IS NOT NULL ORDER BY sent_at DESC LIMIT 1",
+        "SELECT :NOW - sent_at AS age FROM cauce_sent ORDER BY sent_seq DESC LIMIT 1",
     )
     description = await description_of(connection)
     return OutboxStatus(

@@ -1,6 +1,6 @@
 """The attempts of a delivery as a row keeps them: a line for each, its time and its error.
 
-Tables: cauce_waiting and cauce_dead_letter, the column `tried` of both.
+Tables: cauce_waiting and cauce_dead_letter, the column `attempt_log` of both.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Rewind a service's tables: mark sent events unsent, or give a restored database a new incarnation.
 
-Tables: cauce_outbox (sent rows by cauce_outbox_sent_at), cauce_meta, cauce_lane, cauce_member, cauce_audit.
+Tables: cauce_sent (read whole, for what is that old), cauce_outbox, cauce_meta, cauce_lane, cauce_member, cauce_audit.
 """
 
 from uuid import uuid4
@@ -8,8 +8,10 @@ from uuid import uuid4
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cauce.ports.lanes import Lane
 from cauce.stores.sql.audit import write_audit
 from cauce.stores.sql.dialect import Dialect
+from cauce.stores.sql.sent import put_back
 
 __all__ = ["Published", "Restored", "mark_unsent_since", "renew_incarnation"]
 
@@ -35,39 +37,35 @@ async def mark_unsent_since(
     """Mark kept rows of that age and younger as unsent: they go before anything new. In the caller's transaction."""
     sql = Dialect(connection.dialect.name).sql
     (kept,) = await connection.execute(
-        sql("SELECT :NOW - min(sent_at) AS age, min(position) AS lowest FROM cauce_outbox WHERE sent_at IS NOT NULL")
+        sql("SELECT :NOW - min(sent_at) AS age, min(position) AS lowest FROM cauce_sent")
     )
     firsts = list(
         await connection.execute(
-            sql("SELECT lane, min(position) AS first FROM cauce_outbox WHERE sent_at >= :NOW - :since GROUP BY lane"),
+            sql(
+                "SELECT topic, lane, min(sent_seq) AS first FROM cauce_sent WHERE sent_at >= (SELECT :NOW - :since) "
+                "GROUP BY topic, lane"
+            ),
             {"since": since_s},
         )
     )
     # As when the relay notices it itself: everything of a lane from there on, so that the order is kept.
-    do = _count_sent_from if dry_run else _mark_unsent_from
-    events = sum([await do(connection, lane=row.lane, first=row.first) for row in firsts])
+    do = _count_sent_from if dry_run else put_back
+    events = sum([await do(connection, str(row.topic), Lane(row.lane), from_seq=row.first) for row in firsts])
     if not dry_run:
         await write_audit(connection, "rewind published", why=why, detail={"since_s": since_s, "events": events})
     return Published(
         events=events,
-        lanes=len(firsts),
+        lanes=len({row.lane for row in firsts}),
         kept_for_s=None if kept.age is None or kept.lowest == 1 else round(float(kept.age), 3),
     )
 
 
-async def _count_sent_from(connection: AsyncConnection, *, lane: int, first: int) -> int:
+async def _count_sent_from(connection: AsyncConnection, topic: str, lane: Lane, *, from_seq: int) -> int:
     statement = Dialect(connection.dialect.name).sql(
-        "SELECT count(*) FROM cauce_outbox WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
+        "SELECT count(*) FROM cauce_sent WHERE topic = :topic AND lane = :lane AND sent_seq >= :from_seq"
     )
-    return int((await connection.execute(statement, {"lane": lane, "first": first})).scalar_one())
-
-
-async def _mark_unsent_from(connection: AsyncConnection, *, lane: int, first: int) -> int:
-    statement = Dialect(connection.dialect.name).sql(
-        "UPDATE cauce_outbox SET sent_at = NULL, broker_id = NULL "
-        "WHERE lane = :lane AND position >= :first AND sent_at IS NOT NULL"
-    )
-    return int((await connection.execute(statement, {"lane": lane, "first": first})).rowcount)
+    found = await connection.execute(statement, {"topic": topic, "lane": int(lane), "from_seq": from_seq})
+    return int(found.scalar_one())
 
 
 async def renew_incarnation(connection: AsyncConnection, *, why: str | None) -> Restored:
@@ -80,6 +78,7 @@ async def renew_incarnation(connection: AsyncConnection, *, why: str | None) -> 
     (newest,) = await connection.execute(
         sql(
             "SELECT :NOW - max(at) AS age FROM (SELECT max(created_at) AS at FROM cauce_outbox "
+            "UNION ALL SELECT max(sent_at) FROM cauce_sent "
             "UNION ALL SELECT max(received_at) FROM cauce_inbox UNION ALL SELECT max(lease_until) FROM cauce_member) x"
         )
     )

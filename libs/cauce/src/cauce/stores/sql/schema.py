@@ -1,7 +1,8 @@
 """Cauce's tables examined and brought up to date.
 
-Upgrades only add: a table, a column with a default, an index. So a process of the previous version keeps working with
-the tables of the next, and nothing has to be stopped for an upgrade.
+Within a version upgrades only add: a table, a column with a default, an index. So a process of the previous build keeps
+working with the tables of the next, and nothing has to be stopped. A new version moves rows (`upgrades`), and is refused
+while a process that knows the tables of before holds a lease.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +14,17 @@ from sqlalchemy import Column, Connection, Dialect, Index, Table, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateSequence, CreateTable
 
 from cauce.errors import ConfigurationError
 from cauce.ports.lanes import LANES
 from cauce.stores.sql.engine import READ_ONLY
-from cauce.stores.sql.tables import metadata
+from cauce.stores.sql.tables import SENT_PARTS, metadata, sent_order
+from cauce.stores.sql.upgrades import fill_from_1, upgrade_from_1
 
 __all__ = ["DIALECTS", "PROBE", "SCHEMA", "Found", "create_tables", "ddl", "examine", "fill_tables", "upgrade"]
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the tables this code works with, kept in `cauce_meta`."""
 
 DIALECTS = ("postgresql", "sqlite")
@@ -31,6 +33,10 @@ PROBE = "SELECT 1 FROM cauce_listener LIMIT 1"
 """Fails where Cauce's tables are not there."""
 
 _LOCK = crc32(b"cauce tables")
+_FIRST_PART = (
+    "INSERT INTO cauce_sent_part (part, first_seq, opened_at) SELECT 0, 1, 0 "
+    "WHERE NOT EXISTS (SELECT 1 FROM cauce_sent_part)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,8 @@ async def create_tables(engine: AsyncEngine) -> None:
 def upgrade(connection: Connection) -> Sequence[str]:
     """Bring the tables up to date, and return what was done. In one transaction of the caller's.
 
-    Raises ConfigurationError if they are of a later version; nothing is changed then.
+    Raises ConfigurationError if they are of a later version, or of an earlier one that a running process works with;
+    nothing is changed then.
     """
     if connection.dialect.name == "postgresql":
         # Two processes that start at once: the second finds everything done.
@@ -79,6 +86,8 @@ def upgrade(connection: Connection) -> Sequence[str]:
             [f"its tables are of version {found.version}, and this Cauce knows {SCHEMA}. Update Cauce."],
             where="the database",
         )
+    if found.version == 1:
+        upgrade_from_1(connection)
     metadata.create_all(connection, checkfirst=found.present)
     if not found.present:  # then all of them are new, and need no second look
         fill_tables(connection)
@@ -87,11 +96,17 @@ def upgrade(connection: Connection) -> Sequence[str]:
     for index in _missing_indexes(connection):
         connection.execute(CreateIndex(index))
     fill_tables(connection)
+    if found.version == 1:
+        fill_from_1(connection)
     return [f"made {one}" for one in found.missing if "." not in one] + [f"added {one}" for one in added]
 
 
 def fill_tables(connection: Connection) -> None:
-    """Insert the first rows of Cauce's tables, in a migration of your own. Safe to call again."""
+    """Insert the first rows of Cauce's tables, and make the partitions of cauce_sent, in a migration of your own. Safe to
+    call again."""
+    for statement in _partitions(connection.dialect.name):
+        connection.execute(text(statement))
+    connection.execute(text(_FIRST_PART))
     connection.execute(
         text("INSERT INTO cauce_lane (lane, epoch) VALUES (:lane, 0) ON CONFLICT DO NOTHING"),
         [{"lane": lane} for lane in range(LANES)],
@@ -107,6 +122,12 @@ def fill_tables(connection: Connection) -> None:
     )
 
 
+def _partitions(dialect: str) -> Iterator[str]:
+    if dialect == "postgresql":
+        for part in range(SENT_PARTS):
+            yield f"CREATE TABLE IF NOT EXISTS cauce_sent_{part} PARTITION OF cauce_sent FOR VALUES IN ({part})"
+
+
 def examine(connection: Connection) -> Found:
     """Find out which of Cauce's tables, columns and indexes are there. Changes nothing."""
     there = set(inspect(connection).get_table_names())
@@ -115,6 +136,8 @@ def examine(connection: Connection) -> Found:
         written = connection.execute(text("SELECT value FROM cauce_meta WHERE name = 'schema'")).scalar_one_or_none()
         version = int(written) if written is not None and str(written).isdecimal() else None
     missing = [name for name in metadata.tables if name not in there]
+    if connection.dialect.name == "postgresql" and "cauce_sent" in there:
+        missing += [one for part in range(SENT_PARTS) if (one := f"cauce_sent_{part}") not in there]
     missing += [f"{table.name}.{column.name}" for table, column in _missing_columns(connection)]
     missing += [str(index.name) for index in _missing_indexes(connection)]
     return Found(version=version, missing=missing)
@@ -123,10 +146,14 @@ def examine(connection: Connection) -> Found:
 def ddl(dialect: str) -> Iterator[str]:
     """Yield the statements that make the tables, to be run by hand. `dialect`: one of DIALECTS."""
     spelling: Dialect = postgresql.dialect() if dialect == "postgresql" else sqlite.dialect()
+    if dialect == "postgresql":
+        yield _statement(CreateSequence(sent_order).compile(dialect=spelling))
     for table in metadata.sorted_tables:
         yield _statement(CreateTable(table).compile(dialect=spelling))
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
             yield _statement(CreateIndex(index).compile(dialect=spelling))
+    yield from _partitions(dialect)
+    yield _FIRST_PART
     for lane in range(LANES):
         yield f"INSERT INTO cauce_lane (lane, epoch) VALUES ({lane}, 0)"  # a number of ours
     random = "CAST(gen_random_uuid() AS text)" if dialect == "postgresql" else "lower(hex(randomblob(16)))"

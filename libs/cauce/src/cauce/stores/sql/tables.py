@@ -4,7 +4,11 @@ Times are seconds since the epoch by the database's own clock, the only clock th
 no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or a delay says how long it lasts
 (`lease_s`, `scheduled_at`), so that one left over from before a step back is recognised.
 
-    cauce_outbox      events for other services: waiting to be sent, then kept for a window
+    cauce_outbox      events for other services that wait to be sent: a queue, which is short
+    cauce_set_aside   events that the broker refuses permanently; later events of their keys wait in the queue
+    cauce_sent        events that were sent, kept for a window; on PostgreSQL in partitions, which are emptied in turn
+    cauce_sent_part   since when each of the partitions has been written to; the one with the highest number is now
+    cauce_adopted     ids of events that came over a bridge, so that none is adopted twice
     cauce_key_head    the last sequence number of every key; of one that was erased: under its hash, and the row counts from there
     cauce_member      the running processes of this service, each with a lease
     cauce_lane        which process owns which lane, with a fencing epoch
@@ -13,6 +17,9 @@ no order rests on a time: what was sent is numbered (`sent_seq`), and a lease or
     cauce_position    the last event of every key each listener has handled
     cauce_waiting     deliveries that wait here: durable domain events, retries, parked keys
     cauce_dead_letter deliveries that were given up, with everything needed for another attempt
+    cauce_attempt     the attempts of deliveries that failed at least once; not written yet
+    cauce_minute      figures of each listener by the minute; not written yet
+    cauce_place       how far this service has read each lane of a log; not written yet
     cauce_listener    which listeners there are, since when, and which of them are paused
     cauce_audit       actions of operators: replays, discards, rewinds
     cauce_meta        the incarnation of this database, the number of lanes, the version of these tables
@@ -22,9 +29,15 @@ dead letter are those of the whole message, set where only its beginning is kept
 Of a waiting delivery, `troubles` counts how often it met trouble with this database while others were handled, which costs
 no attempt, and `in_trouble_since` says since when that is why it waits.
 
+The queue has no index but its primary key: every row is inserted and deleted within moments, and each index would be paid
+twice. Its rows name the hash of their key and not the lane, so that they stay right when a topic gets more lanes.
+
 A position stands for one row permanently, on SQLite too (AUTOINCREMENT): code that still holds the position of a
-deleted row must not reach another one.
+deleted row must not reach another one. A sent event that is sent again has the position it had.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -34,6 +47,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     SmallInteger,
     String,
     Table,
@@ -42,7 +56,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["metadata"]
+__all__ = ["SENT_PARTS", "include_name", "metadata", "sent_order"]
 
 metadata = MetaData()
 
@@ -59,6 +73,20 @@ _CHANGED_IN_PLACE = {**_BUSY, "fillfactor": 80}
 
 meta = Table("cauce_meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
+
+def _event() -> Iterator[Column[Any]]:
+    """The columns of an event that is sent or waits to be."""
+    yield Column("event_id", _Id, nullable=False)
+    yield Column("topic", Text, nullable=False)
+    yield Column("key_hash", Integer, nullable=False)  # of the key, or of the id where there is none: `hash_of`
+    yield Column("key", Text)
+    yield Column("key_seq", BigInteger)
+    yield Column("correlation_hash", BigInteger)
+    yield Column("name", Text, nullable=False)
+    yield Column("message", LargeBinary, nullable=False)
+    yield Column("created_at", Float, nullable=False)
+
+
 key_head = Table(
     "cauce_key_head",
     metadata,
@@ -72,33 +100,58 @@ outbox = Table(
     "cauce_outbox",
     metadata,
     Column("position", _Counter, primary_key=True, autoincrement=True),
-    Column("event_id", _Id, nullable=False, unique=True),
-    Column("topic", Text, nullable=False),
-    Column("lane", SmallInteger, nullable=False),
-    Column("key", Text),
-    Column("key_seq", BigInteger),
-    Column("name", Text, nullable=False),
-    Column("message", LargeBinary, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("problem", Text),
-    Column("sent_at", Float),
-    Column("sent_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("broker_id", Text),
+    *_event(),
     sqlite_autoincrement=True,
     postgresql_with=_BUSY,
 )
-_pending = outbox.c.sent_at.is_(None)
-_sent = outbox.c.sent_at.is_not(None)
-Index("cauce_outbox_unsent", outbox.c.lane, outbox.c.position, postgresql_where=_pending, sqlite_where=_pending)
-Index(
-    "cauce_outbox_sent_seq",
-    *(outbox.c.topic, outbox.c.lane, outbox.c.sent_seq, outbox.c.position),
-    postgresql_where=_sent,
-    sqlite_where=_sent,
+
+set_aside = Table(
+    "cauce_set_aside",
+    metadata,
+    Column("position", _Counter, primary_key=True, autoincrement=False),
+    *_event(),
+    Column("problem", Text, nullable=False),
+    Column("set_aside_at", Float, nullable=False),
 )
-Index("cauce_outbox_sent_at", outbox.c.sent_at, postgresql_where=_sent, sqlite_where=_sent)
-_aside = outbox.c.problem.is_not(None)
-Index("cauce_outbox_aside", outbox.c.topic, outbox.c.key, postgresql_where=_aside, sqlite_where=_aside)
+
+Index("cauce_set_aside_key", set_aside.c.topic, set_aside.c.key, set_aside.c.position)
+
+SENT_PARTS = 8
+"""The one that is written to and the oldest are not full, so the window is kept by six at least."""
+
+sent_order = Sequence("cauce_sent_order", metadata=metadata)
+"""Higher for what is sent later: a lane has one owner, and PostgreSQL gives numbers in the order of asking."""
+sent = Table(
+    "cauce_sent",
+    metadata,
+    Column("sent_seq", _Counter, primary_key=True, autoincrement=False),
+    Column("part", SmallInteger, primary_key=True, autoincrement=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False),
+    *_event(),
+    Column("lane", SmallInteger, nullable=False),  # where it was sent: a topic may have had fewer lanes
+    Column("sent_at", Float, nullable=False),
+    Column("broker_id", Text, nullable=False),
+    postgresql_partition_by="LIST (part)",
+)
+Index("cauce_sent_lane", sent.c.topic, sent.c.lane, sent.c.sent_seq)
+Index("cauce_sent_event", sent.c.event_id)
+Index("cauce_sent_key", sent.c.key)
+Index("cauce_sent_correlation", sent.c.correlation_hash)
+
+sent_part = Table(
+    "cauce_sent_part",
+    metadata,
+    Column("part", SmallInteger, primary_key=True, autoincrement=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("opened_at", Float, nullable=False),
+)
+
+adopted = Table(
+    "cauce_adopted",
+    metadata,
+    Column("event_id", _Id, primary_key=True),
+    Column("adopted_at", Float, nullable=False, index=True),
+)
 
 member = Table(
     "cauce_member",
@@ -167,7 +220,7 @@ waiting = Table(
     Column("first_failed_at", Float),
     Column("error", Text),
     Column("place", Text),
-    Column("tried", Text),
+    Column("attempt_log", Text),
     Column("troubles", Integer),
     Column("in_trouble_since", Float),
     Column("created_at", Float, nullable=False),
@@ -200,10 +253,52 @@ dead_letter = Table(
     Column("last_at", Float, nullable=False),
     Column("worker", Text, nullable=False),
     Column("version", Text),
-    Column("tried", Text),
+    Column("attempt_log", Text),
     Column("size", BigInteger),
     Column("sha256", String(64)),
     UniqueConstraint("consumer", "source", "event_id"),
+)
+
+attempt = Table(
+    "cauce_attempt",
+    metadata,
+    Column("position", _Counter, primary_key=True, autoincrement=True),
+    Column("consumer", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("event_id", _Id, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float, nullable=False, index=True),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text),
+    Column("worker", Text, nullable=False),
+    Column("trace", Text),
+    sqlite_autoincrement=True,
+)
+Index("cauce_attempt_event", attempt.c.event_id)
+
+minute = Table(
+    "cauce_minute",
+    metadata,
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("consumer", Text, primary_key=True),
+    Column("member", Text, primary_key=True),
+    Column("handled", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("dead", BigInteger, nullable=False, server_default=text("0")),
+    Column("took_s", Float, nullable=False, server_default=text("0")),
+    Column("slowest_s", Float, nullable=False, server_default=text("0")),
+)
+
+place = Table(
+    "cauce_place",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("lane", SmallInteger, primary_key=True, autoincrement=False),
+    Column("place", Text, nullable=False),
+    Column("event_id", _Id),
+    Column("epoch", BigInteger, nullable=False),
+    Column("moved_at", Float, nullable=False),
 )
 
 listener = Table(
@@ -223,10 +318,10 @@ audit = Table(
     "cauce_audit",
     metadata,
     Column("position", _Counter, primary_key=True, autoincrement=True),
-    Column("at", Float, nullable=False),
-    Column("who", Text, nullable=False),
-    Column("what", Text, nullable=False),
-    Column("why", Text),
+    Column("created_at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("reason", Text),
     Column("consumer", Text),
     Column("source", Text),
     Column("event_id", _Id),
@@ -234,3 +329,8 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 Index("cauce_audit_event", audit.c.consumer, audit.c.source, audit.c.event_id)
+
+
+def include_name(name: str | None, type_: str, _parent_names: object) -> bool:
+    """For Alembic's `context.configure(include_name=…)`: everything but the partitions of cauce_sent, which Cauce makes."""
+    return not (type_ == "table" and name in {f"{sent.name}_{part}" for part in range(SENT_PARTS)})

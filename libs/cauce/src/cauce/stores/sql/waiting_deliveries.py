@@ -250,7 +250,7 @@ class _Search:
             error=row.error,
             place=row.place,
             in_trouble_since=None if row.in_trouble_since is None else float(row.in_trouble_since),
-            tried=recorded_attempts(row.tried),
+            tried=recorded_attempts(row.attempt_log),
             paused_because=row.paused_because,
             head_id=letter_id_of(consumer, source, str(row.head_event)) if waits else None,
             head_error=row.head_error if waits else None,
@@ -399,7 +399,7 @@ async def move(engine: AsyncEngine, one: Waiting, *, to: str, why: str | None) -
         await change(
             connection,
             "UPDATE cauce_waiting SET consumer = :to, attempts = 0, first_failed_at = NULL, error = NULL, "
-            "place = NULL, tried = NULL, troubles = NULL, in_trouble_since = NULL, scheduled_at = :NOW, "
+            "place = NULL, attempt_log = NULL, troubles = NULL, in_trouble_since = NULL, scheduled_at = :NOW, "
             "next_at = CASE WHEN key IS NULL THEN :NOW END WHERE position = :position",
             to=to,
             position=one.position,

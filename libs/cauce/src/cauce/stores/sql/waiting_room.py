@@ -135,6 +135,12 @@ class SqlWaitingRoom(TableGroup):
             clock=clock,
             age=older_than_s,
         )
+        await self._run(
+            connection,
+            f"DELETE FROM cauce_adopted WHERE adopted_at < (SELECT {BY_CLOCK} - :age)",
+            clock=clock,
+            age=older_than_s,
+        )
         return int(done.rowcount)
 
     @writing

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cauce.formats.cloudevents import number, numbered, outgoing_around_number
-from cauce.ports.lanes import lane_of
+from cauce.ports.lanes import hash_of, lane_of
 from cauce.ports.outbox import Outgoing
+from cauce.stores.sql.correlation import correlation_hash
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.erased_keys import kept_name, kept_name_in_postgres
 from cauce.stores.sql.events_with_commit import take_along
@@ -40,10 +41,12 @@ _WRITE = f"""
             '{number("' || counted.seq - later || '", "' || m.value || '")}', 'UTF8'
         ) END || after AS message
         FROM unnest(
-            CAST(:ids AS text[]), CAST(:topics AS text[]), CAST(:lanes AS smallint[]), CAST(:keys AS text[]),
-            CAST(:laters AS bigint[]), CAST(:names AS text[]), CAST(:consumers AS text[]),
-            CAST(:befores AS bytea[]), CAST(:afters AS bytea[])
-        ) WITH ORDINALITY AS o (event_id, topic, lane, key, later, name, consumer, before, after, n)
+            CAST(:ids AS text[]), CAST(:topics AS text[]), CAST(:hashes AS integer[]), CAST(:lanes AS smallint[]),
+            CAST(:keys AS text[]), CAST(:laters AS bigint[]), CAST(:correlations AS bigint[]), CAST(:names AS text[]),
+            CAST(:consumers AS text[]), CAST(:befores AS bytea[]), CAST(:afters AS bytea[])
+        ) WITH ORDINALITY AS o (
+            event_id, topic, key_hash, lane, key, later, correlation_hash, name, consumer, before, after, n
+        )
         LEFT JOIN counted USING (topic, key)
         LEFT JOIN (SELECT value FROM cauce_meta WHERE name = 'incarnation') AS m ON true
     ), here AS (
@@ -52,8 +55,9 @@ _WRITE = f"""
         SELECT consumer, topic, event_id, name, lane, key, '', message, :NOW, :NOW, :NOW FROM written
         WHERE consumer IS NOT NULL ORDER BY n
     )
-    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
-    SELECT event_id, topic, lane, key, key_seq, name, message, :NOW FROM written WHERE consumer IS NULL ORDER BY n
+    INSERT INTO cauce_outbox (event_id, topic, key_hash, key, key_seq, correlation_hash, name, message, created_at)
+    SELECT event_id, topic, key_hash, key, key_seq, correlation_hash, name, message, :NOW FROM written
+    WHERE consumer IS NULL ORDER BY n
 """
 """Everything a transaction published, in one round trip: the database adds numbers and incarnation to messages."""
 
@@ -65,15 +69,15 @@ _WRITE_ONE = f"""
         ON CONFLICT (topic, key) DO UPDATE SET seq = cauce_key_head.seq + 1
         RETURNING seq + {_BEFORE.format(erased=":erased")} AS seq
     )
-    INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at)
-    SELECT CAST(:event_id AS text), CAST(:topic AS text), CAST(:lane AS smallint), CAST(:key AS text), counted.seq,
-        CAST(:name AS text), CAST(:before AS bytea) || convert_to('{_NUMBER}', 'UTF8') || CAST(:after AS bytea), :NOW
+    INSERT INTO cauce_outbox (event_id, topic, key_hash, key, key_seq, correlation_hash, name, message, created_at)
+    SELECT CAST(:event_id AS text), CAST(:topic AS text), CAST(:key_hash AS integer), CAST(:key AS text), counted.seq,
+        CAST(:correlation_hash AS bigint), CAST(:name AS text), CAST(:before AS bytea) || convert_to('{_NUMBER}', 'UTF8') || CAST(:after AS bytea), :NOW
     FROM counted
 """
 """The same for exactly one event with a key, which goes to the broker: half the database's work."""
 _WRITE_SENT = (
-    "INSERT INTO cauce_outbox (event_id, topic, lane, key, key_seq, name, message, created_at) "
-    "VALUES (:event_id, :topic, :lane, :key, :key_seq, :name, :message, :NOW)"
+    "INSERT INTO cauce_outbox (event_id, topic, key_hash, key, key_seq, correlation_hash, name, message, created_at) "
+    "VALUES (:event_id, :topic, :key_hash, :key, :key_seq, :correlation_hash, :name, :message, :NOW)"
 )
 _WRITE_HERE = (
     "INSERT INTO cauce_waiting (consumer, source, event_id, name, lane, key, channel, message, next_at, scheduled_at, "
@@ -111,7 +115,8 @@ def _one(one: Outgoing) -> tuple[str, dict[str, Any]]:
     return _WRITE_ONE, {
         "event_id": envelope.id,
         "topic": envelope.source,
-        "lane": int(lane_of(envelope)),
+        "key_hash": hash_of(envelope),
+        "correlation_hash": correlation_hash(envelope),
         "key": envelope.key,
         "erased": kept_name(envelope.key),
         "name": envelope.name,
@@ -131,9 +136,11 @@ def _all(outgoing: Sequence[Outgoing]) -> tuple[str, dict[str, Any]]:
         "counts": [len(counts[head]) for head in heads],
         "ids": [one.id for one, *_ in rows],
         "topics": [one.source for one, *_ in rows],
+        "hashes": [hash_of(one) for one, *_ in rows],
         "lanes": [int(lane_of(one)) for one, *_ in rows],
         "keys": [one.key for one, *_ in rows],
         "laters": [later.get((one.source, one.key or "", one.id)) for one, *_ in rows],
+        "correlations": [correlation_hash(one) for one, *_ in rows],
         "names": [one.name for one, *_ in rows],
         "consumers": [consumer for _, consumer, *_ in rows],
         "befores": [before for *_, before, _ in rows],
@@ -167,7 +174,9 @@ def _row(one: Outgoing, sequence: int | None, incarnation: str | None) -> dict[s
     return {
         "event_id": envelope.id,
         "topic": envelope.source,
+        "key_hash": hash_of(envelope),
         "lane": int(lane_of(envelope)),
+        "correlation_hash": correlation_hash(envelope),
         "key": envelope.key,
         "key_seq": sequence,
         "name": envelope.name,

@@ -1,4 +1,4 @@
-"""Relays own no lanes: each claims the next free rows for itself, FOR UPDATE SKIP LOCKED."""
+"""Relays own no lanes: each claims the next free rows for itself, FOR UPDATE SKIP LOCKED. A correlation of 0 is a claim."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from cauce.delivery.lanes.lane_keeper import LaneKeeper
 from cauce.ports.lanes import LANES, Epoch, Lane
 from cauce.ports.outbox import OutboxRow
 from cauce.stores.sql.message_store import SqlMessageStore
+from cauce.stores.sql.outbox import EVENT
 
 
 def plant() -> None:
@@ -22,13 +23,13 @@ def plant() -> None:
         async with self._writing() as connection:
             rows = await self._run(
                 connection,
-                "UPDATE cauce_outbox SET problem = 'claimed' WHERE position IN (SELECT position FROM cauce_outbox "
-                "WHERE sent_at IS NULL AND problem IS NULL ORDER BY position LIMIT 5 FOR UPDATE SKIP LOCKED) "
-                "RETURNING position, event_id, topic, lane, key, message",
+                "UPDATE cauce_outbox SET correlation_hash = 0 WHERE position IN (SELECT position FROM cauce_outbox "
+                "WHERE correlation_hash <> 0 ORDER BY position LIMIT 5 FOR UPDATE SKIP LOCKED) "
+                "RETURNING position, event_id, topic, key_hash, key, message",
             )
             found = [
-                OutboxRow(position, event_id, topic, Lane(lane), key, bytes(message))
-                for position, event_id, topic, lane, key, message in rows
+                OutboxRow(position, event_id, topic, Lane(key_hash & (LANES - 1)), key, bytes(message))
+                for position, event_id, topic, key_hash, key, message in rows
             ]
         return sorted(found, key=lambda row: row.position)
 
@@ -37,10 +38,13 @@ def plant() -> None:
             for position, broker_id in sent:
                 await self._run(
                     connection,
-                    "UPDATE cauce_outbox SET sent_at = :NOW, broker_id = :broker_id WHERE position = :position",
+                    f"INSERT INTO cauce_sent (sent_seq, position, {EVENT}, lane, sent_at, broker_id) SELECT "
+                    f"nextval('cauce_sent_order'), position, {EVENT}, key_hash & {LANES - 1}, :NOW, :broker_id FROM cauce_outbox "
+                    "WHERE position = :position",
                     position=position,
                     broker_id=broker_id,
                 )
+                await self._run(connection, "DELETE FROM cauce_outbox WHERE position = :position", position=position)
         return True
 
     LaneKeeper.owned = owned

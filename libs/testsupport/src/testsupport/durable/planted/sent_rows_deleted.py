@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cauce.ports.outbox import KeepSent
 from cauce.stores.sql.message_store import SqlMessageStore
 
 
@@ -10,7 +11,7 @@ def plant() -> None:
 
     async def mark_and_delete(self: SqlMessageStore, owned: Any, me: Any, sent: Any) -> bool:
         marked = await mark(self, owned, me, sent)
-        await self.prune_sent(older_than_s=-1.0, limit=10_000)
+        await self.prune_sent(KeepSent(seconds=-1.0, rows=0, bytes=0))
         return marked
 
     SqlMessageStore.mark_sent = mark_and_delete
