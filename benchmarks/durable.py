@@ -40,9 +40,17 @@ Rounds = Mapping[str, Sequence[float]]
 class Bench:
     """The servers, and how much of everything."""
 
-    def __init__(self, postgres: PostgresServer, valkey: ValkeyServer, folder: Path, args: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        postgres: PostgresServer,
+        valkey: ValkeyServer,
+        beside: ValkeyServer,
+        folder: Path,
+        args: argparse.Namespace,
+    ) -> None:
         self._postgres = postgres
         self.valkey = valkey
+        self._beside = beside
         self.folder = folder
         self.rounds: int = 1 if args.quick else args.rounds
         self._scale: float = 0.01 if args.quick else args.scale
@@ -51,6 +59,12 @@ class Bench:
 
     def times(self, count: int) -> int:
         return max(100, int(count * self._scale) // 100 * 100)
+
+    async def place_on_sqlite(self, name: str) -> Place:
+        """Beside a broker of its own: one service has one database."""
+        place = Place(f"sqlite+aiosqlite:///{self.folder / name}.sqlite", self._beside.url)
+        await place.prepare()
+        return place
 
     async def place(self, name: str) -> Place:
         place = Place(self._postgres.create_database(name, role="bench"), self.valkey.url)
@@ -123,18 +137,24 @@ async def relay(bench: Bench) -> None:
 
 async def whole_way(bench: Bench) -> None:
     way = WholeWay(__file__, await bench.place("producing"), await bench.place("consuming"))
+    on_sqlite = WholeWay(__file__, await bench.place_on_sqlite("producing"), await bench.place_on_sqlite("consuming"))
     own, shared = "Cauce, each event its own transaction", "Cauce, shared transactions"
     peer = "faststream-outbox + FastStream + inbox by hand"
     slow, fast = bench.times(500), bench.times(4_000)
     todo = {
         own: lambda: way.measure("cauce", "cauce", slow),
         shared: lambda: way.measure("cauce", "cauce-shared", fast),
+        f"{own}, SQLite": lambda: on_sqlite.measure("cauce", "cauce", slow),
+        f"{shared}, SQLite": lambda: on_sqlite.measure("cauce", "cauce-shared", fast),
     }
     if not missing():
         todo[peer] = lambda: way.measure("peer", "peer", bench.times(300))
     show(
         "The whole way, in the order of keys", "events/s", await bench.interleave(todo),
-        [Goal(12, own, peer, 1.5), Goal(12, shared, peer, 5)],
+        [
+            Goal(12, own, peer, 1.5), Goal(12, shared, peer, 5),
+            Goal(12, f"{own}, SQLite", own, 0.5), Goal(12, f"{shared}, SQLite", shared, 0.5),
+        ],
     )  # fmt: skip
     hand = "by hand through asyncpg, 100 in a transaction"
     todo = {
@@ -257,10 +277,12 @@ async def measure(args: argparse.Namespace) -> None:
         os.chmod(name, 0o711)  # PostgreSQL's account has to enter it
         folder = Path(name)
         postgres, valkey = PostgresServer(folder / "postgres"), ValkeyServer(folder / "valkey")
+        beside = ValkeyServer(folder / "valkey-beside")
         postgres.start()
         valkey.start()
+        beside.start()
         try:
-            bench = Bench(postgres, valkey, folder, args)
+            bench = Bench(postgres, valkey, beside, folder, args)
             for number in args.only or GOALS:
                 for task in GOALS[number]:
                     valkey.flush()
@@ -268,6 +290,7 @@ async def measure(args: argparse.Namespace) -> None:
         finally:
             postgres.kill()
             valkey.kill()
+            beside.kill()
     print(f"\nmemory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
 

@@ -14,7 +14,7 @@ import pytest
 from cauce.errors import TransactionAbortedError
 from cauce.ports.lanes import Lane, MemberId
 from cauce.stores.sql.connections import OwnConnection, TableGroup, reading, writing
-from cauce.stores.sql.standard_driver import standard_driver_of
+from cauce.stores.sql.standard_driver import StandardDriver, standard_driver_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
@@ -76,11 +76,11 @@ def threads_of_ours() -> list[str]:
 
 
 @contextmanager
-def written_by_another(file: Path) -> Generator[sqlite3.Connection]:
+def written_by_another(file: Path, *, waits_s: float = 5.0) -> Generator[sqlite3.Connection]:
     """Another connection in the middle of writing, as another process has."""
-    other = sqlite3.connect(file, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    other = sqlite3.connect(file, isolation_level=None, timeout=waits_s)
     try:
+        other.execute("BEGIN IMMEDIATE")
         yield other
     finally:
         other.close()
@@ -252,7 +252,7 @@ async def test_a_caller_that_is_cancelled_anywhere_leaves_no_transaction_open(co
         await asyncio.sleep(who / 5000)
         task.cancel()
         await asyncio.wait([task])
-        with written_by_another(file) as other:  # at once, or it raises
+        with written_by_another(file, waits_s=0.0) as other:  # at once, or it raises
             other.execute(f"INSERT INTO counters VALUES ({who})")
             other.execute("COMMIT")
     assert set(range(1, 61)) <= set(await counters.all())
@@ -331,12 +331,19 @@ KILLED = """
 import asyncio, os, signal, sys
 from sqlalchemy import event
 from cauce.ports.lanes import Lane, MemberId
+from cauce.stores.sql import standard_driver
 from cauce.stores.sql.standard_driver import standard_driver_of
 from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+
+def without_begin(_connection, _cursor, statement, parameters, _context, _many):
+    return "SELECT 1" if statement.startswith("BEGIN") else statement, parameters
 
 async def main(url):
     store = SqlAlchemyStore(create_engine(url))
     me, own = MemberId("killed"), standard_driver_of(store.engine)
+    if "in pieces" in sys.argv:
+        event.listen(own.engine, "before_cursor_execute", without_begin, retval=True)
+        standard_driver._is_open = lambda _connection: True
     rows = (await store.message_store().beat(me, lease_s=60)).rows
     event.listen(own.engine, "commit", lambda _connection: os.kill(os.getpid(), signal.SIGKILL))
     await store.message_store().take(me, {row.lane: row.epoch for row in rows})
@@ -345,12 +352,38 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+async def owners_after_a_kill_while_taking_lanes(store: SqlAlchemyStore, file: Path, *planted: str) -> set[str | None]:
+    command = [sys.executable, "-c", KILLED, f"sqlite+aiosqlite:///{file}", *planted]
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == -9, ended.stderr
+    return {row.owner for row in (await store.message_store().beat(ME, lease_s=60)).rows}
+
+
 async def test_a_process_killed_in_the_middle_leaves_nothing_of_that_transaction(
     store: SqlAlchemyStore, file: Path
 ) -> None:
-    command = [sys.executable, "-c", KILLED, f"sqlite+aiosqlite:///{file}"]
-    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == -9, ended.stderr
+    assert await owners_after_a_kill_while_taking_lanes(store, file) == {None}
     rows = (await store.message_store().beat(ME, lease_s=60)).rows
-    assert [(row.owner, row.epoch) for row in rows] == [(None, 0)] * 16
     assert len(await store.message_store().take(ME, {row.lane: row.epoch for row in rows})) == 16
+
+
+# The exam of these tests: with a bug planted, they see it
+
+
+async def test_a_transaction_that_is_committed_in_pieces_would_be_seen(store: SqlAlchemyStore, file: Path) -> None:
+    assert await owners_after_a_kill_while_taking_lanes(store, file, "in pieces") == {"killed"}
+
+
+async def test_a_transaction_that_is_left_open_would_be_seen(
+    counters: Counters, store: SqlAlchemyStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> None: ...
+
+    with monkeypatch.context() as planted:
+        planted.setattr(StandardDriver, "_leave_nothing_open", nothing)
+        with pytest.raises(ZeroDivisionError):
+            await counters.add(1, fails=True)
+        with pytest.raises(sqlite3.OperationalError, match="locked"), written_by_another(file, waits_s=0.0):
+            pass
+        await store.close()
+    assert await counters.all() == []

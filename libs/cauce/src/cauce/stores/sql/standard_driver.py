@@ -101,6 +101,9 @@ class StandardDriver:
                 raise TransactionAbortedError
             connection.commit()
             return done
+        except sqlite3.Error as error:  # while rows were fetched from the driver itself
+            self._leave_nothing_open(connection, error)
+            raise _as_of_sqlalchemy(error, connection) from None
         except BaseException as error:
             self._leave_nothing_open(connection, error)
             raise
@@ -108,7 +111,7 @@ class StandardDriver:
     def _leave_nothing_open(self, connection: Connection, error: BaseException) -> None:
         try:
             connection.rollback()
-            if _is_open(connection) or (isinstance(error, DBAPIError) and not _keeps_its_connection(error)):
+            if _is_open(connection) or not _keeps_its_connection(error):
                 self._disconnect()
         except SQLAlchemyError:
             self._disconnect()
@@ -164,10 +167,15 @@ def _is_open(connection: Connection) -> bool:
     return bool(driver.in_transaction)
 
 
-def _keeps_its_connection(error: DBAPIError) -> bool:
-    return _code(error) & 0xFF in _KEEPS_ITS_CONNECTION
+def _keeps_its_connection(error: BaseException) -> bool:
+    return not isinstance(error, (DBAPIError, sqlite3.Error)) or _code(error) & 0xFF in _KEEPS_ITS_CONNECTION
 
 
-def _code(error: DBAPIError) -> int:
+def _code(error: BaseException) -> int:
     """SQLite's own, extended; 0 if it has none."""
-    return int(getattr(error.orig, "sqlite_errorcode", None) or 0)
+    return int(getattr(getattr(error, "orig", error), "sqlite_errorcode", None) or 0)
+
+
+def _as_of_sqlalchemy(error: sqlite3.Error, connection: Connection) -> BaseException:
+    made = DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect)
+    return error if made is None else made
