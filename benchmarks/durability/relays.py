@@ -17,6 +17,7 @@ def relays(place: Place, folder: Path) -> dict[str, Callable[[int], Awaitable[fl
         "Cauce, keyed": lambda count: with_cauce.relay(place, count, keyed=True),
         "by hand, deleting": lambda count: by_hand.relay(place, count),
         "Cauce on SQLite": lambda count: with_cauce.relay_sqlite(folder, place, count),
+        "Cauce on SQLite, 30 kept for each": lambda count: with_cauce.relay_sqlite(folder, place, count, 30 * count),
         "by hand on SQLite": lambda count: by_hand.relay_sqlite(folder, place, count),
     }
     if not missing():

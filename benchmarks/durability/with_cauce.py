@@ -79,7 +79,16 @@ async def relay(place: Place, count: int, *, keyed: bool) -> float:
     return count / taken
 
 
-async def relay_sqlite(folder: Path, place: Place, count: int) -> float:
+_KEPT_ON_SQLITE = """
+    INSERT INTO cauce_sent (sent_seq, part, position, event_id, topic, key_hash, correlation_hash, name, message,
+        created_at, lane, sent_at, broker_id)
+    WITH RECURSIVE kept (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM kept WHERE n < ?)
+    SELECT sent_seq - n, part, -n, 'kept-' || n, topic, key_hash + n, correlation_hash + n, name, message, created_at,
+        lane, sent_at, broker_id FROM cauce_sent, kept
+"""
+
+
+async def relay_sqlite(folder: Path, place: Place, count: int, kept: int = 0) -> float:
     run, file = uuid4().hex, folder / f"{uuid4().hex}.sqlite"
     here = Place(f"sqlite+aiosqlite:///{file}", place.broker)
     service = producer(here)
@@ -89,6 +98,8 @@ async def relay_sqlite(folder: Path, place: Place, count: int) -> float:
         await until(lambda: service.counters["sent"] == 1)
         connection = sqlite3.connect(file, isolation_level=None)
         connection.execute("PRAGMA synchronous = FULL")
+        if kept:
+            connection.execute(_KEPT_ON_SQLITE, (kept,))
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
             "INSERT INTO cauce_outbox (event_id, topic, key_hash, correlation_hash, name, message, created_at) "

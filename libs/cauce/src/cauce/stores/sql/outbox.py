@@ -53,6 +53,8 @@ UNSENT_BY_NAME = f"""
 """
 """Unsent events by name, for operators. Each is waiting, behind or set aside, and never two."""
 
+_SOME = 500
+_SMALL_BYTES = 2 * 1024**2
 _COLUMNS = "position, event_id, topic, key_hash, key, message"
 _NOT_BEHIND = "COALESCE(position < (SELECT min(a.position) FROM cauce_set_aside a WHERE a.topic = o.topic AND a.key = o.key), 1 = 1)"
 """Asked for each row by an index, and so only for as many rows as are wanted: PostgreSQL would join whole tables to find
@@ -171,8 +173,8 @@ class SqlOutbox(TableGroup):
         if besides:
             which += f"NOT ({self._dialect.among('position', 'besides', type_='bigint')}) AND "
             values["besides"] = self._dialect.many(besides)
-        rows = await self._run(connection, _DUE_ON_SQLITE.format(which=which, limit=limit), **values)
-        return list(rows)
+        found = await self._run(connection, _DUE_ON_SQLITE.format(which=which, limit=limit), **values)
+        return _while_they_are_small(found)
 
     @reading
     async def unsent_elsewhere(self, connection: OwnConnection, topics: Collection[str]) -> Mapping[str, int]:
@@ -288,6 +290,19 @@ class SqlOutbox(TableGroup):
             longest_consumer=longest.consumer if longest else "",
             newer_version=await count_newer(connection),
         )
+
+
+def _while_they_are_small(found: Any) -> Sequence[Any]:
+    """The rows that were found, as tuples of the driver: five hundred in any case, and more while all together are small.
+    Read from the cursor itself, because SQLAlchemy's rows would take as long again."""
+    rows, size, cursor = list[Any](), 0, found.cursor
+    while some := cursor.fetchmany(_SOME):
+        rows += some
+        size += sum(len(message) for *_, message in some)
+        if len(some) < _SOME or size > _SMALL_BYTES:
+            break
+    found.close()
+    return rows
 
 
 @lru_cache(maxsize=64)

@@ -177,5 +177,4 @@ def _code(error: BaseException) -> int:
 
 
 def _as_of_sqlalchemy(error: sqlite3.Error, connection: Connection) -> BaseException:
-    made = DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect)
-    return error if made is None else made
+    return DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect)
