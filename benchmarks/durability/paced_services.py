@@ -84,6 +84,12 @@ class PacedServices:
         await until(lambda: all(one in self._applied for one in ids))
         return sorted((self._applied[one] - self._committed[one]) * 1000 for one in ids)
 
+    async def times_of(self, one: str) -> tuple[float, float]:
+        """When the change was committed, and when its effect."""
+        while one not in self._applied:  # noqa: ASYNC110  # nothing else may run meanwhile
+            await asyncio.sleep(0.001)
+        return self._committed[one], self._applied[one]
+
     def lanes(self) -> Collection[Lane]:
         """Those of the process that hears here."""
         run = self._consumer._run  # pyright: ignore[reportPrivateUsage]

@@ -16,10 +16,12 @@ __all__ = ["register"]
 
 _UPGRADE = """\
 Makes what is missing of Cauce's tables: tables, columns, indexes and their first rows. A service does the same
-at its start; this is for those who would rather do it before. It only ever adds, so services may run meanwhile.
-Safe to repeat, and when several do it at once. A SQLite file is made if it is not there.
+at its start; this is for those who would rather do it before. It only adds, so services may run meanwhile; but
+tables of an earlier version are upgraded only while no process works with them. Safe to repeat, and when several
+do it at once. A SQLite file is made if it is not there.
 
-exit code: 0; 2 if the tables are of a later version than this Cauce; 3 if a database cannot be reached.
+exit code: 0; 2 if the tables are of a later version than this Cauce, or of an earlier one that a process
+works with; 3 if a database cannot be reached.
 """
 _SQL = """\
 Prints the statements that make Cauce's tables in an empty database, for a migration of your own. With Alembic,
