@@ -88,7 +88,7 @@ def test_who_holds_a_transaction_sees_what_it_is_for_and_nothing_else() -> None:
 
 def test_a_service_has_a_lifecycle_and_publishes_and_no_method_for_its_inner_parts() -> None:
     lifecycle = ["check", "crash", "end_within", "idle", "lifespan", "readiness", "running", "stopped", "unfinished"]
-    facts = ["accepts", "counters", "hears", "listeners", "publishes"]
+    facts = ["accepts", "counters", "database_seen", "hears", "listeners", "publishes"]
 
     assert _public(cauce.Service) == sorted([*lifecycle, *facts, "observe", "publish", "transaction"])
 

@@ -135,7 +135,8 @@ sent = Table(
 )
 Index("cauce_sent_lane", sent.c.topic, sent.c.lane, sent.c.sent_seq)
 Index("cauce_sent_event", sent.c.event_id)
-Index("cauce_sent_key", sent.c.key)
+_keyed = sent.c.key.is_not(None)
+Index("cauce_sent_key", sent.c.key, postgresql_where=_keyed, sqlite_where=_keyed)
 Index("cauce_sent_correlation", sent.c.correlation_hash)
 
 sent_part = Table(
