@@ -89,6 +89,15 @@ async def test_a_partition_that_somebody_reads_is_emptied_another_time_and_nobod
     assert sum((await sender.kept()).values()) == 2
 
 
+async def test_without_the_right_to_empty_a_table_rows_are_deleted(sender: Sender) -> None:
+    await sender.send(3)
+    await sender.age(4000)
+    for part in range(SENT_PARTS):
+        await sender.run(f"REVOKE TRUNCATE ON cauce_sent_{part} FROM CURRENT_USER")
+    pruned = [await sender.message_store.prune_sent(AN_HOUR) for _ in range(2)]
+    assert pruned == [Pruned(rows=3, more=True), Pruned()]
+
+
 async def test_a_partition_that_is_not_empty_is_never_written_to_again(sender: Sender) -> None:
     """However long nobody could empty it."""
     for _ in range(SENT_PARTS + 4):

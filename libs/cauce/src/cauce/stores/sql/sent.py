@@ -42,6 +42,7 @@ _MESSAGE_BYTES = (
 _NOT_WAITED_FOR = "SELECT set_config('lock_timeout', '200ms', true)"
 """Whoever waits for a lock holds up everybody behind him. A dump that reads the partition may take hours."""
 _LOCK_NOT_AVAILABLE = "55P03"
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 class SqlSent(TableGroup):
@@ -124,13 +125,7 @@ class SqlSent(TableGroup):
             return Pruned()
         if oldest is not full[-1] and kept - _rows(oldest) >= most * _FEWEST:
             return await self._empty(connection, oldest, capped=True)
-        done = await self._run(
-            connection,
-            "DELETE FROM cauce_sent WHERE part = :part AND sent_seq < :first_kept",
-            part=oldest.part,
-            first_kept=min(oldest.oldest + BATCH, full[-1].newest + 1 - most),
-        )
-        return Pruned(rows=int(done.rowcount), capped=True, more=True)
+        return await self._delete_first(connection, oldest, capped=True, first_kept=full[-1].newest + 1 - most)
 
     async def _open_next(self, connection: OwnConnection, parts: Sequence[Any]) -> None:
         """Have what is sent from now on written to the next partition, if that is empty."""
@@ -146,17 +141,33 @@ class SqlSent(TableGroup):
         )
 
     async def _empty(self, connection: OwnConnection, part: Any, *, capped: bool) -> Pruned:
-        """Empty a partition; another time, if somebody reads it."""
+        """Empty a partition; another time, if somebody reads it, and row by row without the right to."""
+        await self._run(connection, "SAVEPOINT emptying")
         try:
-            await self._run(connection, "SAVEPOINT emptying")
             await self._run(connection, _NOT_WAITED_FOR)
             await self._run(connection, f"TRUNCATE cauce_sent_{int(part.part)}")
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            code = getattr(error.orig, "sqlstate", None)
+            if code not in (_LOCK_NOT_AVAILABLE, _INSUFFICIENT_PRIVILEGE):
                 raise
             await self._run(connection, "ROLLBACK TO SAVEPOINT emptying")
-            return Pruned()
+            return (
+                Pruned() if code == _LOCK_NOT_AVAILABLE else await self._delete_first(connection, part, capped=capped)
+            )
         return Pruned(rows=_rows(part), capped=capped, more=True)
+
+    async def _delete_first(
+        self, connection: OwnConnection, part: Any, *, capped: bool, first_kept: int | None = None
+    ) -> Pruned:
+        """Delete the first rows of a partition, a batch at most."""
+        batch_ends = int(part.oldest) + BATCH
+        done = await self._run(
+            connection,
+            "DELETE FROM cauce_sent WHERE part = :part AND sent_seq < :end",
+            part=part.part,
+            end=batch_ends if first_kept is None else min(batch_ends, first_kept),
+        )
+        return Pruned(rows=int(done.rowcount), capped=capped, more=True)
 
 
 def _rows(part: Any) -> int:
