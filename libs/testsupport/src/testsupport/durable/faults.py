@@ -27,6 +27,7 @@ from cauce.ports.outbox import Outgoing
 from cauce.ports.savepoints import Savepoints
 from cauce.ports.store import Outbound
 from cauce.ports.transport import BrokerId, Deliver, Delivery, LanesOwned, Status, Subscription
+from cauce.stores.sql.events_with_commit import PARAMETER
 from cauce.stores.sql.message_store import SqlMessageStore
 from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.transports.redis_streams import RedisStreams
@@ -74,23 +75,54 @@ def reached(point: str, event_no: int | None = None) -> None:
         strike(point, how, event_no)
 
 
-def _goes_to_the_outbox(statement: str, context: Any) -> bool:
+def _goes_to_the_outbox(statement: str, values: Mapping[str, Any]) -> bool:
     """PostgreSQL has one statement for what goes to the broker and what waits here; perhaps nothing of it goes."""
-    if "INSERT INTO cauce_outbox" not in statement:
-        return False
-    consumers = context.compiled_parameters[0].get("consumers", [None])
-    return None in consumers
+    return "INSERT INTO cauce_outbox" in statement and None in values.get("consumers", [None])
+
+
+def _values(context: Any) -> Mapping[str, Any]:
+    return context.compiled_parameters[0] if context.compiled_parameters else {}
+
+
+def _meet_what_is_carried(connection: Connection) -> None:
+    """The points around a row that COMMIT takes along. Between it and COMMIT nobody can stand but the server, so for a point
+    in between it is executed on its own."""
+    driver: Any = connection.connection.driver_connection
+    if not any(_goes_to_the_outbox(*one) for one in getattr(driver, "carried", ())):
+        return
+    reached("before_insert")
+    connection.info["writes"] = True
+    if _wanted().keys() & {"after_insert", "before_commit"}:
+        pooled: Any = connection.connection.dbapi_connection
+        pooled.run_async(_execute_carried)
+        reached("after_insert")
+
+
+async def _execute_carried(driver: Any) -> None:
+    carried, driver.carried = driver.carried, []
+    for statement, values in carried:
+        await driver.execute(PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%")), values)
+
+
+def _send_commit(driver: Any) -> None:
+    """With what it takes along, and wait for no answer."""
+    if driver.carried:
+        next(driver._commit_with_gen(driver.carried))  # as far as its first wait
+        return
+    driver.pgconn.send_query(b"COMMIT")
+    while driver.pgconn.flush():
+        pass
 
 
 def watch(engine: AsyncEngine) -> None:
     """The points inside a transaction, as the engine sees them."""
 
     def before(_c: Any, _cursor: Any, statement: str, _p: Any, context: Any, *_: Any) -> None:
-        if _goes_to_the_outbox(statement, context):
+        if _goes_to_the_outbox(statement, _values(context)):
             reached("before_insert")
 
     def after(connection: Connection, _cursor: Any, statement: str, _p: Any, context: Any, *_: Any) -> None:
-        if _goes_to_the_outbox(statement, context):
+        if _goes_to_the_outbox(statement, _values(context)):
             connection.info["writes"] = True
             reached("after_insert")
         if statement.startswith("INSERT INTO ledger"):
@@ -98,15 +130,13 @@ def watch(engine: AsyncEngine) -> None:
             connection.info["handles"] = context.compiled_parameters[0]["no"]
 
     def commit(connection: Connection) -> None:
+        _meet_what_is_carried(connection)
         event_no = connection.info.pop("handles", None)
         if not connection.info.pop("writes", False):
             return
         reached("before_commit", event_no)
         if how := due("commit_sent", event_no):
-            pooled: Any = connection.connection.dbapi_connection
-            pooled._connection.pgconn.send_query(b"COMMIT")
-            while pooled._connection.pgconn.flush():
-                pass
+            _send_commit(connection.connection.driver_connection)
             strike("commit_sent", how, event_no)
 
     def rollback(connection: Connection) -> None:
