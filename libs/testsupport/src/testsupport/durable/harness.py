@@ -218,7 +218,8 @@ class World:
         return _count(self.ledger, "ledger", f"consumer = '{consumer}'")
 
     def unsent(self) -> int:
-        return int(query(self.shop, "SELECT count(*) FROM cauce_outbox")[0][0])
+        unsent = "SELECT (SELECT count(*) FROM cauce_outbox) + (SELECT count(*) FROM cauce_set_aside)"
+        return int(query(self.shop, unsent)[0][0])
 
     def dead(self) -> list[tuple[str, str, str]]:
         with suppress(*NOT_YET):
