@@ -81,7 +81,9 @@ def _goes_to_the_outbox(statement: str, values: Mapping[str, Any]) -> bool:
 
 
 def _values(context: Any) -> Mapping[str, Any]:
-    return context.compiled_parameters[0] if context.compiled_parameters else {}
+    """A statement of the driver's own has none."""
+    found: Sequence[Mapping[str, Any]] = getattr(context, "compiled_parameters", ())
+    return found[0] if found else {}
 
 
 def _meet_what_is_carried(connection: Connection) -> None:
