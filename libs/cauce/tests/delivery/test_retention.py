@@ -77,11 +77,13 @@ async def test_what_was_sent_longer_ago_than_promised_goes_and_the_rest_stays(st
     seller = service(store, Keep(sent_s=AN_HOUR_S))
     async with story(seller, limit_s=20) as s:
         await sold(s, seller, range(5))
+        await s.until(are(store, SENT, [5]), why="all of them marked")
         await ask(store, "UPDATE cauce_sent SET sent_at = :NOW - 3700")
         await s.until(are(store, SENT, [0]), why="the old ones")
         await sold(s, seller, range(5, 9))
+        await s.until(are(store, SENT, [4]), why="the young ones")
         await asyncio.sleep(5 * OFTEN.prune_every_s)
-        assert await ask(store, SENT) == [4], "the young ones"
+        assert await ask(store, SENT) == [4], "they stay"
 
     assert seller.counters["window_shortened"] == 0
 

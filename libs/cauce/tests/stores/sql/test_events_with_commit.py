@@ -356,6 +356,26 @@ async def test_a_statement_that_is_under_way_is_not_mixed_up_with_the_commit(pla
     await place.is_well(*(["either"] if error is None else []))
 
 
+@pytest.mark.parametrize("ends", ["commits", "rolls back"])
+async def test_a_transaction_without_events_that_cannot_end_for_a_statement_of_another_task_leaves_none_open(
+    place: Place, ends: str
+) -> None:
+    async def goes_on(session: AsyncSession) -> None:
+        tasks.append(asyncio.get_running_loop().create_task(_error_of(session.execute(text("SELECT pg_sleep(0.3)")))))
+        await asyncio.sleep(0.05)
+        if ends == "rolls back":
+            raise ValueError("as its block ends")
+
+    tasks: list[asyncio.Task[BaseException | None]] = []
+    error = await _error_of(place.write("either", then=goes_on))
+    await asyncio.gather(*tasks)
+    there = ["either"] if error is None else []
+    assert await place.written() == there
+    for number in range(3):
+        await place.write(f"next {number}")
+    assert await place.written() == [*there, "next 0", "next 1", "next 2"]
+
+
 # The exam of the tests above: with a bug planted they fail
 
 

@@ -58,13 +58,23 @@ class AsyncpgConnection(asyncpg.Connection):  # pyright: ignore[reportMissingTyp
         self.carried.clear()
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        """As asyncpg's; a COMMIT that is not answered COMMIT raises TransactionAbortedError."""
+        """As asyncpg's; a COMMIT that is not answered COMMIT raises TransactionAbortedError.
+
+        One that fails, and a ROLLBACK that does, leave no transaction open: SQLAlchemy takes it for over.
+        """
+        if query not in ("COMMIT;", "ROLLBACK;"):
+            return await super().execute(query, *args, timeout=timeout)
         if query == "ROLLBACK;":
             self.carried.clear()
-        if query != "COMMIT;":
-            return await super().execute(query, *args, timeout=timeout)
-        answer = await self.commit_with_carried() if self.carried else await super().execute(query, timeout=timeout)
-        if answer != "COMMIT":
+        if self.carried:
+            answer = await self.commit_with_carried()
+        else:
+            try:
+                answer = await super().execute(query, timeout=timeout)
+            except Exception:
+                await self._leave_the_transaction()
+                raise
+        if answer != query[:-1]:
             raise TransactionAbortedError
         return answer
 

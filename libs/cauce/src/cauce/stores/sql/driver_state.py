@@ -13,7 +13,7 @@ from sqlalchemy import Dialect
 from cauce.errors import TransactionAbortedError
 from cauce.stores.sql.events_with_commit import TakesAlong, taking_along
 
-__all__ = ["IN_FAILED_TRANSACTION", "State", "read_outcome_of_commits", "state_of", "state_of_driver"]
+__all__ = ["IN_FAILED_TRANSACTION", "State", "is_closed", "read_outcome_of_commits", "state_of", "state_of_driver"]
 
 
 class State(Enum):
@@ -52,6 +52,14 @@ def state_of_driver(driver: Any) -> State:
     if is_open is None:
         return State.UNKNOWN
     return State.OPEN if is_open else State.NONE
+
+
+def is_closed(pooled: Any) -> bool:
+    """Whether the driver knows that its connection is gone. Costs no round trip."""
+    driver = pooled.driver_connection
+    if (ask := getattr(driver, "is_closed", None)) is not None:
+        return bool(ask())
+    return bool(getattr(driver, "closed", False))
 
 
 def read_outcome_of_commits(dialect: Dialect) -> None:

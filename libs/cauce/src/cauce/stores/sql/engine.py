@@ -13,7 +13,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from cauce.errors import ConfigurationError
 from cauce.settings.tls_files import POSTGRESQL, problems_of_files
-from cauce.stores.sql.driver_state import read_outcome_of_commits
+from cauce.stores.sql.driver_state import is_closed, read_outcome_of_commits
 from cauce.stores.sql.error_values import hide_values
 from cauce.stores.sql.events_with_commit import forget_between_users
 from cauce.stores.sql.poolers import prepare_nothing_behind_poolers, refuse_poolers
@@ -121,15 +121,15 @@ def _checked(engine: AsyncEngine) -> AsyncEngine:
 
 
 def _test_after_a_pause(engine: AsyncEngine) -> None:
-    """Test a connection that has rested before it is used. One that was used just now is not tested: that would cost
-    every transaction a round trip, and find no more than its own first statement finds."""
+    """Test a connection that has rested before it is used, or that was closed by us. One that was used just now is not
+    tested: that would cost every transaction a round trip, and find no more than its own first statement finds."""
     dialect = engine.sync_engine.dialect
 
     def returned(_connection: object, record: ConnectionPoolEntry) -> None:
         record.info[_RESTS_SINCE] = time.monotonic()
 
     def taken(connection: Any, record: ConnectionPoolEntry, _pooled: object) -> None:
-        if time.monotonic() - record.info.get(_RESTS_SINCE, float("inf")) > _RESTED_S:
+        if is_closed(connection) or time.monotonic() - record.info.get(_RESTS_SINCE, float("inf")) > _RESTED_S:
             try:
                 dialect.do_ping(connection)
             except dialect.loaded_dbapi.Error as error:
