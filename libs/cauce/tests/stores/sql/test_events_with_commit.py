@@ -295,7 +295,7 @@ async def test_a_server_that_is_killed_while_it_commits_leaves_the_outcome_unkno
         await place.is_well("first")
 
 
-async def _error_of(work: Awaitable[None]) -> BaseException | None:
+async def _error_of(work: Awaitable[Any]) -> BaseException | None:
     try:
         await work
     except Exception as error:
