@@ -22,11 +22,12 @@ from durability.waiting import until
 __all__ = ["consume", "consumer", "produce", "producer", "relay", "relay_sqlite", "send"]
 
 
-def producer(place: Place, driver: str = "psycopg") -> Service:
+def producer(place: Place, driver: str = "psycopg", prefix: str = "cauce") -> Service:
+    """`prefix`: of its topics; two databases of one name have to have different ones."""
     return Service(
         PRODUCER,
         store=SqlAlchemyStore(place.engine(driver)),
-        transport=RedisStreams(place.broker),
+        transport=RedisStreams(place.broker, prefix=prefix),
         publishes=[Renamed, KeyedRenamed],
         keep=Keep(sent_rows=10_000_000, sent_bytes=10 * 1024**3),
     )
@@ -91,7 +92,7 @@ _KEPT_ON_SQLITE = """
 async def relay_sqlite(folder: Path, place: Place, count: int, kept: int = 0) -> float:
     run, file = uuid4().hex, folder / f"{uuid4().hex}.sqlite"
     here = Place(f"sqlite+aiosqlite:///{file}", place.broker)
-    service = producer(here)
+    service = producer(here, prefix=f"of-{run}")
     async with service:
         async with service.transaction() as tx:
             await tx.publish(event_of(0, keyed=False))
