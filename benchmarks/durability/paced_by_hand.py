@@ -1,7 +1,9 @@
 """Goal 13, by hand: the least that takes an event from one commit to another, in one process, at a pace.
 
-The same two commits and one trip to the broker, through asyncpg and redis-py: a row of an outbox, a relay that is woken by
-the commit, a stream and its group, an inbox and the effect in one transaction. No keys, no order, no lanes, no retries.
+The same two commits and one trip to the broker, as a team would write it today: a SQLAlchemy session adds a row to an
+outbox, a relay that the commit wakes reads it through asyncpg, redis-py appends it to a stream and reads it from a group, a
+session adds a row to an inbox and the effect. No keys, no order, no lanes, no retries. `bare`: asyncpg in place of the two
+sessions.
 """
 
 import asyncio
@@ -14,10 +16,15 @@ from uuid import uuid4
 
 import msgspec
 import redis.asyncio
+from cauce import Envelope
 from cauce.formats.cloudevents import to_json
+from sqlalchemy import insert
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from durability.events import envelope_of
 from durability.place import Place
+from durability.tables import effect_of, hand_inbox, hand_outbox
 
 __all__ = ["PacedByHand"]
 
@@ -27,8 +34,10 @@ _STREAM, _GROUP = "hand-paced", "effect"
 class PacedByHand:
     """A publisher, a relay and a consumer."""
 
-    def __init__(self, producing: Place, consuming: Place) -> None:
-        self._producing, self._consuming = producing, consuming
+    def __init__(self, producing: Place, consuming: Place, *, bare: bool = False) -> None:
+        self._producing, self._consuming, self._bare = producing, consuming, bare
+        self._engines = [one.plain_engine("psycopg") for one in (producing, consuming)]
+        self._sessions = [async_sessionmaker(one, expire_on_commit=False) for one in self._engines]
         self._committed: dict[str, float] = {}
         self._applied: dict[str, float] = {}
         self._woken = asyncio.Event()
@@ -49,16 +58,15 @@ class PacedByHand:
             for one in loops:
                 one.cancel()
         await self._publisher.close()
+        for engine in self._engines:
+            await engine.dispose()
 
     async def typical_ms(self, count: int, every_s: float) -> float:
         """From the commit of the change to the commit of its effect: the median."""
         run, due, ids = uuid4().hex, time.perf_counter(), list[str]()
         for number in range(count):
             envelope = envelope_of(number, keyed=True, run=run)
-            async with self._publisher.transaction():
-                await self._publisher.execute(
-                    "INSERT INTO hand_outbox (key, message) VALUES ($1, $2)", envelope.key, to_json(envelope)
-                )
+            await self._publish(envelope)
             self._committed[envelope.id] = time.perf_counter()
             self._woken.set()
             ids.append(envelope.id)
@@ -67,6 +75,33 @@ class PacedByHand:
         while not all(one in self._applied for one in ids):  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.01)
         return median(self._applied[one] - self._committed[one] for one in ids) * 1000
+
+    async def _publish(self, envelope: Envelope) -> None:
+        row = {"key": envelope.key, "message": to_json(envelope)}
+        if self._bare:
+            async with self._publisher.transaction():
+                await self._publisher.execute("INSERT INTO hand_outbox (key, message) VALUES ($1, $2)", *row.values())
+            return
+        async with self._sessions[0]() as session, session.begin():
+            await session.execute(insert(hand_outbox).values(**row).inline())
+
+    async def _handle(self, connection: Any, message: Any) -> None:
+        data = message["data"]
+        if self._bare:
+            async with connection.transaction():
+                await connection.execute(
+                    "INSERT INTO hand_inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING", message["id"]
+                )
+                await connection.execute(
+                    "INSERT INTO effect (user_id, name, text) VALUES ($1, $2, $3)",
+                    data["user_id"],
+                    "John",
+                    data["text"],
+                )
+            return
+        async with self._sessions[1]() as session, session.begin():
+            await session.execute(postgresql.insert(hand_inbox).values(event_id=message["id"]).on_conflict_do_nothing())
+            session.add(effect_of(data["user_id"], data["text"]))
 
     async def _relay(self) -> None:
         connection = await self._producing.connect()
@@ -97,14 +132,7 @@ class PacedByHand:
                 answer = await broker.xreadgroup(_GROUP, "one", {_STREAM: ">"}, count=100, block=1000)
                 for entry_id, fields in answer[0][1] if answer else ():
                     message = msgspec.json.decode(fields[b"e"])
-                    async with connection.transaction():
-                        await connection.execute(
-                            "INSERT INTO hand_inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING", message["id"]
-                        )
-                        await connection.execute(
-                            "INSERT INTO effect (user_id, name, text) VALUES ($1, $2, $3)",
-                            message["data"]["user_id"], "John", message["data"]["text"],
-                        )  # fmt: skip
+                    await self._handle(connection, message)
                     self._applied[message["id"]] = time.perf_counter()
                     await broker.xack(_STREAM, _GROUP, entry_id)
         finally:
