@@ -69,9 +69,10 @@ async def test_one_screen_about_an_event_between_services(project: Project, cauc
 
 async def test_a_window_that_is_shorter_than_promised_is_told_as_it_is(project: Project, cauce: Command) -> None:
     async with project.database("shop") as shop:
-        await shop.described(project.shop("redis://localhost:6379", Keep(sent_rows=1001)))
-        await shop.outgoing("shop.ticked", age=90, sent_age=7300)
-        await shop.outgoing("shop.ticked", age=90, sent_age=20)
+        await shop.described(project.shop("redis://localhost:6379", Keep(sent_rows=2)))
+        for sent_age in (9000, 7300, 20):
+            await shop.outgoing("shop.ticked", age=90, sent_age=sent_age)
+        await shop.pruned(rows=2)
 
     said = await cauce("explain", "shop.ticked")
     as_json = await cauce("explain", "shop.ticked", "--json")

@@ -112,8 +112,10 @@ async def test_a_window_shorter_than_promised_is_logged_once_and_counted(
         await sold(s, seller, range(10), note="x" * 10_000)
         await sold(s, seller, range(10, 30), note="x" * 10_000)
         await s.until(lambda: seller.counters["window_shortened"] >= 1)
+        await sold(s, seller, range(30, 60), note="x" * 10_000)
+        await s.until(lambda: seller.counters["window_shortened"] >= 2)
 
     said = [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert len(said) == 1
     assert "a broker that loses its data can be fed less than 24 h back" in said[0].getMessage()
-    assert (await ask(store, HEARD)) == [30]
+    assert (await ask(store, HEARD)) == [60]

@@ -16,6 +16,7 @@ from cauce.transports.memory import MemoryTransport
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from testsupport.database_proxy import until_one_ends
 from testsupport.waiting import until
 
 
@@ -76,18 +77,7 @@ class CommitProxy:
                 client_out.write(data)
                 await client_out.drain()
 
-        tasks = {asyncio.get_running_loop().create_task(one()) for one in (upstream, downstream)}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            for writer in (client_out, server_out):
-                writer.close()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for writer in (client_out, server_out):
-                with suppress(OSError):
-                    await writer.wait_closed()
+        await until_one_ends(upstream(), downstream(), closing=(client_out, server_out))
 
 
 @asynccontextmanager

@@ -1,14 +1,14 @@
 """Between a service and its PostgreSQL: counts the round trips of transactions, and cuts connections where a test wants it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import make_url
 
-__all__ = ["Cut", "DatabaseProxy", "SeenTransaction"]
+__all__ = ["Cut", "DatabaseProxy", "SeenTransaction", "until_one_ends"]
 
 Cut = Literal["before", "after"]
 """The next time something is sent: before the server has it, or once it has answered."""
@@ -89,18 +89,7 @@ class DatabaseProxy:
                 if not silent:
                     client_out.write(head + body)
 
-        tasks = {asyncio.get_running_loop().create_task(one()) for one in (upstream, downstream)}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            for writer in (client_out, server_out):
-                writer.close()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for writer in (client_out, server_out):
-                with suppress(OSError):
-                    await writer.wait_closed()
+        await until_one_ends(upstream(), downstream(), closing=(client_out, server_out))
 
     async def _signing_in(self, server_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         """What is answered to a wish for encryption is one letter."""
@@ -108,3 +97,19 @@ class DatabaseProxy:
             client_out.write(letter)
         length = await server_in.readexactly(4)
         client_out.write(letter + length + await server_in.readexactly(int.from_bytes(length, "big") - 4))
+
+
+async def until_one_ends(*ways: Coroutine[Any, Any, None], closing: Sequence[asyncio.StreamWriter]) -> None:
+    """Serve a connection in both directions until one side has gone; then close what is left of it."""
+    tasks = {asyncio.get_running_loop().create_task(one) for one in ways}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for writer in closing:
+            writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in closing:
+            with suppress(OSError):
+                await writer.wait_closed()

@@ -18,6 +18,7 @@ from cauce.delivery.retention import Keep
 from cauce.listeners.effects import AtLeastOnce
 from cauce.listeners.retry import Reject, Retry
 from cauce.ports.figures import Figures
+from cauce.ports.outbox import KeepSent
 from cauce.ports.store import SupportsFigures
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.schema import create_tables
@@ -241,6 +242,12 @@ class Database:
             )
             await self.run("DELETE FROM cauce_outbox WHERE event_id = :event_id", event_id=event_id)
         return event_id
+
+    async def pruned(self, *, rows: int) -> None:
+        """So many of what was sent are kept, as by a running service."""
+        keep, more = KeepSent(seconds=1e9, rows=rows, bytes=10**12), True
+        while more:
+            more = (await SqlAlchemyStore(self.engine).message_store().prune_sent(keep)).more
 
     async def _received(self, listener: str, event_id: str, age: float) -> None:
         await self.run(

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -60,7 +62,7 @@ class Pruning:
         self._trouble = trouble
         self._count = count
         self._every_s = every_s
-        self._capped = False
+        self._said_until = -math.inf
 
     async def run(self) -> None:
         """Prune until cancelled. Errors are logged and retried; pruning is never urgent."""
@@ -108,10 +110,10 @@ class Pruning:
             await asyncio.sleep(0)
         if capped:
             self._count("window_shortened", 1)
-        if capped and not self._capped:
+        if capped and time.monotonic() >= self._said_until:  # once in a window: it happens whenever rows are let go
+            self._said_until = time.monotonic() + keep.seconds
             log.error(
                 "more events are sent than kept rows allow (%d rows, %d bytes): a broker that loses its data can be fed "
                 "less than %.0f h back",
                 keep.rows, keep.bytes, keep.seconds / 3600,
             )  # fmt: skip
-        self._capped = capped

@@ -6,7 +6,6 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from cauce.dev.servers import ScratchDatabases
 from cauce.ports.lanes import Epoch, Lane, MemberId
 from cauce.ports.message_store import MessageStore
 from cauce.ports.outbox import OutboxRow, Outgoing
@@ -15,21 +14,13 @@ from cauce.stores.sql.driver_statements import DriverStatement
 from cauce.stores.sql.outbox_floor import OutboxFloor
 from cauce.stores.sql.set_aside import discard, release, select_set_aside
 from cauce.stores.sql.writing import write_outgoing
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.testing.store_contract import ALL_LANES, envelope, unit
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 ME = MemberId("me")
 NEVER_FULL = 1e9
-
-
-@pytest.fixture
-async def store(postgres: ScratchDatabases) -> AsyncGenerator[SqlAlchemyStore]:
-    store = SqlAlchemyStore(create_engine(postgres.database()))
-    await store.prepare()
-    yield store
-    await store.close()
 
 
 class Relay:

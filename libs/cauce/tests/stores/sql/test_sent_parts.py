@@ -1,27 +1,16 @@
 """On PostgreSQL sent events are kept in partitions that are written to in turn, and the oldest is emptied as a whole."""
 
-from collections.abc import AsyncGenerator
-
 import pytest
-from cauce.dev.servers import ScratchDatabases
 from cauce.ports.lanes import Epoch, Lane, MemberId
 from cauce.ports.outbox import KeepSent, Pruned
 from cauce.ports.transport import BrokerId
 from cauce.stores.sql.tables import SENT_PARTS
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.testing.store_contract import ALL_LANES, envelope, unit
 from sqlalchemy import text
 
 ME = MemberId("me")
 AN_HOUR = KeepSent(seconds=3600, rows=10**9, bytes=10**12)
-
-
-@pytest.fixture
-async def store(postgres: ScratchDatabases) -> AsyncGenerator[SqlAlchemyStore]:
-    store = SqlAlchemyStore(create_engine(postgres.database()))
-    await store.prepare()
-    yield store
-    await store.close()
 
 
 class Sender:

@@ -1,15 +1,12 @@
 """On PostgreSQL nobody waits or holds a lock for ever: every transaction of ours says so to the database, and only it."""
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
-import pytest
 from cauce import IntegrationEvent, Service, on
-from cauce.dev.servers import ScratchDatabases
 from cauce.listeners.retry import Retry
 from cauce.ports.lanes import MemberId
 from cauce.ports.outbox import KeepSent
-from cauce.stores.sqlalchemy import SqlAlchemyStore, create_engine
+from cauce.stores.sqlalchemy import SqlAlchemyStore
 from cauce.testing import story
 from cauce.transports.memory_streams import MemoryStreams
 from sqlalchemy import Connection, event, text
@@ -36,14 +33,6 @@ class Limits:
         self.seen.append(tuple((await session.execute(text(LIMITS))).one()))
         if event.fails and len(self.seen) == 1:
             raise ValueError
-
-
-@pytest.fixture
-async def store(postgres: ScratchDatabases) -> AsyncGenerator[SqlAlchemyStore]:
-    store = SqlAlchemyStore(create_engine(postgres.database()))
-    await store.prepare()
-    yield store
-    await store.close()
 
 
 async def test_a_listeners_transaction_is_limited_also_at_a_retry_and_its_connection_is_not(

@@ -1,7 +1,8 @@
 """All SQL on Cauce's own tables, on PostgreSQL and SQLite.
 
-How a statement gets to the database: `engine`, `dialect`, `connections`. The tables: `tables`, and `schema` that makes
-them. In the user's transactions: `sessions` (which events survive), `writing` (their rows), `inbox` (a listener's). On
-connections of our own: `outbox`, `lanes`, `waiting_room` and `registry`, put together in `message_store`; two of them
-share `by_lane`. For operators: `figures`, `outbox_status`, `dead_letters`, `set_aside`, `rewinding`, `checks`, `audit`.
+How a statement gets to the database: `engine`, `dialect`, `connections`; `driver_statements` past SQLAlchemy, and on SQLite
+`standard_driver` in a thread. The tables: `tables`, `schema` that makes them, `upgrades` from one version to the next. In
+the user's transactions: `sessions` (which events survive), `writing` (their rows), `events_with_commit` with the two
+drivers' connections (how they travel), `inbox` (a listener's). On connections of our own: `outbox` (what waits, from its
+`outbox_floor` on), `sent`, `lanes`, `waiting_room`, `registry` and `work`, put together in `message_store`. For operators: `figures`, `outbox_status`, `dead_letters`, `set_aside`, `rewinding`, `checks`, `audit`.
 """

@@ -73,10 +73,6 @@ class TableGroup:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._alone() if self._dialect.postgres else connected(self._engine.execution_options(**READ_ONLY))
 
-    def _reading_together(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """For several statements that read: one transaction on either database."""
-        return connected(self._engine.execution_options(**READ_ONLY))
-
     def _alone(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """For a single statement that is its own transaction: PostgreSQL is spared BEGIN and COMMIT."""
         return connected(self._engine.execution_options(isolation_level="AUTOCOMMIT"))
@@ -94,7 +90,8 @@ class TableGroup:
 def reading(
     method: Callable[Concatenate[G, OwnConnection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[G, P], "CoroutineType[Any, Any, T]"]:
-    """Make a method of a TableGroup a transaction that reads; its callers do not see the connection."""
+    """Make a method of a TableGroup a transaction that reads; its callers do not see the connection. On PostgreSQL each of
+    its statements is one of its own, so it has one."""
     return _in_transaction(method, writes=False)
 
 

@@ -2,7 +2,7 @@
 
 Tables: cauce_outbox, by its primary key alone; cauce_set_aside, which is nearly always empty; cauce_sent (appended to, a
 known event by cauce_sent_event); cauce_adopted (by its primary key). Sending is fenced by the epochs in cauce_lane;
-adopting asks cauce_inbox by its primary key.
+adopting asks cauce_inbox by its primary key. The backlog reads cauce_waiting as well.
 """
 
 import json
@@ -23,7 +23,6 @@ from cauce.stores.sql.correlation import correlation_hash
 from cauce.stores.sql.dialect import Dialect
 from cauce.stores.sql.driver_statements import DriverStatement, array, many
 from cauce.stores.sql.outbox_floor import OutboxFloor
-from cauce.stores.sql.waiting_room import count_newer
 from cauce.stores.storable import storable_line
 
 __all__ = ["EVENT", "PUT_BACK", "PUT_BACK_NOW", "UNSENT_BY_NAME", "SqlOutbox", "count_unsent_elsewhere"]
@@ -103,6 +102,15 @@ _KEEP_ON_SQLITE = f"""
     SELECT m.key + (SELECT max(COALESCE((SELECT max(sent_seq) + 1 FROM cauce_sent), 0), first_seq) FROM cauce_sent_part),
         0, {_OF_OUTBOX}, o.key_hash & {LANES - 1}, :NOW, m.value ->> 1
     FROM json_each(:sent) m JOIN cauce_outbox o ON o.position = m.value ->> 0
+"""
+
+_BACKLOG = """
+    SELECT u.unsent, u.oldest, l.consumer AS longest_consumer, l.key AS longest_key, l.n AS longest,
+        (SELECT count(*) FROM cauce_waiting WHERE reason = 'newer version') AS newer
+    FROM (SELECT count(*) AS unsent, :NOW - min(created_at) AS oldest FROM cauce_outbox) u LEFT JOIN (
+        SELECT consumer, key, count(*) AS n FROM cauce_waiting WHERE key IS NOT NULL
+        GROUP BY consumer, source, key ORDER BY n DESC LIMIT 1
+    ) l ON true
 """
 
 
@@ -275,20 +283,14 @@ class SqlOutbox(TableGroup):
 
     @reading
     async def backlog(self, connection: OwnConnection) -> Backlog:
-        unsent = await self._run(connection, "SELECT count(*) AS n, :NOW - min(created_at) AS oldest FROM cauce_outbox")
-        waiting = await self._run(
-            connection,
-            "SELECT consumer, key, count(*) AS n FROM cauce_waiting WHERE key IS NOT NULL "
-            "GROUP BY consumer, source, key ORDER BY n DESC LIMIT 1",
-        )
-        row, longest = unsent.one(), waiting.one_or_none()
+        row = (await self._run(connection, _BACKLOG)).one()
         return Backlog(
-            unsent=int(row.n),
+            unsent=int(row.unsent),
             oldest_unsent_s=None if row.oldest is None else max(0.0, float(row.oldest)),
-            longest=int(longest.n) if longest else 0,
-            longest_key=longest.key if longest else "",
-            longest_consumer=longest.consumer if longest else "",
-            newer_version=await count_newer(connection),
+            longest=int(row.longest or 0),
+            longest_key=row.longest_key or "",
+            longest_consumer=row.longest_consumer or "",
+            newer_version=int(row.newer),
         )
 
 

@@ -7,11 +7,11 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cauce.ports.figures import Figures, OutboxFigures
-from cauce.ports.outbox import BATCH
 from cauce.stores.sql.connections import ask
 from cauce.stores.sql.figures import read_figures
 from cauce.stores.sql.outbox import UNSENT_BY_NAME
 from cauce.stores.sql.registry import description_of
+from cauce.stores.sql.sent import CAPPED_AT
 from cauce.stores.sql.set_aside import SetAside, select_set_aside
 
 __all__ = ["Kept", "OnTheirWay", "OutboxStatus", "read_outbox"]
@@ -42,18 +42,18 @@ class OutboxStatus(Struct, frozen=True, kw_only=True):
     set_aside: tuple[SetAside, ...]
     last_sent_s: float | None
     keep: Kept | None
+    capped_s: float | None
+    """How long ago events went because they were too many or too large; None if none ever did."""
     lanes_owned: int
     lanes: int
 
     @property
     def shortened_to_s(self) -> float | None:
-        """How far back events could be sent again where the limit of rows or bytes is reached; None where it is not."""
-        keep, sent = self.keep, self.figures
-        if keep is None or sent.oldest_sent_s is None or sent.oldest_sent_s >= keep.seconds:
+        """How far back events could be sent again where younger ones than promised went; None where none did."""
+        if self.keep is None or self.capped_s is None or self.capped_s >= self.keep.seconds:
             return None
-        batch = 1 + BATCH / sent.sent_kept  # so much may just have been removed
-        reached = sent.sent_kept * batch > keep.rows or sent.kept_bytes * batch > keep.bytes
-        return sent.oldest_sent_s if reached else None
+        oldest_s = self.figures.oldest_sent_s or 0.0
+        return oldest_s if oldest_s < self.keep.seconds else None
 
 
 async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figures]:
@@ -63,6 +63,10 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
     last = await ask(
         connection,
         "SELECT :NOW - sent_at AS age FROM cauce_sent ORDER BY sent_seq DESC LIMIT 1",
+    )
+    capped = await ask(
+        connection,
+        f"SELECT :NOW - CAST(value AS double precision) AS age FROM cauce_meta WHERE name = '{CAPPED_AT}'",
     )
     description = await description_of(connection)
     return OutboxStatus(
@@ -83,6 +87,7 @@ async def read_outbox(connection: AsyncConnection) -> tuple[OutboxStatus, Figure
         keep=None
         if description is None
         else Kept(seconds=description.sent_s, rows=description.sent_rows, bytes=description.sent_bytes),
+        capped_s=round(max(0.0, float(capped[0].age)), 3) if capped else None,
         lanes_owned=figures.lanes_owned,
         lanes=figures.lanes,
     ), figures

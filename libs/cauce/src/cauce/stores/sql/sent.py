@@ -1,7 +1,7 @@
 """What was sent, kept in case the broker forgets it: asked for the newest, put back into the queue, and let go in time.
 
 Tables: cauce_sent (by its primary key, the order of sending, and by cauce_sent_lane), cauce_sent_part, cauce_outbox
-(inserts), cauce_adopted.
+(inserts), cauce_meta.
 
 On PostgreSQL the rows are in partitions that are written to in turn, and the oldest is emptied as a whole, with TRUNCATE:
 that takes no time however many rows there are, and leaves no dead ones.
@@ -20,7 +20,14 @@ from cauce.stores.sql.dialect import BY_CLOCK, Dialect
 from cauce.stores.sql.outbox import EVENT, PUT_BACK_NOW
 from cauce.stores.sql.tables import SENT_PARTS
 
-__all__ = ["SqlSent", "put_back"]
+__all__ = ["CAPPED_AT", "SqlSent", "put_back"]
+
+CAPPED_AT = "sent_capped_at"
+"""In cauce_meta: when events that were not too old went last."""
+_CAPPED_NOW = (
+    f"INSERT INTO cauce_meta (name, value) VALUES ('{CAPPED_AT}', CAST(:NOW AS text)) "
+    "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 
 _SHARE = SENT_PARTS - 2
 """Into how many partitions the window is divided: one more is written to, and one waits to be emptied."""
@@ -73,7 +80,10 @@ class SqlSent(TableGroup):
             return Pruned()
         most = int(min(keep.rows, keep.bytes / size))
         prune = self._prune_parts if self._dialect.postgres else self._prune_rows
-        return await prune(connection, keep.seconds, most, clock)
+        pruned = await prune(connection, keep.seconds, most, clock)
+        if pruned.capped:
+            await self._run(connection, _CAPPED_NOW)
+        return pruned
 
     async def _message_bytes(self, connection: OwnConnection) -> float | None:
         """The size of a message, None if none is kept."""

@@ -9,11 +9,10 @@ from typing import Any
 
 from cauce.ports.inbox import Dead, Known, Unhandled, WaitingDelivery, Whole
 from cauce.ports.lanes import Lane
-from cauce.stores.sql.by_lane import first_of_each
 from cauce.stores.sql.connections import OwnConnection, TableGroup, reading, writing
 from cauce.stores.sql.dialect import BY_CLOCK, Dialect
 
-__all__ = ["SqlWaitingRoom", "count_newer", "count_overdue", "count_unhandled"]
+__all__ = ["SqlWaitingRoom", "count_overdue", "count_unhandled"]
 
 
 class SqlWaitingRoom(TableGroup):
@@ -34,7 +33,7 @@ class SqlWaitingRoom(TableGroup):
         which, values = self._which_deliveries(known, in_trouble=in_trouble)
         rows = await self._run(
             connection,
-            first_of_each(
+            _first_of_each(
                 lanes,
                 "SELECT * FROM cauce_waiting w WHERE next_at <= (SELECT :NOW) AND w.consumer NOT IN "
                 "(SELECT consumer FROM cauce_listener WHERE paused_at IS NOT NULL) "
@@ -160,14 +159,6 @@ class SqlWaitingRoom(TableGroup):
         return int(done.rowcount)
 
 
-async def count_newer(connection: OwnConnection) -> int:
-    """Count the deliveries that wait for a newer version of the code."""
-    found = await connection.execute(
-        Dialect(connection.dialect.name).sql("SELECT count(*) FROM cauce_waiting WHERE reason = 'newer version'")
-    )
-    return int(found.scalar_one())
-
-
 async def count_overdue(connection: OwnConnection, *, longer_than_s: float) -> int:
     """Count the deliveries that have been due for longer than that and were not taken, though no operator wants that."""
     statement = (
@@ -207,3 +198,14 @@ def _waiting(row: Any) -> WaitingDelivery:
         name=row.name,
         troubles=int(row.troubles or 0),
     )
+
+
+def _first_of_each(lanes: Sequence[Lane], rows: str, *, order: str, limit: int) -> str:
+    """Spell a SELECT of the first `rows` of these lanes, for an index on the lane and `order`.
+
+    Rows of other lanes, and rows behind the first `limit`, are not read. The limit is a literal, so that PostgreSQL
+    needs to plan the statement only a few times.
+    """
+    first = f"ORDER BY {order} LIMIT {limit}"
+    each = (f"SELECT * FROM ({rows} AND lane = {int(lane)} {first}) l{int(lane)}" for lane in lanes)
+    return f"SELECT * FROM ({' UNION ALL '.join(each)}) every {first}"
