@@ -1,6 +1,8 @@
 """Cauce's tables: made once whoever comes first, brought up to date by adding, refused when they are from the future."""
 
 import asyncio
+import time
+from pathlib import Path
 
 import pytest
 from cauce import ConfigurationError
@@ -69,9 +71,40 @@ async def test_tables_of_a_later_version_stop_the_start_and_nothing_is_changed(
         said = await cauce("db", "upgrade", "mail")
 
         assert said.code == 2
-        assert said.err == f"its tables are of version {SCHEMA + 1}, and this Cauce knows {SCHEMA}. Update Cauce.\n"
+        assert (
+            said.err == f"mail: its tables are of version {SCHEMA + 1}, and this Cauce knows {SCHEMA}. Update Cauce.\n"
+        )
         async with mail.engine.connect() as connection:
             assert (await connection.run_sync(examine)).missing == ["cauce_audit"]
+
+
+async def test_tables_of_an_earlier_version_are_upgraded_unless_a_process_works_with_them(
+    project: Project, cauce: Command
+) -> None:
+    """And the service beside it is upgraded all the same."""
+    before = (Path(__file__).parent.parent / "stores/sql/version_1" / f"last-{project.dialect}.sql").read_text()
+    for name, lease_until in (("mail", time.time() + 60), ("shop", 5.0)):
+        engine = create_engine(project.urls[name])
+        async with engine.begin() as connection:
+            for statement in before.split(";\n"):
+                if statement.strip():
+                    await connection.exec_driver_sql(statement)
+            member = text("INSERT INTO cauce_member (id, lease_until) VALUES ('old', :until)")
+            await connection.execute(member, {"until": lease_until})
+        await engine.dispose()
+
+    dry = await cauce("db", "upgrade", "shop", "--dry-run")
+    said = await cauce("db", "upgrade", "mail", "shop")
+    again = await cauce("db", "upgrade", "shop")
+
+    assert dry.out.splitlines()[1] == (
+        "  the tables are of version 1: columns are renamed and rows moved, while no process of the service runs"
+    )
+    assert said.code == 2
+    assert said.err.startswith("mail: its tables are of version 1, and 1 process works with them. Stop every process")
+    assert "  renamed cauce_audit.who to actor\n" in said.out
+    assert "  moved 0 events that wait, 0 that were sent, 0 set aside\n" in said.out
+    assert again.out == "shop: version 2, nothing to do\n"
 
 
 async def test_the_printed_statements_make_the_same_tables(project: Project, cauce: Command) -> None:

@@ -100,18 +100,25 @@ def run_restored(arguments: argparse.Namespace) -> int:
 
 
 async def _upgrade(arguments: argparse.Namespace) -> int:
-    from cauce.admin.tables import missing_tables, upgrade_tables
+    from cauce.admin.tables import steps_of_upgrade, upgrade_tables
     from cauce.cli.options import targets_of
-    from cauce.cli.running import each
-    from cauce.cli.screen import say, say_json
+    from cauce.cli.running import WRONG, each
+    from cauce.cli.screen import complain, say, say_json
+    from cauce.errors import ConfigurationError
     from cauce.stores.sql.schema import SCHEMA
 
-    async def look(target: "Target") -> "Sequence[str]":
+    async def look(target: "Target") -> "Sequence[str] | None":
         if arguments.dry_run:
-            return [f"{one} is missing" for one in await missing_tables(target)]
-        return await upgrade_tables(target)
+            return await steps_of_upgrade(target)
+        try:
+            return await upgrade_tables(target)
+        except ConfigurationError as error:  # the others are upgraded all the same
+            complain(f"{target.name}: {' '.join(error.problems)}")
+            return None
 
-    found, code = await each(targets_of(arguments), look)
+    asked, code = await each(targets_of(arguments), look)
+    found = {name: done for name, done in asked.items() if done is not None}
+    code = code if len(found) == len(asked) else WRONG
     if arguments.json:
         say_json({"version": SCHEMA, "dry_run": arguments.dry_run, "services": found})
         return code

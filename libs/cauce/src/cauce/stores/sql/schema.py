@@ -86,8 +86,7 @@ def upgrade(connection: Connection) -> Sequence[str]:
             [f"its tables are of version {found.version}, and this Cauce knows {SCHEMA}. Update Cauce."],
             where="the database",
         )
-    if found.version == 1:
-        upgrade_from_1(connection)
+    moved = upgrade_from_1(connection) if found.version == 1 else []
     metadata.create_all(connection, checkfirst=found.present)
     if not found.present:  # then all of them are new, and need no second look
         fill_tables(connection)
@@ -97,8 +96,8 @@ def upgrade(connection: Connection) -> Sequence[str]:
         connection.execute(CreateIndex(index))
     fill_tables(connection)
     if found.version == 1:
-        fill_from_1(connection)
-    return [f"made {one}" for one in found.missing if "." not in one] + [f"added {one}" for one in added]
+        moved += fill_from_1(connection)
+    return moved + [f"made {one}" for one in found.missing if "." not in one] + [f"added {one}" for one in added]
 
 
 def fill_tables(connection: Connection) -> None:

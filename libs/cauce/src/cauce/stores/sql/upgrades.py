@@ -5,6 +5,7 @@ that the rest of the code uses. A process of version 1 could neither publish nor
 """
 
 from collections.abc import Iterator
+from math import ceil
 
 from sqlalchemy import Connection, inspect, text
 
@@ -24,32 +25,43 @@ _RENAMED = {
 _OF_EVENT = "event_id, topic, key_hash, key, key_seq, name, message, created_at"
 
 
-def upgrade_from_1(connection: Connection) -> None:
-    """Before the tables of version 2 are made. Raises ConfigurationError while a process works with those of version 1."""
+def upgrade_from_1(connection: Connection) -> list[str]:
+    """Before the tables of version 2 are made; what was done. Raises ConfigurationError while a process works with those of
+    version 1."""
     _refuse_beside_running_processes(connection)
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL lock_timeout = '20s'"))
+    done: list[str] = []
     for table, names in _RENAMED.items():
         there = _columns(connection, table)
         for before, after in names.items():
             if before in there:
                 connection.execute(text(f"ALTER TABLE {table} RENAME COLUMN {before} TO {after}"))
+                done.append(f"renamed {table}.{before} to {after}")
     if _columns(connection, "cauce_outbox"):
         connection.execute(text(f"ALTER TABLE cauce_outbox RENAME TO {_OLD}"))
         if connection.dialect.name == "postgresql":  # the names are for those of the new table
             connection.execute(text(f"ALTER INDEX cauce_outbox_pkey RENAME TO {_OLD}_pkey"))
             connection.execute(text(f"ALTER SEQUENCE cauce_outbox_position_seq RENAME TO {_OLD}_position_seq"))
+    return done
 
 
-def fill_from_1(connection: Connection) -> None:
-    """When they are made: move the rows, and go on counting where they end."""
+def fill_from_1(connection: Connection) -> list[str]:
+    """When they are made: move the rows, and go on counting where they end; what was done."""
     columns = _columns(connection, _OLD)
     if not columns:
-        return
+        return []
     _hash_keys(connection)
     number = "sent_seq" if "sent_seq" in columns else "0"
     for statement in _moves(number, connection.dialect.name):
         connection.execute(text(statement))
+    (count,) = connection.execute(
+        text(
+            "SELECT (SELECT count(*) FROM cauce_outbox) AS waiting, (SELECT count(*) FROM cauce_sent) AS sent, "
+            "(SELECT count(*) FROM cauce_set_aside) AS aside"
+        )
+    )
+    return [f"moved {count.waiting:,} events that wait, {count.sent:,} that were sent, {count.aside:,} set aside"]
 
 
 def _moves(number: str, dialect: str) -> Iterator[str]:
@@ -90,7 +102,7 @@ def _refuse_beside_running_processes(connection: Connection) -> None:
         problem = (
             f"its tables are of version 1, and {running.n} {'process works' if running.n == 1 else 'processes work'} with "
             f"them. Stop every process of the service; if they were killed, their leases end within "
-            f"{float(running.rest):.0f} s. Then start again, or run: cauce db upgrade"
+            f"{ceil(running.rest)} s. Then start again, or run: cauce db upgrade"
         )
         raise ConfigurationError([problem], where="the database")
 
